@@ -1,0 +1,237 @@
+//! Frames that a client sends.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    Er, JsonId, UserId,
+    limits::{MAX_FRAME, MAX_MSG, MAX_RNO},
+};
+
+/// One thing that is wrong with one field: an item of `ERRS`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// The field's name.
+    #[serde(rename = "F")]
+    pub field: &'static str,
+    /// Its code.
+    #[serde(rename = "ER")]
+    pub code: Er,
+    /// What would be right.
+    #[serde(rename = "T")]
+    pub text: String,
+}
+
+/// Why a client's frame was refused before anything was done with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", code.text())]
+pub struct FrameError {
+    /// The code of the whole frame.
+    pub code: Er,
+    /// Each field that is wrong, all at once.
+    pub fields: Vec<FieldError>,
+    /// The sender's `rno`, if it could be read: the reply carries it back.
+    pub rno: Option<JsonId>,
+    /// Whether the frame meant to be a send: then the refusal is a `RESPSEND`, else a `RESPERROR`.
+    pub is_send: bool,
+}
+
+impl FrameError {
+    fn whole(code: Er) -> Self {
+        Self { code, fields: Vec::new(), rno: None, is_send: false }
+    }
+}
+
+/// A message that its sender asks us to deliver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendFrame {
+    /// Who the frame says is sending. Only the session tells who is.
+    pub claimed_sender: UserId,
+    /// The same in the sender's JSON type.
+    pub uid: JsonId,
+    /// Who shall get it.
+    pub recipient: UserId,
+    /// The same in the sender's JSON type.
+    pub pid: JsonId,
+    /// What it says.
+    pub msg: String,
+    /// The number the client drew: see [`crate::Version`] for its two meanings.
+    pub rno: Option<JsonId>,
+}
+
+/// The fields of a send, each kept as it came, so that every fault can be told at once.
+#[derive(Deserialize)]
+struct RawSend<'a> {
+    #[serde(borrow)]
+    action: Option<&'a RawValue>,
+    #[serde(borrow, rename = "uId")]
+    uid: Option<&'a RawValue>,
+    #[serde(borrow, rename = "pId")]
+    pid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    msg: Option<&'a RawValue>,
+    #[serde(borrow)]
+    rno: Option<&'a RawValue>,
+}
+
+impl SendFrame {
+    /// Reads a frame from the `send` or the `$default` route.
+    ///
+    /// The seed's bare `{uId,pId,msg,rno,time}` is a send too. `time` is the client's own clock and only
+    /// advisory, so it is not looked at. Unknown fields are ignored.
+    ///
+    /// # Errors
+    /// [`FrameError`] with the code of the first of: too large, not a JSON object, an unknown action, wrong
+    /// fields (all of them).
+    pub fn parse(text: &str) -> Result<Self, FrameError> {
+        if text.len() > MAX_FRAME {
+            return Err(FrameError::whole(Er::TooLarge));
+        }
+        let raw: RawSend<'_> = read_object(text).ok_or_else(|| FrameError::whole(Er::Malformed))?;
+        if !raw.is_send() {
+            return Err(FrameError::whole(Er::UnknownAction));
+        }
+        raw.check()
+    }
+}
+
+/// Reads an object and nothing else: serde would fill a struct from an array, too.
+fn read_object(text: &str) -> Option<RawSend<'_>> {
+    let is_object = text.trim_start().starts_with('{');
+    is_object.then(|| serde_json::from_str(text).ok()).flatten()
+}
+
+impl RawSend<'_> {
+    fn is_send(&self) -> bool {
+        match self.action {
+            Some(action) => serde_json::from_str::<String>(action.get()).is_ok_and(|action| action == "send"),
+            None => self.uid.is_some() || self.pid.is_some() || self.msg.is_some(),
+        }
+    }
+
+    fn check(&self) -> Result<SendFrame, FrameError> {
+        let mut faults = Faults::default();
+        let rno = self.rno.and_then(|raw| faults.keep(rno(raw)));
+        let uid = faults.keep(required("uId", self.uid).and_then(|raw| user("uId", raw)));
+        let pid = faults.keep(required("pId", self.pid).and_then(|raw| user("pId", raw)));
+        let msg = faults.keep(required("msg", self.msg).and_then(message));
+        match (uid, pid, msg) {
+            (Some((uid, claimed_sender)), Some((pid, recipient)), Some(msg)) if faults.0.is_empty() => {
+                Ok(SendFrame { claimed_sender, uid, recipient, pid, msg, rno })
+            }
+            _ => Err(faults.into_error(rno)),
+        }
+    }
+}
+
+/// Gathers what is wrong while the other fields are still being read.
+#[derive(Default)]
+struct Faults(Vec<FieldError>);
+
+impl Faults {
+    fn keep<T>(&mut self, field: Result<T, FieldError>) -> Option<T> {
+        field.map_err(|fault| self.0.push(fault)).ok()
+    }
+
+    fn into_error(self, rno: Option<JsonId>) -> FrameError {
+        let only_size = self.0.iter().all(|fault| fault.code == Er::TooLarge);
+        let code = if only_size { Er::TooLarge } else { Er::InvalidField };
+        FrameError { code, fields: self.0, rno, is_send: true }
+    }
+}
+
+fn invalid(field: &'static str, text: impl Into<String>) -> FieldError {
+    FieldError { field, code: Er::InvalidField, text: text.into() }
+}
+
+fn required<'a>(field: &'static str, raw: Option<&'a RawValue>) -> Result<&'a RawValue, FieldError> {
+    raw.ok_or_else(|| invalid(field, "required"))
+}
+
+fn id(field: &'static str, raw: &RawValue) -> Result<JsonId, FieldError> {
+    serde_json::from_str::<JsonId>(raw.get())
+        .ok()
+        .filter(JsonId::is_whole)
+        .ok_or_else(|| invalid(field, "must be a string or a whole number"))
+}
+
+fn user(field: &'static str, raw: &RawValue) -> Result<(JsonId, UserId), FieldError> {
+    let id = id(field, raw)?;
+    let user = UserId::try_from(&id).map_err(|error| invalid(field, error.to_string()))?;
+    Ok((id, user))
+}
+
+fn rno(raw: &RawValue) -> Result<JsonId, FieldError> {
+    let rno = id("rno", raw)?;
+    if matches!(&rno, JsonId::Text(text) if text.is_empty() || text.len() > MAX_RNO) {
+        return Err(invalid("rno", format!("must be 1 to {MAX_RNO} bytes")));
+    }
+    Ok(rno)
+}
+
+fn message(raw: &RawValue) -> Result<String, FieldError> {
+    let msg: String = serde_json::from_str(raw.get()).map_err(|_| invalid("msg", "must be a string"))?;
+    if msg.is_empty() {
+        return Err(invalid("msg", "must not be empty"));
+    }
+    // The size counts as we will write it: escapes that the client chose to use cost nothing.
+    if raw.get().len() > MAX_MSG && crate::server::json(&msg).len() > MAX_MSG {
+        let text = format!("must be at most {MAX_MSG} bytes as a JSON string");
+        return Err(FieldError { field: "msg", code: Er::TooLarge, text });
+    }
+    Ok(msg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(error: &FrameError) -> Vec<(&'static str, u16)> {
+        error.fields.iter().map(|fault| (fault.field, fault.code.number())).collect()
+    }
+
+    #[test]
+    fn a_frame_with_an_action_and_the_seeds_bare_frame_are_the_same_send() {
+        let bare = r#"{"uId":1,"pId":"bob","msg":"hi","rno":42,"time":1700000000}"#;
+        let routed = r#"{"action":"send","uId":1,"pId":"bob","msg":"hi","rno":42,"time":1700000000}"#;
+        let frame = SendFrame::parse(bare).unwrap();
+        assert_eq!(frame, SendFrame::parse(routed).unwrap());
+        assert_eq!(frame.claimed_sender.as_str(), "1");
+        assert_eq!(frame.recipient.as_str(), "bob");
+        assert_eq!(frame.rno.unwrap().to_string(), "42");
+    }
+
+    #[test]
+    fn every_wrong_field_is_told_at_once_and_the_rno_is_kept() {
+        let error = SendFrame::parse(r#"{"action":"send","uId":1.5,"msg":7,"rno":"r1"}"#).unwrap_err();
+        assert_eq!(error.code, Er::InvalidField);
+        assert_eq!(codes(&error), [("uId", 7), ("pId", 7), ("msg", 7)]);
+        assert_eq!(error.rno, Some(JsonId::Text("r1".into())));
+        assert!(error.is_send);
+    }
+
+    #[test]
+    fn what_is_no_object_is_malformed() {
+        for text in ["", "x", "7", "null", "\"send\"", "[]", "[1,2,3,4,5]", "{", r#"{"uId":1,"uId":2}"#] {
+            assert_eq!(SendFrame::parse(text).unwrap_err().code, Er::Malformed, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_send_is_an_unknown_action() {
+        for text in ["{}", r#"{"action":"dance"}"#, r#"{"action":7,"uId":1}"#, r#"{"hello":"world"}"#] {
+            let error = SendFrame::parse(text).unwrap_err();
+            assert_eq!((error.code, error.is_send), (Er::UnknownAction, false), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_measured_as_it_will_be_written() {
+        let sized = |msg: &str| SendFrame::parse(&format!(r#"{{"uId":1,"pId":2,"msg":"{msg}"}}"#));
+        assert!(sized(&"a".repeat(MAX_MSG - 2)).is_ok());
+        let error = sized(&"a".repeat(MAX_MSG - 1)).unwrap_err();
+        assert_eq!((error.code, codes(&error)), (Er::TooLarge, vec![("msg", 8)]));
+        assert!(sized(&r"\u0061".repeat(5000)).is_ok(), "an escaped letter counts once");
+        assert_eq!(sized(&"a".repeat(MAX_FRAME)).unwrap_err().code, Er::TooLarge);
+    }
+}

@@ -1,0 +1,167 @@
+//! Names of users, connections and messages.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Number;
+
+use crate::limits::{MAX_CONNECTION_ID, MAX_USER_ID};
+
+/// Says what a valid id looks like, to someone who sent another.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to {max} bytes without control characters")]
+pub struct InvalidId {
+    max: usize,
+}
+
+fn checked(text: String, max: usize) -> Result<String, InvalidId> {
+    if text.is_empty() || text.len() > max || text.chars().any(char::is_control) {
+        return Err(InvalidId { max });
+    }
+    Ok(text)
+}
+
+/// Names a person who chats. The token's issuer chooses it; we only compare it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(String);
+
+impl UserId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for UserId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        checked(text, MAX_USER_ID).map(Self)
+    }
+}
+
+impl TryFrom<&str> for UserId {
+    type Error = InvalidId;
+
+    fn try_from(text: &str) -> Result<Self, InvalidId> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl TryFrom<&JsonId> for UserId {
+    type Error = InvalidId;
+
+    fn try_from(id: &JsonId) -> Result<Self, InvalidId> {
+        Self::try_from(id.to_string())
+    }
+}
+
+/// Names one open socket. The edge mints it; we never look inside.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(String);
+
+impl ConnectionId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ConnectionId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        checked(text, MAX_CONNECTION_ID).map(Self)
+    }
+}
+
+impl TryFrom<&str> for ConnectionId {
+    type Error = InvalidId;
+
+    fn try_from(text: &str) -> Result<Self, InvalidId> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+/// Names one message for ever: minted once when it is accepted, repeated on every retry.
+///
+/// Sorts by time, as it is a UUIDv7 in text. Receivers drop an id they have shown already.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MessageId(String);
+
+impl MessageId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for MessageId {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+/// An id in the JSON type its sender chose.
+///
+/// The seed renders ids into its page without quotes, so they reach us as numbers from some clients and as
+/// strings from others. `7` and `"7"` name the same user; each side hears the type it said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum JsonId {
+    /// Came as a JSON number. [`crate::SendFrame`] accepts whole numbers only.
+    Number(Number),
+    /// Came as a JSON string.
+    Text(String),
+}
+
+impl JsonId {
+    /// Whether this is a string or a whole number; a fraction names nobody.
+    pub(crate) fn is_whole(&self) -> bool {
+        match self {
+            Self::Number(number) => number.is_u64() || number.is_i64(),
+            Self::Text(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for JsonId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+impl From<&UserId> for JsonId {
+    fn from(user: &UserId) -> Self {
+        Self::Text(user.0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_and_its_text_name_the_same_user() {
+        let number: JsonId = serde_json::from_str("12345").unwrap();
+        let text: JsonId = serde_json::from_str("\"12345\"").unwrap();
+        assert_eq!(UserId::try_from(&number), UserId::try_from(&text));
+        assert_eq!(serde_json::to_string(&number).unwrap(), "12345");
+        assert_eq!(serde_json::to_string(&text).unwrap(), "\"12345\"");
+    }
+
+    #[test]
+    fn an_id_is_neither_empty_nor_long_nor_unprintable() {
+        assert!(UserId::try_from("").is_err());
+        assert!(UserId::try_from("a\nb").is_err());
+        assert!(UserId::try_from("é".repeat(MAX_USER_ID / 2).as_str()).is_ok());
+        assert!(UserId::try_from("é".repeat(MAX_USER_ID / 2 + 1).as_str()).is_err());
+    }
+}

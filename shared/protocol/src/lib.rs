@@ -1,0 +1,28 @@
+//! The wire protocol of kschat: what clients, functions and the consumer say to one another.
+//!
+//! Pure by rule: no I/O, no clock, no runtime. A frame comes in as text and goes out as text;
+//! everything with a meaning of its own has a type that can only hold a valid value.
+//!
+//! | to find | look in |
+//! |---|---|
+//! | where a client's frame is parsed | [`SendFrame::parse`] |
+//! | the reply to a send | [`SendReply`] |
+//! | the frame that carries messages to a receiver | [`ReceiverFrame`] |
+//! | the body of a queued message | [`Message`] |
+//! | every error code | [`Er`] |
+//! | every limit | [`limits`] |
+
+mod client;
+mod code;
+mod handshake;
+mod id;
+pub mod limits;
+mod message;
+mod server;
+
+pub use client::{FieldError, FrameError, SendFrame};
+pub use code::Er;
+pub use handshake::{BEARER_PREFIX, Handshake, SUBPROTOCOL, Version};
+pub use id::{ConnectionId, InvalidId, JsonId, MessageId, UserId};
+pub use message::{Message, MessageError, Status};
+pub use server::{ErrorFrame, ReceiverFrame, SendReply, refusal};

@@ -1,0 +1,52 @@
+//! Sizes and lifetimes that the managed edge or the protocol sets, each in bytes unless it says otherwise.
+
+use std::time::Duration;
+
+/// The largest frame the managed edge passes in either direction, and the unit it bills by.
+///
+/// Source: Amazon API Gateway quotas, "WebSocket frame size".
+pub const MAX_FRAME: usize = 32 * 1024;
+
+/// The largest `msg`, measured as the JSON string that carries it, quotes included.
+///
+/// What is left of [`MAX_FRAME`] holds the envelope and two ids at their longest, so that a message that
+/// was accepted always fits into a frame to its receiver.
+pub const MAX_MSG: usize = 28 * 1024;
+
+/// The longest user id: with its prefix it stays well below the 255 bytes of an AMQP routing key.
+pub const MAX_USER_ID: usize = 128;
+
+/// The longest connection id. The managed edge mints 16 characters; the room is for other edges.
+pub const MAX_CONNECTION_ID: usize = 128;
+
+/// The longest `rno`, as text.
+pub const MAX_RNO: usize = 128;
+
+/// How long the managed edge keeps a connection at most.
+///
+/// Source: Amazon API Gateway quotas, "Connection duration for WebSocket API".
+pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{JsonId, Message, MessageId, ReceiverFrame, Status};
+
+    #[test]
+    fn the_largest_message_between_the_longest_ids_fits_one_frame() {
+        // A quote takes two bytes in JSON: the worst case that a valid id allows.
+        let longest = JsonId::Text("\"".repeat(MAX_USER_ID));
+        let message = Message {
+            from: longest.clone(),
+            to: longest,
+            msg: "m".repeat(MAX_MSG - 2),
+            status: Status::Accepted,
+            time: u64::MAX,
+            id: MessageId::from("0".repeat(36)),
+            rno: Some(JsonId::Text("\"".repeat(MAX_RNO))),
+        };
+        let mut frame = ReceiverFrame::new();
+        assert!(frame.push(&message, true), "it does not fit");
+        assert!(frame.into_text().len() <= MAX_FRAME);
+    }
+}

@@ -1,0 +1,205 @@
+//! Frames that a client gets.
+//!
+//! `RC` is 1 in every one of them, as in the seed, also when it failed: only `ER` tells.
+
+use serde::Serialize;
+
+use crate::{Er, FieldError, FrameError, JsonId, Message, MessageId, SendFrame, Status, limits::MAX_FRAME};
+
+/// Writes what cannot fail to be written: our own types have text keys and finite numbers.
+pub(crate) fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// `RESPSEND`: what became of one send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub struct SendReply {
+    #[serde(rename = "event")]
+    event: &'static str,
+    rc: u8,
+    er: Er,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sid: Option<JsonId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rid: Option<JsonId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msg: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    randomno: Option<JsonId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msgtime: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mid: Option<MessageId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dup: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ermsg: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errs: Vec<FieldError>,
+}
+
+impl SendReply {
+    fn empty(er: Er) -> Self {
+        Self {
+            event: "RESPSEND",
+            rc: 1,
+            er,
+            sid: None,
+            rid: None,
+            msg: None,
+            randomno: None,
+            msgtime: None,
+            status: None,
+            mid: None,
+            dup: None,
+            ermsg: None,
+            errs: Vec::new(),
+        }
+    }
+
+    /// The broker keeps the message. `repeated` says that an earlier send with this `rno` had brought it.
+    #[must_use]
+    pub fn accepted(message: Message, repeated: bool) -> Self {
+        Self {
+            sid: Some(message.from),
+            rid: Some(message.to),
+            msg: Some(message.msg),
+            randomno: message.rno,
+            msgtime: Some(message.time),
+            status: Some(message.status),
+            mid: Some(message.id),
+            dup: repeated.then_some(1),
+            ..Self::empty(Er::Ok)
+        }
+    }
+
+    /// A well-formed send that failed: the sender gets back what it needs to find and repeat it.
+    #[must_use]
+    pub fn failed(er: Er, frame: SendFrame) -> Self {
+        Self {
+            sid: Some(frame.uid),
+            rid: Some(frame.pid),
+            randomno: frame.rno,
+            ermsg: Some(er.text()),
+            ..Self::empty(er)
+        }
+    }
+
+    /// The frame as text.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        json(self)
+    }
+}
+
+/// `RESPERROR`: the answer to a frame that can't be understood.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub struct ErrorFrame {
+    #[serde(rename = "event")]
+    event: &'static str,
+    rc: u8,
+    er: Er,
+    ermsg: &'static str,
+}
+
+impl ErrorFrame {
+    /// The frame for a code.
+    #[must_use]
+    pub fn new(er: Er) -> Self {
+        Self { event: "RESPERROR", rc: 1, er, ermsg: er.text() }
+    }
+
+    /// The frame as text.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        json(self)
+    }
+}
+
+/// The text that answers a frame which did not parse: a `RESPSEND` if it meant to send, else a `RESPERROR`.
+#[must_use]
+pub fn refusal(error: FrameError) -> String {
+    if !error.is_send {
+        return ErrorFrame::new(error.code).to_text();
+    }
+    SendReply {
+        randomno: error.rno,
+        ermsg: Some(error.code.text()),
+        errs: error.fields,
+        ..SendReply::empty(error.code)
+    }
+    .to_text()
+}
+
+const HEAD: &str = r#"{"event":"RESPRECEIVER","RC":1,"ER":0,"MSG":["#;
+const TAIL: &str = "]}";
+
+/// `RESPRECEIVER`: messages on their way to a connection, as many as one frame of the edge holds.
+#[derive(Clone, Debug)]
+pub struct ReceiverFrame {
+    text: String,
+    count: usize,
+}
+
+#[derive(Serialize)]
+struct Item<'a> {
+    #[serde(flatten)]
+    message: &'a Message,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    redelivered: bool,
+}
+
+impl Default for ReceiverFrame {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ReceiverFrame {
+    /// A frame without any message yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { text: HEAD.to_owned(), count: 0 }
+    }
+
+    /// Adds a message unless the frame would grow past [`MAX_FRAME`]; says whether it did.
+    ///
+    /// A single message that is too large for any frame is never added: the first `push` tells.
+    #[must_use]
+    pub fn push(&mut self, message: &Message, redelivered: bool) -> bool {
+        let item = if redelivered { json(&Item { message, redelivered }) } else { json(message) };
+        let comma = usize::from(self.count > 0);
+        if self.text.len() + comma + item.len() + TAIL.len() > MAX_FRAME {
+            return false;
+        }
+        if self.count > 0 {
+            self.text.push(',');
+        }
+        self.text.push_str(&item);
+        self.count += 1;
+        true
+    }
+
+    /// How many messages it carries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether it carries none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The frame as text.
+    #[must_use]
+    pub fn into_text(mut self) -> String {
+        self.text.push_str(TAIL);
+        self.text
+    }
+}

@@ -1,0 +1,63 @@
+//! The frames on the wire, byte for byte, as `tests/golden` holds them.
+
+use kschat_protocol::{Er, ErrorFrame, Message, MessageId, ReceiverFrame, SendFrame, SendReply, Status, refusal};
+
+fn golden(text: &str) -> &str {
+    text.trim_end()
+}
+
+fn sent() -> SendFrame {
+    SendFrame::parse(golden(include_str!("golden/client_send.json"))).unwrap()
+}
+
+fn message() -> Message {
+    let frame = sent();
+    Message {
+        from: frame.uid,
+        to: frame.pid,
+        msg: frame.msg,
+        status: Status::Accepted,
+        time: 1_700_000_000_123,
+        id: MessageId::from("01890a5d-ac96-774b-bcce-b302099a8057".to_owned()),
+        rno: frame.rno,
+    }
+}
+
+#[test]
+fn an_accepted_send_is_answered_in_the_seeds_names() {
+    let reply = |repeated| SendReply::accepted(message(), repeated).to_text();
+    assert_eq!(reply(false), golden(include_str!("golden/resp_send.json")));
+    assert_eq!(reply(true), golden(include_str!("golden/resp_send_repeated.json")));
+}
+
+#[test]
+fn a_failed_send_carries_its_random_number_back() {
+    let reply = SendReply::failed(Er::BrokerUnavailable, sent()).to_text();
+    assert_eq!(reply, golden(include_str!("golden/resp_send_failed.json")));
+}
+
+#[test]
+fn a_send_without_recipient_is_told_which_field_is_missing() {
+    let error = SendFrame::parse(r#"{"action":"send","uId":12345,"msg":"hello","rno":"r-1"}"#).unwrap_err();
+    assert_eq!(refusal(error), golden(include_str!("golden/resp_send_invalid.json")));
+}
+
+#[test]
+fn a_receiver_gets_an_array_and_hears_what_was_pushed_before() {
+    let mut frame = ReceiverFrame::new();
+    assert!(frame.push(&message(), false) && frame.push(&message(), true));
+    assert_eq!(frame.len(), 2);
+    assert_eq!(frame.into_text(), golden(include_str!("golden/resp_receiver.json")));
+}
+
+#[test]
+fn what_can_not_be_understood_is_answered_by_an_error_frame() {
+    assert_eq!(ErrorFrame::new(Er::Malformed).to_text(), golden(include_str!("golden/resp_error.json")));
+    assert_eq!(refusal(SendFrame::parse("{").unwrap_err()), golden(include_str!("golden/resp_error.json")));
+}
+
+#[test]
+fn a_queued_body_reads_back_as_it_was_written() {
+    assert_eq!(Message::from_slice(&message().to_vec()).unwrap(), message());
+    assert!(Message::from_slice(b"not json").is_err());
+}
