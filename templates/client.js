@@ -5,7 +5,7 @@
 const page = document.querySelector("main");
 const { uid: me, rid: other, random, tokenId: token, url } = page.dataset;
 
-// ---- settings --------------------------------------------------------------
+// ---- settings
 
 const MAX_MESSAGE_BYTES = 28 * 1024;
 const MAX_SHOWN = 2000; // messages kept in the page
@@ -15,6 +15,7 @@ const ANSWER_MS = 10_000; // a send or a handshake without answer is given up
 const STABLE_MS = 5_000; // a connection that lived this long was a good one
 const BACKOFF_MIN_MS = 300;
 const BACKOFF_MAX_MS = 15_000;
+const MAX_RETRY_MS = 60_000; // a longer wait asked for by the server is cut
 const MAX_TRIES = 8; // for failures that may never pass by waiting
 const HINT_AFTER = 6; // handshakes that never opened
 const GROUP_MS = 5 * 60_000; // a longer pause starts a new group of bubbles
@@ -24,7 +25,7 @@ const TRANSIENT = new Set([1, 2, 9, 17, 18, 20]);
 const INTERNAL = 1;
 const REUSED_RNO = 13;
 
-// ---- small tools -----------------------------------------------------------
+// ---- small tools
 
 const $ = (id) => document.getElementById(id);
 const now = () => Date.now();
@@ -64,10 +65,8 @@ function tone(name) {
   return `tone-${sum % 6}`;
 }
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const longDate = new Intl.DateTimeFormat(undefined, {
-  weekday: "long", day: "numeric", month: "long", year: "numeric",
-});
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
+const longDate = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
 
 function dayName(millis) {
   const day = new Date(millis).toDateString();
@@ -77,13 +76,17 @@ function dayName(millis) {
   return day === today.toDateString() ? "Yesterday" : longDate.format(millis);
 }
 
-// Times come from the network; a date out of range would make Intl throw.
+// What comes from the network may have any shape, and nothing here may throw:
+// String() of an odd object would, and so would a date out of range.
+const plain = (value) => (["string", "number"].includes(typeof value) ? String(value) : "");
+const errorCode = (frame) => Number(plain(frame.ER) || INTERNAL);
+
 function validTime(value) {
-  const millis = Number(value);
+  const millis = Number(plain(value));
   return millis > 0 && millis < 8.64e15 ? millis : now();
 }
 
-// ---- kept over a reload (this tab only) --------------------------------------
+// ---- kept over a reload (this tab only)
 // Only what would otherwise be lost: own messages not yet accepted, and
 // messages of people whose conversation has not been opened.
 
@@ -108,7 +111,7 @@ function save(key, list) {
   }
 }
 
-// ---- the log of messages -----------------------------------------------------
+// ---- the log of messages
 
 const log = $("messages");
 const jump = $("jump");
@@ -147,15 +150,20 @@ function setTime(node, millis) {
 
 const timeOf = (node) => Number(node.dataset.time);
 
-// Messages kept back by the server may arrive after newer ones, so each finds
-// its place from the end. A second of slack: clocks differ, order of arrival wins.
-function place(node) {
+// Messages the server kept back may arrive after newer ones, so each finds its
+// place from the end. Own messages still waiting will get a later time than all
+// that is here, so they stay below. Within a second the order of arrival wins.
+function findPlace(millis) {
   let before = null;
   for (let last = log.lastElementChild; last; last = last.previousElementSibling) {
-    const unsent = last.classList.contains("mine") && last.dataset.state !== "sent";
-    if (unsent || timeOf(last) <= timeOf(node) + 1000) break;
+    const { state } = last.dataset;
+    if (state === "failed" || (state !== "waiting" && timeOf(last) <= millis + 1000)) break;
     before = last;
   }
+  return before;
+}
+
+function place(node, before = null) {
   log.insertBefore(node, before);
   arrange(node);
   arrange(node.nextElementSibling);
@@ -183,9 +191,10 @@ function renameDays() {
   for (const node of log.querySelectorAll("[data-day]")) node.dataset.day = dayName(timeOf(node));
 }
 
-function scrollDown(behavior = "instant") {
-  log.scrollTo({ top: log.scrollHeight, behavior });
+function scrollDown() {
+  log.scrollTop = log.scrollHeight;
   following = true;
+  missed = 0;
 }
 
 function updateJump() {
@@ -201,22 +210,19 @@ function onScroll() {
 
 function showIncoming({ text, time, mid }) {
   const node = buildMessage({ text, time, mine: false });
-  if (mid) node.dataset.mid = mid;
-  const follow = following; // inserting may already move the scroll position
-  place(node);
-  if (follow) scrollDown();
-  else missed++;
+  node.dataset.mid = mid;
+  place(node, findPlace(time));
+  if (!following) missed++;
+}
+
+// Once per frame of messages: asking for the height makes the browser lay out.
+function settle() {
+  if (following) scrollDown();
   updateJump();
 }
 
 function updateTitle() {
   document.title = `${unread ? `(${unread}) ` : ""}${other} · kschat`;
-}
-
-function countUnread() {
-  if (!document.hidden) return;
-  unread++;
-  updateTitle();
 }
 
 // A dot runs along the line between the two names whenever a message passes.
@@ -228,7 +234,7 @@ function pulse(direction) {
   $("thread").append(dot);
 }
 
-// ---- notices -----------------------------------------------------------------
+// ---- notices
 
 let noteTimer;
 
@@ -239,13 +245,11 @@ function showNote(text) {
 }
 
 function showBanner(text) {
-  if ($("banner").hidden || $("banner-text").textContent !== text) $("banner-text").textContent = text;
+  $("banner-text").textContent = text;
   $("banner").hidden = false;
 }
 
-const hideBanner = () => ($("banner").hidden = true);
-
-// ---- messages from other people ------------------------------------------------
+// ---- messages from other people
 // They are not mixed into this conversation, but they were delivered here and
 // will not come again: keep them until their conversation is opened.
 
@@ -284,7 +288,7 @@ function takeAsides() {
   setAsides(asides.filter(({ from }) => from !== other));
 }
 
-// ---- sending -------------------------------------------------------------------
+// ---- sending
 // Own messages leave in order, one at a time. A message keeps its rno for every
 // attempt, so the server can tell a repeat from a new message.
 
@@ -304,10 +308,6 @@ function addOwn(entry) {
   unsent.set(entry.rno, entry);
   place(entry.node);
   if (entry.error) return markFailed(entry, entry.error);
-  enqueue(entry);
-}
-
-function enqueue(entry) {
   setState(entry, "waiting");
   queue.push(entry);
   keepUnsent();
@@ -315,11 +315,11 @@ function enqueue(entry) {
 }
 
 function setState(entry, state) {
-  const words = { waiting: "waiting to be sent", sent: "sent", failed: "not sent" };
-  entry.node.dataset.state = state;
+  const words = { waiting: "waiting to be sent", sent: "sent", failed: "not sent" }[state];
   const icon = entry.node.querySelector(".state");
-  icon.setAttribute("aria-label", words[state]);
-  icon.title = words[state];
+  icon.setAttribute("aria-label", words);
+  icon.title = words;
+  entry.node.dataset.state = state;
   if (state !== "failed") entry.node.querySelector(".problem")?.remove();
 }
 
@@ -336,8 +336,8 @@ function pump() {
 function onNoAnswer() {
   const entry = inFlight;
   releaseFlight();
-  countTry(entry, "The server did not answer");
-  reconnectNow();
+  countTry(entry, "the server did not answer");
+  giveUp();
 }
 
 function releaseFlight() {
@@ -371,7 +371,8 @@ function markSent(entry, frame) {
   unsent.delete(entry.rno);
   keepUnsent();
   setState(entry, "sent");
-  if (frame.MID != null) entry.node.dataset.mid = frame.MID;
+  attempt = 0; // the whole way works
+  entry.node.dataset.mid = plain(frame.MID);
   setTime(entry.node, validTime(frame.MSGTIME));
   arrange(entry.node);
   arrange(entry.node.nextElementSibling);
@@ -404,11 +405,8 @@ function buildProblem(entry, code) {
 // A retried message goes out after all others, so it also moves to the end.
 function retryEntry(entry, code) {
   discard(entry);
-  addOwn({
-    rno: code === REUSED_RNO ? freshRno() : entry.rno,
-    text: entry.text,
-    time: entry.time,
-  });
+  const rno = code === REUSED_RNO ? freshRno() : entry.rno;
+  addOwn({ rno, text: entry.text, time: entry.time });
   scrollDown();
   input.focus();
 }
@@ -421,11 +419,12 @@ function discard(entry) {
   arrange(below);
 }
 
-// ---- answers to a send -----------------------------------------------------------
+// ---- answers to a send
 
 function onSendAnswer(frame) {
-  const code = Number(frame.ER ?? INTERNAL);
-  const entry = frame.RANDOMNO != null ? unsent.get(String(frame.RANDOMNO)) : code && inFlight;
+  const code = errorCode(frame);
+  const rno = plain(frame.RANDOMNO);
+  const entry = rno ? unsent.get(rno) : code && inFlight;
   if (!entry) return;
   if (code === 0) return markSent(entry, frame);
   if (entry === inFlight) onRefused(code, frame);
@@ -440,7 +439,7 @@ function onRefused(code, frame) {
   if (code === INTERNAL && !countTry(entry, describe(code, frame))) return;
   entry.waits = (entry.waits ?? 0) + 1;
   if (entry.waits > 1) showNote(`${describe(code, frame)} — trying again`);
-  hold(Math.max(backoff(entry.waits), Number(frame.RETRY) || 0));
+  hold(Math.max(backoff(entry.waits), Math.min(Number(plain(frame.RETRY)) || 0, MAX_RETRY_MS)));
 }
 
 function describe(code, frame) {
@@ -448,7 +447,7 @@ function describe(code, frame) {
   return `the server answered with error ${code}`;
 }
 
-// ---- receiving ---------------------------------------------------------------------
+// ---- receiving
 
 const seen = new Set();
 
@@ -466,12 +465,13 @@ function onIncoming(frame) {
   for (const item of frame.MSG) {
     if (item && typeof item === "object") receive(item);
   }
+  settle();
 }
 
 function receive(item) {
-  const mid = item.mId == null ? "" : String(item.mId);
-  const from = String(item.uId ?? "");
-  const message = { mid, from, text: String(item.msg ?? ""), time: validTime(item.msgTime) };
+  const mid = plain(item.mId);
+  const from = plain(item.uId);
+  const message = { mid, from, text: plain(item.msg), time: validTime(item.msgTime) };
   if (!from || !firstSight(mid)) return;
   if (from === other) {
     showIncoming(message);
@@ -479,13 +479,14 @@ function receive(item) {
   } else {
     setAsides([...asides, message]);
   }
-  countUnread();
+  if (document.hidden) unread++;
+  updateTitle();
 }
 
 // An error that belongs to no message. With a send in flight it most likely
 // means that send, so it is handled like a refusal.
 function onError(frame) {
-  const code = Number(frame.ER ?? INTERNAL);
+  const code = errorCode(frame);
   if (ENDED.has(code)) return endSession();
   if (inFlight) return onRefused(code, frame);
   showNote(describe(code, frame));
@@ -510,7 +511,7 @@ function onFrame(data) {
   else if (frame.event === undefined && typeof frame.message === "string") onEdgeError(frame);
 }
 
-// ---- the connection ------------------------------------------------------------------
+// ---- the connection
 
 let socket = null;
 let attempt = 0; // connections in a row that did not last
@@ -547,7 +548,7 @@ function connect() {
   } catch {
     return endSession("This page was opened without a valid session — reload the page.");
   }
-  connectTimer = setTimeout(reconnectNow, ANSWER_MS);
+  connectTimer = setTimeout(giveUp, ANSWER_MS);
   listen(socket);
 }
 
@@ -566,22 +567,24 @@ function listen(current) {
 function onOpen() {
   clearTimeout(connectTimer);
   neverOpened = 0;
-  hideBanner();
+  $("banner").hidden = true;
   setStatus("connected", "Connected");
   pump();
 }
 
 function onClose(openedAt) {
-  socket = null;
-  releaseFlight(); // the same message goes first again, with the same rno
+  drop();
   if (sessionEnded) return;
   if (openedAt && now() - openedAt > STABLE_MS) attempt = 0;
-  if (!openedAt) neverOpened++;
-  hintAtEndedSession();
+  if (!openedAt && navigator.onLine) neverOpened++;
   connectLater();
 }
 
 function connectLater() {
+  // A browser does not say why a handshake failed, so this is only a guess.
+  if (neverOpened >= HINT_AFTER) {
+    showBanner("Still not connected. Your session may have ended — reloading the page starts a new one.");
+  }
   clearTimeout(connectTimer);
   const delay = backoff(attempt++);
   if (navigator.onLine) setStatus("connecting", "Reconnecting");
@@ -590,31 +593,19 @@ function connectLater() {
   connectTimer = setTimeout(connect, delay);
 }
 
-// Drops the present connection, whatever its state, and makes a new one.
-function reconnectNow() {
+// Lets go of the connection, whatever its state. The message in flight goes
+// first again on the next one, with the same rno.
+function drop() {
   const old = socket;
   socket = null;
   releaseFlight();
-  if (old?.readyState === WebSocket.CONNECTING) neverOpened++;
   old?.close();
-  hintAtEndedSession();
+}
+
+function giveUp() {
+  if (socket?.readyState === WebSocket.CONNECTING) neverOpened++;
+  drop();
   connectLater();
-}
-
-// A browser does not say why a handshake failed, so this can only be a guess.
-function hintAtEndedSession() {
-  if (neverOpened >= HINT_AFTER || (neverOpened && tokenHasExpired())) {
-    showBanner("Still not connected. Your session may have ended — reloading the page starts a new one.");
-  }
-}
-
-function tokenHasExpired() {
-  try {
-    const claims = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
-    return claims.exp * 1000 < now();
-  } catch {
-    return false;
-  }
 }
 
 function endSession(text = "Your session has ended — reload the page.") {
@@ -635,10 +626,7 @@ function hurry() {
 function onOnline() {
   if (sessionEnded) return;
   attempt = 0;
-  const old = socket;
-  socket = null;
-  releaseFlight();
-  old?.close();
+  drop();
   connect();
 }
 
@@ -646,22 +634,17 @@ function onOffline() {
   if (!socket && !sessionEnded) setStatus("offline", "Offline");
 }
 
-// ---- the composer --------------------------------------------------------------------
+// ---- the composer
 
 const input = $("msg");
 
 const draft = () => wellFormed(input.value).replace(/^\s*\n/, "").trimEnd();
 
-function grow() {
-  input.style.height = "auto";
-  input.style.height = `${input.scrollHeight + 2}px`;
-}
-
 // Quiet until the limit is near; the button is off when it is passed.
 function checkSize() {
   const text = draft();
   const room = MAX_MESSAGE_BYTES - (text.length * 6 < MAX_MESSAGE_BYTES ? 0 : sizeOf(text));
-  const kib = (bytes) => `${(Math.abs(bytes) / 1024).toFixed(1)} KiB`;
+  const kib = (bytes) => `${(Math.ceil(Math.abs(bytes) / 102.4) / 10).toFixed(1)} KiB`;
   $("send").disabled = !text || room < 0;
   $("size").classList.toggle("over", room < 0);
   if (room < 0) $("size").textContent = `Too long by ${kib(room)}. Please send it in parts.`;
@@ -669,7 +652,8 @@ function checkSize() {
 }
 
 function onInput() {
-  grow();
+  input.style.height = "auto"; // else it would never shrink
+  input.style.height = `${input.scrollHeight + 2}px`;
   checkSize();
 }
 
@@ -694,7 +678,7 @@ function onKey(event) {
   $("composer").requestSubmit();
 }
 
-// ---- start -----------------------------------------------------------------------------
+// ---- start
 
 function onVisible() {
   if (document.hidden) return;
@@ -713,7 +697,6 @@ function nameEverything() {
   }
   $("empty-lead").textContent = `Say hello to ${other}`;
   $("msg-label").textContent = `Message to ${other}`;
-  input.placeholder = `Write to ${other}`;
   log.setAttribute("aria-label", `Messages with ${other}`);
   updateTitle();
 }
@@ -724,8 +707,8 @@ function wireEvents() {
   input.addEventListener("keydown", onKey);
   log.addEventListener("scroll", onScroll, { passive: true });
   jump.addEventListener("click", () => {
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    log.scrollTo({ top: log.scrollHeight, behavior: calm ? "instant" : "smooth" });
+    scrollDown();
+    updateJump();
     input.focus();
   });
   $("reload").addEventListener("click", () => location.reload());

@@ -1,1 +1,22 @@
-//! kschat
+//! The real things behind the ports of `kschat-core`.
+//!
+//! One vendor, one module; a vendor's type never leaves its module.
+//!
+//! | to find | look in |
+//! |---|---|
+//! | how Redis keys are named | [`redis`] |
+//! | how queues and exchanges are named | [`rabbitmq`] |
+//! | which setting the environment holds | [`config`] |
+
+pub mod api_gateway;
+pub mod config;
+pub mod jwt;
+pub mod log;
+pub mod rabbitmq;
+pub mod redis;
+
+/// Chooses the one TLS provider of this process. Call it first in `main`; a second call does nothing.
+pub fn install_crypto_provider() {
+    // An error only says that it is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

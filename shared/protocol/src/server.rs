@@ -88,6 +88,13 @@ impl SendReply {
         }
     }
 
+    /// A version-2 send that doesn't name its message.
+    #[must_use]
+    pub fn without_rno(frame: SendFrame) -> Self {
+        let field = FieldError { field: "rno", code: Er::InvalidField, text: "required".to_owned() };
+        Self { errs: vec![field], ..Self::failed(Er::InvalidField, frame) }
+    }
+
     /// The frame as text.
     #[must_use]
     pub fn to_text(&self) -> String {

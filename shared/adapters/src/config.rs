@@ -1,0 +1,344 @@
+//! The environment, read once, every problem reported at once.
+//!
+//! | variable | for | default |
+//! |---|---|---|
+//! | `AMQP_URL` | all | required |
+//! | `REDIS_URL` | all | required |
+//! | `PARTITIONS` | all; must be the same everywhere | 16 |
+//! | `JWT_SECRET`, `JWT_PUBLIC_KEY` (PEM) or `JWT_JWKS` (JSON) | connect | one is required |
+//! | `JWT_ALGORITHM` | connect | `HS256` |
+//! | `JWT_USER_CLAIM` | connect: path of the claim that names the user | `data.id` |
+//! | `JWT_AUDIENCE`, `JWT_ISSUER` | connect | not checked |
+//! | `JWT_LEEWAY` | connect: seconds | 0 |
+//! | `JWT_REQUIRE_EXP` | connect: `true` or `false` | `true` |
+//! | `UNKNOWN_RECIPIENT` | send: `queue` or `refuse` | `queue` |
+//! | `RNO_WINDOW` | send: seconds for which an `rno` is remembered | 86400 |
+//! | `CALLBACK_URL` | consumer: the connections API | required |
+//! | `PREFETCH` | consumer: messages of one user under way at once | 32 |
+//! | `HEALTH_ADDR` | consumer: where `/healthz` listens | `127.0.0.1:8080` |
+//! | `LOG_FORMAT` | all: `text` or `json` | `text`; `json` on Lambda |
+//! | `RUST_LOG` | all | `info` |
+
+use std::{collections::HashMap, fmt, net::SocketAddr, num::NonZero, str::FromStr, time::Duration};
+
+use kschat_core::{Partitions, send::Strangers};
+
+use crate::{
+    api_gateway::CallbackUrl,
+    jwt::{JwtSettings, JwtVerifier, KeySource, SEED_CLAIM, SignatureAlgorithm},
+    log::LogFormat,
+    rabbitmq::BrokerUrl,
+    redis::RedisUrl,
+};
+
+/// The exit code of a process whose configuration is wrong.
+///
+/// Source: BSD `sysexits.h`, `EX_USAGE`.
+pub const EXIT_CONFIG: u8 = 64;
+
+/// Everything that is wrong with a configuration, a line each.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError(Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} problem(s):", self.0.len())?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Variables, and what was found wrong with them so far.
+pub struct Environment {
+    variables: HashMap<String, String>,
+    problems: Vec<String>,
+}
+
+impl Environment {
+    /// The process's own.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    #[must_use]
+    pub fn read() -> Self {
+        Self::from_variables(std::env::vars())
+    }
+
+    /// Given ones, for tests and embedders.
+    pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        // A variable that is set to nothing is not set: templates render absent parameters that way.
+        let variables = variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        Self { variables, problems: Vec::new() }
+    }
+
+    /// The settings, unless anything was wrong on the way.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem.
+    pub fn finish<T>(self, settings: Option<T>) -> Result<T, ConfigError> {
+        settings.filter(|_| self.problems.is_empty()).ok_or(ConfigError(self.problems))
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str)
+    }
+
+    fn is_set(&self, name: &str) -> bool {
+        self.variables.contains_key(name)
+    }
+
+    fn problem(&mut self, name: &str, problem: impl fmt::Display) {
+        self.problems.push(format!("{name}: {problem}"));
+    }
+
+    /// A value that has a default. What is wrong with it is told without the value, which may be a secret.
+    fn optional<T: FromStr>(&mut self, name: &str, default: T) -> Option<T>
+    where
+        T::Err: fmt::Display,
+    {
+        match self.text(name).map(T::from_str) {
+            None => Some(default),
+            Some(Ok(value)) => Some(value),
+            Some(Err(error)) => {
+                self.problem(name, error);
+                None
+            }
+        }
+    }
+
+    fn required<T: FromStr>(&mut self, name: &str, cure: &str) -> Option<T>
+    where
+        T::Err: fmt::Display,
+    {
+        match self.text(name).map(T::from_str) {
+            Some(Ok(value)) => Some(value),
+            Some(Err(error)) => {
+                self.problem(name, error);
+                None
+            }
+            None => {
+                self.problem(name, format_args!("is not set; {cure}"));
+                None
+            }
+        }
+    }
+
+    fn number<T: FromStr + Copy>(&mut self, name: &str, default: T, range: &str) -> Option<T> {
+        match self.text(name).map(T::from_str) {
+            None => Some(default),
+            Some(Ok(value)) => Some(value),
+            Some(Err(_)) => {
+                let given = self.text(name).unwrap_or_default().to_owned();
+                self.problem(name, format_args!("`{given}` is not a whole number {range}"));
+                None
+            }
+        }
+    }
+}
+
+/// How this process logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The look of a line.
+    pub format: LogFormat,
+    /// The filter, in the syntax of `RUST_LOG`.
+    pub filter: Option<String>,
+}
+
+impl LogSettings {
+    /// Reads `LOG_FORMAT` and `RUST_LOG`.
+    pub fn read(env: &mut Environment) -> Option<Self> {
+        // Set by the Lambda service in every function, and by nobody else.
+        // Source: AWS Lambda, "Defined runtime environment variables". `cargo lambda watch` sets it, too, but
+        // there a person reads along: it leaves out the initialization type.
+        let on_lambda = env.is_set("AWS_LAMBDA_INITIALIZATION_TYPE");
+        let default = if on_lambda { LogFormat::Json } else { LogFormat::Text };
+        let filter = env.text("RUST_LOG").map(str::to_owned);
+        Some(Self { format: env.optional("LOG_FORMAT", default)?, filter })
+    }
+}
+
+/// The services that every process needs.
+#[derive(Clone, Debug)]
+pub struct Backends {
+    /// RabbitMQ.
+    pub broker: BrokerUrl,
+    /// Redis.
+    pub redis: RedisUrl,
+    /// Into how many parts the users are cut.
+    pub partitions: Partitions,
+}
+
+impl Backends {
+    /// Reads `AMQP_URL`, `REDIS_URL` and `PARTITIONS`.
+    pub fn read(env: &mut Environment) -> Option<Self> {
+        let broker = env.required("AMQP_URL", "set it to the broker, such as amqp://guest:guest@127.0.0.1:5672");
+        let redis = env.required("REDIS_URL", "set it to Redis, such as redis://127.0.0.1:6379");
+        let partitions = partitions(env);
+        Some(Self { broker: broker?, redis: redis?, partitions: partitions? })
+    }
+}
+
+fn partitions(env: &mut Environment) -> Option<Partitions> {
+    let range = format!("from 1 to {}", Partitions::MAX);
+    let count = env.number("PARTITIONS", Partitions::default().count(), &range)?;
+    Partitions::new(count).map_err(|error| env.problem("PARTITIONS", error)).ok()
+}
+
+/// Reads what a token must be like.
+pub fn jwt(env: &mut Environment) -> Option<JwtVerifier> {
+    let keys = key_source(env);
+    let algorithm = env.optional("JWT_ALGORITHM", SignatureAlgorithm::default());
+    let leeway = env.number("JWT_LEEWAY", 0, "of seconds");
+    let require_exp = switch(env, "JWT_REQUIRE_EXP", true);
+    let (name, keys) = keys?;
+    let settings = JwtSettings {
+        algorithm: algorithm?,
+        keys,
+        user_claim: env.text("JWT_USER_CLAIM").unwrap_or(SEED_CLAIM).to_owned(),
+        audience: env.text("JWT_AUDIENCE").map(str::to_owned),
+        issuer: env.text("JWT_ISSUER").map(str::to_owned),
+        leeway: leeway?,
+        require_exp: require_exp?,
+    };
+    JwtVerifier::new(&settings).map_err(|error| env.problem(name, error)).ok()
+}
+
+fn key_source(env: &mut Environment) -> Option<(&'static str, KeySource)> {
+    let mut given: Vec<(&'static str, KeySource)> = Vec::new();
+    let mut look = |name, source: fn(String) -> KeySource| {
+        given.extend(env.text(name).map(|text| (name, source(text.to_owned()))));
+    };
+    look("JWT_SECRET", KeySource::Secret);
+    look("JWT_PUBLIC_KEY", KeySource::Pem);
+    look("JWT_JWKS", KeySource::Jwks);
+    if given.len() == 1 {
+        return given.pop();
+    }
+    let problem = format!("set exactly one of them, not {}", given.len());
+    env.problem("JWT_SECRET, JWT_PUBLIC_KEY, JWT_JWKS", problem);
+    None
+}
+
+fn switch(env: &mut Environment, name: &str, default: bool) -> Option<bool> {
+    match env.text(name).map(bool::from_str) {
+        None => Some(default),
+        Some(Ok(value)) => Some(value),
+        Some(Err(_)) => {
+            env.problem(name, "must be `true` or `false`");
+            None
+        }
+    }
+}
+
+/// What only the send function needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendSettings {
+    /// What happens to a message for somebody who has never connected.
+    pub strangers: Strangers,
+    /// For how long an `rno` is remembered.
+    pub rno_window: Duration,
+}
+
+/// For how long an `rno` is remembered unless configured.
+pub const DEFAULT_RNO_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl SendSettings {
+    /// Reads `UNKNOWN_RECIPIENT` and `RNO_WINDOW`.
+    pub fn read(env: &mut Environment) -> Option<Self> {
+        let strangers = match env.text("UNKNOWN_RECIPIENT") {
+            None | Some("queue") => Some(Strangers::Queue),
+            Some("refuse") => Some(Strangers::Refuse),
+            Some(_) => {
+                env.problem("UNKNOWN_RECIPIENT", "must be `queue` or `refuse`");
+                None
+            }
+        };
+        let default = NonZero::new(DEFAULT_RNO_WINDOW.as_secs()).unwrap_or(NonZero::<u64>::MIN);
+        let window = env.number("RNO_WINDOW", default, "of seconds, from 1");
+        Some(Self { strangers: strangers?, rno_window: Duration::from_secs(window?.get()) })
+    }
+}
+
+/// What only the consumer needs.
+#[derive(Clone, Debug)]
+pub struct ConsumerSettings {
+    /// The connections API.
+    pub callback_url: CallbackUrl,
+    /// Messages of one user under way at once.
+    pub prefetch: u16,
+    /// Where `/healthz` listens.
+    pub health_addr: SocketAddr,
+}
+
+/// Messages of one user under way at once unless configured.
+pub const DEFAULT_PREFETCH: NonZero<u16> = NonZero::new(32).unwrap();
+
+impl ConsumerSettings {
+    /// Reads `CALLBACK_URL`, `PREFETCH` and `HEALTH_ADDR`.
+    pub fn read(env: &mut Environment) -> Option<Self> {
+        let callback_url =
+            env.required("CALLBACK_URL", "set it to the stage's https URL, or to http://127.0.0.1:3000/dev locally");
+        let prefetch = env.number("PREFETCH", DEFAULT_PREFETCH, "from 1 to 65535");
+        let health_addr = env.optional("HEALTH_ADDR", SocketAddr::from(([127, 0, 0, 1], 8080)));
+        Some(Self { callback_url: callback_url?, prefetch: prefetch?.get(), health_addr: health_addr? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(variables: &[(&str, &str)]) -> Environment {
+        Environment::from_variables(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    fn problems<T>(mut env: Environment, read: impl Fn(&mut Environment) -> Option<T>) -> String {
+        let settings = read(&mut env);
+        env.finish(settings).err().expect("it was accepted").to_string()
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once_with_its_cure_and_without_the_secret() {
+        let env =
+            env(&[("AMQP_URL", "http://me:hunter2@x"), ("REDIS_URL", ""), ("PARTITIONS", "0"), ("PREFETCH", "0")]);
+        let told = problems(env, |env| {
+            let backends = Backends::read(env);
+            let consumer = ConsumerSettings::read(env);
+            Some((backends?, consumer?))
+        });
+        for part in [
+            "5 problem(s)",
+            "AMQP_URL: must be an AMQP URL",
+            "REDIS_URL: is not set; set it to",
+            "PARTITIONS: must be from 1 to 1024",
+            "CALLBACK_URL: is not set",
+            "PREFETCH: `0` is not a whole number from 1 to 65535",
+        ] {
+            assert!(told.contains(part), "{part} is missing in: {told}");
+        }
+        assert!(!told.contains("hunter2"));
+    }
+
+    #[test]
+    fn one_key_is_needed_and_it_must_fit() {
+        assert!(problems(env(&[]), jwt).contains("set exactly one of them, not 0"));
+        assert!(problems(env(&[("JWT_SECRET", "s"), ("JWT_JWKS", "{}")]), jwt).contains("not 2"));
+        assert!(
+            problems(env(&[("JWT_SECRET", "s"), ("JWT_ALGORITHM", "none")]), jwt).contains("JWT_ALGORITHM: must be")
+        );
+        assert!(
+            problems(env(&[("JWT_SECRET", "s"), ("JWT_ALGORITHM", "ES256")]), jwt).contains("JWT_SECRET: ES256 needs")
+        );
+        assert!(jwt(&mut env(&[("JWT_SECRET", "s")])).is_some());
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let mut env = env(&[("CALLBACK_URL", "http://127.0.0.1:3000/dev")]);
+        let send = SendSettings::read(&mut env).unwrap();
+        assert_eq!(send, SendSettings { strangers: Strangers::Queue, rno_window: DEFAULT_RNO_WINDOW });
+        let consumer = ConsumerSettings::read(&mut env).unwrap();
+        assert_eq!((consumer.prefetch, consumer.health_addr.port()), (32, 8080));
+        assert_eq!(partitions(&mut env), Some(Partitions::default()));
+    }
+}

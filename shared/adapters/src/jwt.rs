@@ -1,0 +1,384 @@
+//! Tokens: JWTs (RFC 7519) behind [`TokenVerifier`].
+//!
+//! The algorithm is what the configuration says, never what the token says. As in the seed, `nbf` is ignored
+//! and the user is named by the claim `data.id`; both the claim and the keys can be configured.
+
+use std::{collections::HashMap, str::FromStr};
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind, jwk::JwkSet};
+use kschat_core::{
+    Timestamp,
+    ports::{Identity, TokenError, TokenVerifier},
+};
+use kschat_protocol::{JsonId, UserId};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// The claim in which the seed names the user.
+pub const SEED_CLAIM: &str = "data.id";
+
+/// How tokens are signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignatureAlgorithm(Algorithm);
+
+impl Default for SignatureAlgorithm {
+    fn default() -> Self {
+        Self(Algorithm::HS256)
+    }
+}
+
+impl FromStr for SignatureAlgorithm {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        const KNOWN: &str = "must be one of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, \
+                             ES384, EdDSA";
+        Algorithm::from_str(name).map(Self).map_err(|_| KNOWN)
+    }
+}
+
+/// With what a token's signature is checked.
+#[derive(Clone)]
+pub enum KeySource {
+    /// A secret shared with the issuer, for HS256, HS384 and HS512.
+    Secret(String),
+    /// The issuer's public key in PEM, for RS, PS, ES and EdDSA.
+    Pem(String),
+    /// The issuer's public keys as the JSON text of a JWK set (RFC 7517), picked by the token's `kid`.
+    Jwks(String),
+}
+
+/// What a token must be like. Holds secrets, so it can't be printed.
+#[derive(Clone)]
+pub struct JwtSettings {
+    /// The one algorithm that is accepted.
+    pub algorithm: SignatureAlgorithm,
+    /// The keys.
+    pub keys: KeySource,
+    /// The path of the claim that names the user, by dots.
+    pub user_claim: String,
+    /// Whom the token must be for, if that matters.
+    pub audience: Option<String>,
+    /// Who must have issued it, if that matters.
+    pub issuer: Option<String>,
+    /// For how many seconds a token is believed after its end, for clocks that differ.
+    pub leeway: u64,
+    /// Whether a token without an end is refused.
+    pub require_exp: bool,
+}
+
+impl JwtSettings {
+    /// The seed's tokens: HS256, `data.id`, with an end.
+    #[must_use]
+    pub fn seed(secret: String) -> Self {
+        Self {
+            algorithm: SignatureAlgorithm::default(),
+            keys: KeySource::Secret(secret),
+            user_claim: SEED_CLAIM.to_owned(),
+            audience: None,
+            issuer: None,
+            leeway: 0,
+            require_exp: true,
+        }
+    }
+}
+
+/// Checks tokens against keys that were parsed once.
+pub struct JwtVerifier {
+    keys: Keys,
+    validation: Validation,
+    user_claim: Vec<String>,
+}
+
+enum Keys {
+    One(DecodingKey),
+    ById(HashMap<Option<String>, DecodingKey>),
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    exp: Option<f64>,
+    #[serde(flatten)]
+    all: serde_json::Map<String, Value>,
+}
+
+impl JwtVerifier {
+    /// Parses the keys.
+    ///
+    /// # Errors
+    /// A sentence for the operator, when the keys can't be read or do not fit the algorithm.
+    pub fn new(settings: &JwtSettings) -> Result<Self, String> {
+        let algorithm = settings.algorithm.0;
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = settings.leeway;
+        validation.required_spec_claims.clear();
+        if settings.require_exp {
+            validation.required_spec_claims.insert("exp".to_owned());
+        }
+        validation.validate_aud = settings.audience.is_some();
+        if let Some(audience) = &settings.audience {
+            validation.set_audience(&[audience]);
+            validation.required_spec_claims.insert("aud".to_owned());
+        }
+        if let Some(issuer) = &settings.issuer {
+            validation.set_issuer(&[issuer]);
+            validation.required_spec_claims.insert("iss".to_owned());
+        }
+        let keys = Keys::parse(&settings.keys, algorithm)?;
+        let user_claim = settings.user_claim.split('.').map(str::to_owned).collect();
+        Ok(Self { keys, validation, user_claim })
+    }
+
+    fn key(&self, token: &str) -> Result<&DecodingKey, TokenError> {
+        match &self.keys {
+            Keys::One(key) => Ok(key),
+            Keys::ById(keys) => {
+                let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
+                keys.get(&header.kid).ok_or(TokenError::Invalid)
+            }
+        }
+    }
+
+    fn user(&self, claims: &Value) -> Option<UserId> {
+        let claim = self.user_claim.iter().try_fold(claims, |value, name| value.get(name))?;
+        let id: JsonId = serde_json::from_value(claim.clone()).ok()?;
+        UserId::try_from(&id).ok()
+    }
+}
+
+impl Keys {
+    fn parse(source: &KeySource, algorithm: Algorithm) -> Result<Self, String> {
+        let is_secret = matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512);
+        match source {
+            KeySource::Secret(secret) if is_secret => Ok(Self::One(DecodingKey::from_secret(secret.as_bytes()))),
+            KeySource::Secret(_) => Err(format!("{algorithm:?} needs a public key, not a secret")),
+            KeySource::Pem(_) if is_secret => Err(format!("{algorithm:?} needs a secret, not a public key")),
+            KeySource::Pem(pem) => Self::from_pem(pem.as_bytes(), algorithm).map(Self::One),
+            KeySource::Jwks(jwks) => Self::from_jwks(jwks, algorithm).map(Self::ById),
+        }
+    }
+
+    fn from_pem(pem: &[u8], algorithm: Algorithm) -> Result<DecodingKey, String> {
+        let key = match algorithm {
+            Algorithm::ES256 | Algorithm::ES384 => DecodingKey::from_ec_pem(pem),
+            Algorithm::EdDSA => DecodingKey::from_ed_pem(pem),
+            _ => DecodingKey::from_rsa_pem(pem),
+        };
+        key.map_err(|error| format!("is not a public key in PEM for {algorithm:?}: {error}"))
+    }
+
+    fn from_jwks(jwks: &str, algorithm: Algorithm) -> Result<HashMap<Option<String>, DecodingKey>, String> {
+        let set: JwkSet = serde_json::from_str(jwks).map_err(|error| format!("is not a JWK set: {error}"))?;
+        let fits = |key: &DecodingKey| key.family() == algorithm.family();
+        let parse = |jwk: &jsonwebtoken::jwk::Jwk| Some((jwk.common.key_id.clone(), DecodingKey::from_jwk(jwk).ok()?));
+        let mut keys: HashMap<_, _> = set.keys.iter().filter_map(parse).filter(|(_, key)| fits(key)).collect();
+        // With a single key there is nothing to pick: a token need not name it.
+        if keys.len() == 1
+            && let Some(only) = keys.values().next().cloned()
+        {
+            keys.insert(None, only);
+        }
+        if keys.is_empty() { Err(format!("has no key for {algorithm:?}")) } else { Ok(keys) }
+    }
+}
+
+impl TokenVerifier for JwtVerifier {
+    fn verify(&self, token: &str) -> Result<Identity, TokenError> {
+        let key = self.key(token)?;
+        let decoded = jsonwebtoken::decode::<Claims>(token, key, &self.validation);
+        let claims = decoded.map_err(|error| refusal(error.kind()))?.claims;
+        let expires = claims.exp.map(|seconds| Timestamp::from_millis(millis(seconds)));
+        let user = self.user(&Value::Object(claims.all)).ok_or(TokenError::Invalid)?;
+        Ok(Identity { user, expires })
+    }
+}
+
+fn refusal(error: &ErrorKind) -> TokenError {
+    match error {
+        ErrorKind::ExpiredSignature => TokenError::Expired,
+        _ => TokenError::Invalid,
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates at both ends")]
+fn millis(seconds: f64) -> u64 {
+    (seconds * 1000.0) as u64
+}
+
+/// Signs a token as the seed's issuer does, good from `now` until `expires`; for a developer's machine.
+///
+/// # Errors
+/// A sentence for the developer, when the secret can't sign.
+pub fn sign_seed_token(secret: &str, user: &UserId, now: Timestamp, expires: Timestamp) -> Result<String, String> {
+    let claims = json!({
+        "data": { "id": user.as_str() },
+        "iat": now.millis() / 1000,
+        "exp": expires.millis() / 1000,
+    });
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "a secret that only the tests know";
+
+    fn now() -> u64 {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+    }
+
+    fn sign(algorithm: Algorithm, key: &EncodingKey, claims: &Value) -> String {
+        jsonwebtoken::encode(&Header::new(algorithm), claims, key).unwrap()
+    }
+
+    fn hs256(claims: &Value) -> String {
+        sign(Algorithm::HS256, &EncodingKey::from_secret(SECRET.as_bytes()), claims)
+    }
+
+    fn seed() -> JwtVerifier {
+        JwtVerifier::new(&JwtSettings::seed(SECRET.to_owned())).unwrap()
+    }
+
+    #[test]
+    fn the_seeds_token_names_its_user_as_number_or_text() {
+        for id in [json!(12345), json!("12345")] {
+            let end = now() + 60;
+            let identity = seed().verify(&hs256(&json!({ "data": { "id": id }, "exp": end }))).unwrap();
+            assert_eq!(identity.user.as_str(), "12345");
+            assert_eq!(identity.expires, Some(Timestamp::from_millis(end * 1000)));
+        }
+    }
+
+    #[test]
+    fn what_must_not_be_believed_is_not() {
+        let good = json!({ "data": { "id": "7" }, "exp": now() + 60 });
+        let token = hs256(&good);
+        let (head, signature) = token.rsplit_once('.').unwrap();
+        let none = "eyJhbGciOiJub25lIn0";
+        let body = head.split_once('.').unwrap().1;
+        let other = sign(Algorithm::HS256, &EncodingKey::from_secret(b"another secret"), &good);
+        let hs512 = sign(Algorithm::HS512, &EncodingKey::from_secret(SECRET.as_bytes()), &good);
+        let forged = [
+            String::new(),
+            "x".to_owned(),
+            format!("{head}."),
+            format!("{none}.{body}."),
+            format!("{none}.{body}.{signature}"),
+            other,
+            hs512,
+            hs256(&json!({ "exp": now() + 60 })),
+            hs256(&json!({ "data": { "id": "" }, "exp": now() + 60 })),
+            hs256(&json!({ "data": { "id": { "$ne": 1 } }, "exp": now() + 60 })),
+            hs256(&json!({ "data": { "id": "7" } })),
+        ];
+        for token in forged {
+            assert_eq!(seed().verify(&token), Err(TokenError::Invalid), "{token}");
+        }
+        let over = hs256(&json!({ "data": { "id": "7" }, "exp": now() - 1 }));
+        assert_eq!(seed().verify(&over), Err(TokenError::Expired));
+    }
+
+    #[test]
+    fn a_token_of_tomorrow_is_good_today_as_in_the_seed() {
+        let token = hs256(&json!({ "data": { "id": "7" }, "nbf": now() + 3600, "exp": now() + 7200 }));
+        assert!(seed().verify(&token).is_ok());
+    }
+
+    #[test]
+    fn audience_issuer_and_claim_are_as_configured() {
+        let settings = JwtSettings {
+            user_claim: "sub".to_owned(),
+            audience: Some("chat".to_owned()),
+            issuer: Some("us".to_owned()),
+            ..JwtSettings::seed(SECRET.to_owned())
+        };
+        let verifier = JwtVerifier::new(&settings).unwrap();
+        let token = |aud: &str, iss: &str| hs256(&json!({ "sub": "7", "aud": aud, "iss": iss, "exp": now() + 60 }));
+        assert!(verifier.verify(&token("chat", "us")).is_ok());
+        assert!(verifier.verify(&token("shop", "us")).is_err());
+        assert!(verifier.verify(&token("chat", "them")).is_err());
+        assert!(verifier.verify(&hs256(&json!({ "sub": "7", "exp": now() + 60 }))).is_err());
+    }
+
+    #[test]
+    fn public_keys_verify_for_their_own_algorithm_only() {
+        let claims = json!({ "data": { "id": "7" }, "exp": now() + 60 });
+        let cases = [
+            (Algorithm::RS256, include_str!("../tests/keys/rsa.pem"), include_str!("../tests/keys/rsa.pub.pem")),
+            (Algorithm::ES256, include_str!("../tests/keys/ec.pem"), include_str!("../tests/keys/ec.pub.pem")),
+            (Algorithm::EdDSA, include_str!("../tests/keys/ed.pem"), include_str!("../tests/keys/ed.pub.pem")),
+        ];
+        let read = |algorithm, private: &str| match algorithm {
+            Algorithm::RS256 => EncodingKey::from_rsa_pem(private.as_bytes()).unwrap(),
+            Algorithm::ES256 => EncodingKey::from_ec_pem(private.as_bytes()).unwrap(),
+            _ => EncodingKey::from_ed_pem(private.as_bytes()).unwrap(),
+        };
+        for (algorithm, private, public) in cases {
+            let settings = JwtSettings {
+                algorithm: SignatureAlgorithm(algorithm),
+                keys: KeySource::Pem(public.to_owned()),
+                ..JwtSettings::seed(SECRET.to_owned())
+            };
+            let verifier = JwtVerifier::new(&settings).unwrap();
+            let token = sign(algorithm, &read(algorithm, private), &claims);
+            assert!(verifier.verify(&token).is_ok(), "{algorithm:?}");
+            assert!(verifier.verify(&hs256(&claims)).is_err(), "{algorithm:?}");
+            // The classic confusion: the public key used as a secret.
+            let confused = sign(Algorithm::HS256, &EncodingKey::from_secret(public.as_bytes()), &claims);
+            assert!(verifier.verify(&confused).is_err(), "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_set_is_searched_by_key_id() {
+        let claims = json!({ "data": { "id": "7" }, "exp": now() + 60 });
+        let private = EncodingKey::from_ed_pem(include_bytes!("../tests/keys/ed.pem")).unwrap();
+        let mut jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&private, Algorithm::EdDSA).unwrap();
+        jwk.common.key_id = Some("one".to_owned());
+        let rsa = EncodingKey::from_rsa_pem(include_bytes!("../tests/keys/rsa.pem")).unwrap();
+        let mut other = jsonwebtoken::jwk::Jwk::from_encoding_key(&rsa, Algorithm::RS256).unwrap();
+        other.common.key_id = Some("two".to_owned());
+        let settings = JwtSettings {
+            algorithm: SignatureAlgorithm(Algorithm::EdDSA),
+            keys: KeySource::Jwks(json!({ "keys": [jwk, other] }).to_string()),
+            ..JwtSettings::seed(String::new())
+        };
+        let verifier = JwtVerifier::new(&settings).unwrap();
+        let token = |kid: Option<&str>| {
+            let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::EdDSA) };
+            jsonwebtoken::encode(&header, &claims, &private).unwrap()
+        };
+        assert!(verifier.verify(&token(Some("one"))).is_ok());
+        assert!(verifier.verify(&token(None)).is_ok());
+        assert!(verifier.verify(&token(Some("two"))).is_err());
+    }
+
+    #[test]
+    fn keys_that_do_not_fit_are_refused_at_start() {
+        let with = |algorithm, keys| JwtSettings {
+            algorithm: SignatureAlgorithm(algorithm),
+            keys,
+            ..JwtSettings::seed(String::new())
+        };
+        let refused = [
+            with(Algorithm::RS256, KeySource::Secret("s".to_owned())),
+            with(Algorithm::HS256, KeySource::Pem("p".to_owned())),
+            with(Algorithm::ES256, KeySource::Pem("p".to_owned())),
+            with(Algorithm::ES256, KeySource::Jwks("{".to_owned())),
+            with(Algorithm::ES256, KeySource::Jwks(r#"{"keys":[]}"#.to_owned())),
+        ];
+        for settings in refused {
+            assert!(JwtVerifier::new(&settings).is_err());
+        }
+    }
+
+    #[test]
+    fn a_signed_token_verifies() {
+        let (user, now) = (UserId::try_from("alice").unwrap(), Timestamp::from_millis(now() * 1000));
+        let end = now.plus(std::time::Duration::from_secs(60));
+        let token = sign_seed_token(SECRET, &user, now, end).unwrap();
+        assert_eq!(seed().verify(&token), Ok(Identity { user, expires: Some(end) }));
+    }
+}

@@ -1,0 +1,41 @@
+//! What a process says about itself.
+
+use std::str::FromStr;
+
+use tracing_subscriber::EnvFilter;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For a person at a terminal.
+    #[default]
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("must be `text` or `json`".to_owned()),
+        }
+    }
+}
+
+/// Writes log lines to standard error from now on. A second call does nothing.
+///
+/// `filter` is in the syntax of `RUST_LOG`; what it does not name is at level `info`.
+pub fn init(format: LogFormat, filter: Option<&str>) {
+    // lapin reports every lost connection as an error of its own; we report it where it is dealt with.
+    let filter = filter.unwrap_or("info,lapin=off");
+    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr);
+    // An error only says that another one was first.
+    let _ = match format {
+        LogFormat::Text => builder.compact().try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}

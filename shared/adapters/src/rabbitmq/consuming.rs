@@ -1,0 +1,348 @@
+//! The consumer's side: many users' queues, taken from over one connection.
+//!
+//! The connection is the one that holds the partitions' locks (see [`super::ownership`]): if it goes, the
+//! locks and all that was on loan go back together.
+
+use std::{
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{FutureExt, StreamExt};
+use kschat_core::{
+    Partitions,
+    ports::{BoxError, Deliveries, Delivery, Mailbox, Tag, Unavailable},
+};
+use kschat_protocol::UserId;
+use lapin::{
+    Channel, Connection, Consumer,
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
+
+use super::{
+    BrokerUrl, PartitionOwnership,
+    topology::{declare_partitions, declare_shared, declare_user, user_queue},
+    unavailable,
+};
+
+/// Amazon MQ allows 1,000 consumers a channel.
+///
+/// Source: Amazon MQ quotas, "Consumers per channel".
+const CONSUMERS_A_CHANNEL: usize = 1_000;
+
+/// How long the broker may take to do one thing before its connection counts as dead.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One consumer process's access to the broker.
+#[derive(Clone, Debug)]
+pub struct Consuming {
+    pub(super) url: BrokerUrl,
+    pub(super) partitions: Partitions,
+    prefetch: u16,
+    // A std lock: no guard is held across an await.
+    link: Arc<RwLock<Option<Arc<Link>>>>,
+}
+
+/// One connection, for as long as it lasts.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) connection: Connection,
+    pub(super) lease: Lease,
+    prefetch: u16,
+    channels: Mutex<Channels>,
+}
+
+#[derive(Debug, Default)]
+struct Channels {
+    declares: Option<Channel>,
+    drains: Vec<Arc<DrainChannel>>,
+}
+
+#[derive(Debug)]
+struct DrainChannel {
+    channel: Channel,
+    /// Each open queue holds one clone.
+    seats: Arc<()>,
+}
+
+impl DrainChannel {
+    fn has_room(&self) -> bool {
+        // One of the clones is the channel's own.
+        self.channel.status().connected() && Arc::strong_count(&self.seats) <= CONSUMERS_A_CHANNEL
+    }
+}
+
+/// Notices when this process was stopped for longer than the broker waits.
+///
+/// After such a pause others own our partitions, while what was buffered here looks as fresh as ever.
+#[derive(Debug)]
+pub(super) struct Lease {
+    start: Instant,
+    heartbeat: Duration,
+    last_beat: AtomicU64,
+    ended: AtomicBool,
+}
+
+impl Lease {
+    fn new(heartbeat: Duration) -> Self {
+        let (last_beat, ended) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { start: Instant::now(), heartbeat, last_beat, ended }
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn is_valid(&self) -> bool {
+        let silence = self.elapsed().saturating_sub(self.last_beat.load(Ordering::Acquire));
+        !self.ended.load(Ordering::Acquire) && u128::from(silence) < self.heartbeat.as_millis()
+    }
+
+    /// Says that the process runs; returns whether it has run without too long a pause.
+    pub(super) fn beat(&self) -> bool {
+        if !self.is_valid() {
+            self.end();
+            return false;
+        }
+        self.last_beat.store(self.elapsed(), Ordering::Release);
+        true
+    }
+
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+}
+
+impl Link {
+    async fn open(url: &BrokerUrl, partitions: Partitions, prefetch: u16) -> Result<Self, lapin::Error> {
+        let connection = url.connect("kschat consumer").await?;
+        let declares = connection.create_channel().await?;
+        declare_shared(&declares).await?;
+        declare_partitions(&declares, partitions).await?;
+        let channels = Mutex::new(Channels { declares: Some(declares), drains: Vec::new() });
+        Ok(Self { connection, lease: Lease::new(url.heartbeat()), prefetch, channels })
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.lease.is_valid() && self.connection.status().connected()
+    }
+
+    /// A channel for declarations; a refused one closes it, so it may be a new one every time.
+    async fn declares(&self) -> Result<Channel, lapin::Error> {
+        let mut channels = self.channels.lock().await;
+        match &channels.declares {
+            Some(channel) if channel.status().connected() => Ok(channel.clone()),
+            _ => {
+                let channel = self.connection.create_channel().await?;
+                channels.declares = Some(channel.clone());
+                Ok(channel)
+            }
+        }
+    }
+
+    /// A channel with room for one more consumer, and the seat on it.
+    async fn seat(&self) -> Result<(Channel, Arc<()>), lapin::Error> {
+        let mut channels = self.channels.lock().await;
+        channels.drains.retain(|drain| drain.channel.status().connected());
+        if let Some(drain) = channels.drains.iter().find(|drain| drain.has_room()) {
+            return Ok((drain.channel.clone(), Arc::clone(&drain.seats)));
+        }
+        let channel = self.connection.create_channel().await?;
+        // Per consumer, not global: newer brokers refuse a global limit.
+        channel.basic_qos(self.prefetch, BasicQosOptions { global: false }).await?;
+        let drain = Arc::new(DrainChannel { channel: channel.clone(), seats: Arc::default() });
+        let seat = Arc::clone(&drain.seats);
+        channels.drains.push(drain);
+        Ok((channel, seat))
+    }
+
+    async fn open_queue(self: Arc<Self>, user: &UserId) -> Result<OpenQueue, lapin::Error> {
+        // A consume on a queue that is not there would close the channel with every other user's consumer.
+        declare_user(&self.declares().await?, user).await?;
+        let (channel, seat) = self.seat().await?;
+        let options = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(user_queue(user), "".into(), options, FieldTable::default()).await?;
+        Ok(OpenQueue { link: self, channel, _seat: seat, consumer, on_loan: Vec::new(), ended: false })
+    }
+}
+
+impl Consuming {
+    /// Takes from the broker at `url`, up to `prefetch` messages of one user at a time, once
+    /// [`Self::ownership`] has connected.
+    #[must_use]
+    pub fn new(url: BrokerUrl, partitions: Partitions, prefetch: u16) -> Self {
+        Self { url, partitions, prefetch, link: Arc::default() }
+    }
+
+    /// Starts to take part in the sharing of partitions; this is what connects, and reconnects.
+    #[must_use]
+    pub fn ownership(&self) -> PartitionOwnership {
+        PartitionOwnership::start(self.clone())
+    }
+
+    /// Whether there is a connection just now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.link().is_some_and(|link| link.is_up())
+    }
+
+    pub(super) async fn connect(&self) -> Result<Arc<Link>, BoxError> {
+        let link = timeout(PATIENCE, Link::open(&self.url, self.partitions, self.prefetch)).await??;
+        let link = Arc::new(link);
+        self.set_link(Some(Arc::clone(&link)));
+        Ok(link)
+    }
+
+    pub(super) fn disconnect(&self) {
+        self.set_link(None);
+    }
+
+    fn set_link(&self, link: Option<Arc<Link>>) {
+        *self.link.write().unwrap_or_else(std::sync::PoisonError::into_inner) = link;
+    }
+
+    fn link(&self) -> Option<Arc<Link>> {
+        self.link.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+#[async_trait]
+impl Mailbox for Consuming {
+    async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable> {
+        let link = self.link().ok_or_else(|| unavailable("open a queue", "not connected"))?;
+        let opened = timeout(PATIENCE, Arc::clone(&link).open_queue(user)).await;
+        match opened {
+            Ok(Ok(queue)) => Ok(Box::new(queue)),
+            Ok(Err(error)) => Err(unavailable("open a queue", error)),
+            Err(late) => {
+                // A consumer may come to life on a channel that nobody listens to: start all over.
+                link.lease.end();
+                Err(unavailable("open a queue", late))
+            }
+        }
+    }
+}
+
+struct OpenQueue {
+    link: Arc<Link>,
+    channel: Channel,
+    _seat: Arc<()>,
+    consumer: Consumer,
+    /// In the order of the queue.
+    on_loan: Vec<u64>,
+    /// lapin's stream says only once that it has ended.
+    ended: bool,
+}
+
+impl OpenQueue {
+    fn lend(&mut self, item: Option<lapin::Result<lapin::message::Delivery>>) -> Option<Delivery> {
+        match item {
+            Some(Ok(delivery)) => {
+                self.on_loan.push(delivery.delivery_tag);
+                let tag = Tag(delivery.delivery_tag);
+                Some(Delivery { tag, body: delivery.data, redelivered: delivery.redelivered })
+            }
+            Some(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a user's queue was lost");
+                self.ended = true;
+                None
+            }
+            None => {
+                self.ended = true;
+                None
+            }
+        }
+    }
+
+    async fn give_back(&mut self) -> Result<(), BoxError> {
+        let tag = self.consumer.tag();
+        self.channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
+        // What was under way to us when we cancelled is on loan, too.
+        while !self.ended {
+            let item = self.consumer.next().await;
+            self.lend(item);
+        }
+        for tag in std::mem::take(&mut self.on_loan) {
+            self.channel.basic_nack(tag, BasicNackOptions { requeue: true, multiple: false }).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Deliveries for OpenQueue {
+    async fn next(&mut self) -> Option<Delivery> {
+        if self.ended {
+            return None;
+        }
+        let item = self.consumer.next().await;
+        self.lend(item)
+    }
+
+    fn try_next(&mut self) -> Option<Delivery> {
+        if self.ended {
+            return None;
+        }
+        let item = self.consumer.next().now_or_never()?;
+        self.lend(item)
+    }
+
+    fn is_ours(&self) -> bool {
+        self.link.lease.is_valid()
+    }
+
+    async fn ack(&mut self, tags: &[Tag]) -> Result<(), Unavailable> {
+        for tag in tags {
+            // One by one: tags count per channel, so `multiple` would ack other users' messages.
+            let acked = self.channel.basic_ack(tag.0, BasicAckOptions::default()).await;
+            acked.map_err(|error| unavailable("ack", error))?;
+        }
+        self.on_loan.retain(|tag| !tags.contains(&Tag(*tag)));
+        Ok(())
+    }
+
+    async fn discard(&mut self, tag: Tag) -> Result<(), Unavailable> {
+        let options = BasicNackOptions { requeue: false, multiple: false };
+        self.channel.basic_nack(tag.0, options).await.map_err(|error| unavailable("dead-letter", error))?;
+        self.on_loan.retain(|on_loan| *on_loan != tag.0);
+        Ok(())
+    }
+
+    async fn close(mut self: Box<Self>) {
+        if !self.link.is_up() || self.ended {
+            return;
+        }
+        let given_back = timeout(PATIENCE, self.give_back()).await;
+        if !matches!(given_back, Ok(Ok(()))) {
+            // Loans that can't be given back one by one go back with their connection.
+            tracing::warn!("a user's queue can't be closed in good order; reconnecting");
+            self.link.lease.end();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_ends_for_good_with_a_pause_longer_than_the_heartbeat() {
+        let lease = Lease::new(Duration::from_secs(10));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert!(lease.is_valid() && lease.beat());
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert!(lease.is_valid());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!lease.is_valid() && !lease.beat());
+        assert!(!lease.beat(), "it must not come back to life");
+    }
+}

@@ -1,0 +1,88 @@
+//! RabbitMQ behind [`Publisher`](kschat_core::ports::Publisher), [`Queues`](kschat_core::ports::Queues),
+//! [`Pokes`](kschat_core::ports::Pokes), [`Mailbox`](kschat_core::ports::Mailbox) and
+//! [`Ownership`](kschat_core::ports::Ownership).
+//!
+//! | what | name |
+//! |---|---|
+//! | exchange of messages, direct | `kschat.direct` |
+//! | routing key of a user, the seed's | `ks_<user>` |
+//! | queue of a user | `kschat.user.<user>` |
+//! | exchange and queue of what can't be delivered | `kschat.dead` |
+//! | queue that a partition's owner consumes exclusively, and is poked by | `kschat.control.<partition>` |
+//! | queue that every consumer process consumes, so that they can be counted | `kschat.members` |
+//!
+//! [`Publishing`] is the functions' side, [`Consuming`] the consumer's. Each holds one connection.
+
+mod consuming;
+mod ownership;
+mod publishing;
+mod topology;
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use kschat_core::ports::{BoxError, Unavailable};
+use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
+
+pub use consuming::Consuming;
+pub use ownership::PartitionOwnership;
+pub use publishing::Publishing;
+
+/// After how many seconds without a sign the broker and we give each other up, unless the URL says otherwise.
+const HEARTBEAT_SECONDS: u16 = 10;
+
+/// Where the broker is. Cannot be printed with its password.
+#[derive(Clone)]
+pub struct BrokerUrl(AMQPUri);
+
+impl BrokerUrl {
+    /// The span after which a silent side counts as dead.
+    pub(crate) fn heartbeat(&self) -> Duration {
+        Duration::from_secs(u64::from(self.0.query.heartbeat.unwrap_or(HEARTBEAT_SECONDS)))
+    }
+
+    /// Connects, under a name that operators see.
+    async fn connect(&self, name: &str) -> Result<Connection, lapin::Error> {
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        Connection::connect_uri(self.0.clone(), properties).await
+    }
+}
+
+impl FromStr for BrokerUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut uri = AMQPUri::from_str(text)
+            .map_err(|_| "must be an AMQP URL such as amqps://user:password@host:5671/vhost".to_owned())?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        Ok(Self(uri))
+    }
+}
+
+impl fmt::Debug for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://***@{}:{}", self.0.scheme, self.0.authority.host, self.0.authority.port)
+    }
+}
+
+fn unavailable(action: &'static str, source: impl Into<BoxError>) -> Unavailable {
+    Unavailable::new("rabbitmq", action, source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_printed() {
+        let url: BrokerUrl = "amqps://me:hunter2@broker.example:5671/chat".parse().unwrap();
+        assert_eq!(format!("{url:?}"), "amqps://***@broker.example:5671");
+        assert!("http://me:hunter2@x".parse::<BrokerUrl>().is_err_and(|error| !error.contains("hunter2")));
+    }
+
+    #[test]
+    fn the_heartbeat_is_ours_unless_the_url_has_one() {
+        let heartbeat = |url: &str| url.parse::<BrokerUrl>().unwrap().heartbeat().as_secs();
+        assert_eq!(heartbeat("amqp://localhost"), 10);
+        assert_eq!(heartbeat("amqp://localhost/%2f?heartbeat=2"), 2);
+    }
+}

@@ -1,0 +1,349 @@
+//! Who owns which partition: the broker is the lock service.
+//!
+//! Each partition has a control queue, and its owner is whoever consumes it *exclusively*. The broker refuses
+//! a second consumer, and a dead owner's lock falls with its connection. Pokes come in over the same queue.
+//! Every process also consumes the queue of members, whose consumer count tells how many share the work.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use kschat_core::{
+    Partition,
+    backoff::Backoff,
+    ports::{BoxError, Ownership, OwnershipEvent},
+};
+use kschat_protocol::UserId;
+use lapin::{
+    Channel, Consumer,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinHandle},
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use super::{
+    Consuming,
+    consuming::{Link, PATIENCE},
+    topology::{MEMBERS, consumers_of, control_queue},
+};
+
+/// How often a process looks for partitions without an owner: the larger part of a fail-over's time.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Pokes under way to us at most, for one partition.
+const POKES: u16 = 256;
+
+/// Events that wait for the consumer at most; then pokes wait in the broker.
+const EVENTS: usize = 1_024;
+
+const RECONNECT: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(5) };
+
+/// This process's share of the partitions.
+#[derive(Debug)]
+pub struct PartitionOwnership {
+    events: mpsc::Receiver<OwnershipEvent>,
+    orders: mpsc::UnboundedSender<Order>,
+    keeper: JoinHandle<()>,
+}
+
+enum Order {
+    Release(Partition),
+    Resign,
+}
+
+impl PartitionOwnership {
+    pub(super) fn start(broker: Consuming) -> Self {
+        let (events_in, events) = mpsc::channel(EVENTS);
+        let (orders, orders_out) = mpsc::unbounded_channel();
+        let keeper = tokio::spawn(keep(broker, events_in, orders_out));
+        Self { events, orders, keeper }
+    }
+}
+
+#[async_trait]
+impl Ownership for PartitionOwnership {
+    async fn next(&mut self) -> OwnershipEvent {
+        match self.events.recv().await {
+            Some(event) => event,
+            // The keeper only ends when it is told to: nothing will change any more.
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn release(&mut self, partition: Partition) {
+        // A keeper that is gone holds nothing.
+        let _ = self.orders.send(Order::Release(partition));
+    }
+
+    async fn resign(&mut self) {
+        // From here on nobody listens, and the keeper must not wait for somebody who does.
+        self.events.close();
+        let _ = self.orders.send(Order::Resign);
+        if timeout(PATIENCE, &mut self.keeper).await.is_err() {
+            self.keeper.abort();
+        }
+    }
+}
+
+/// Why a term, the time of one connection, is over.
+enum TermEnd {
+    Resigned,
+    Failed(BoxError),
+}
+
+/// Holds partitions for one connection after another until it is told to resign.
+async fn keep(broker: Consuming, events: mpsc::Sender<OwnershipEvent>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    let mut failures = 0;
+    loop {
+        let end = match broker.connect().await {
+            Ok(link) => {
+                failures = 0;
+                let (lost_in, lost) = mpsc::unbounded_channel();
+                let mut term = Term {
+                    broker: &broker,
+                    link: &link,
+                    events: &events,
+                    locks: HashMap::new(),
+                    asked: HashSet::new(),
+                    lost_in,
+                    verified: false,
+                };
+                let end = term.run(&mut orders, lost).await;
+                term.close().await;
+                end
+            }
+            Err(error) => TermEnd::Failed(error),
+        };
+        broker.disconnect();
+        let TermEnd::Failed(error) = end else { return };
+        tracing::warn!(error = &*error as &dyn std::error::Error, "no connection to the broker; trying again");
+        if wait_or_resign(RECONNECT.wait(failures), &mut orders).await {
+            return;
+        }
+        failures += 1;
+    }
+}
+
+/// Waits; says whether it was told to resign meanwhile.
+async fn wait_or_resign(wait: Duration, orders: &mut mpsc::UnboundedReceiver<Order>) -> bool {
+    let resigned = async {
+        loop {
+            match orders.recv().await {
+                Some(Order::Release(_)) => {}
+                Some(Order::Resign) | None => return,
+            }
+        }
+    };
+    timeout(wait, resigned).await.is_ok()
+}
+
+/// One connection's time.
+struct Term<'a> {
+    broker: &'a Consuming,
+    link: &'a Link,
+    events: &'a mpsc::Sender<OwnershipEvent>,
+    locks: HashMap<Partition, Lock>,
+    /// Partitions that we were told to stop serving, and have not released yet.
+    asked: HashSet<Partition>,
+    lost_in: mpsc::UnboundedSender<Partition>,
+    /// Whether this broker was seen to refuse a second owner.
+    verified: bool,
+}
+
+/// A partition that is ours while this exists.
+struct Lock {
+    channel: Channel,
+    pokes: AbortHandle,
+}
+
+impl Term<'_> {
+    async fn run(
+        &mut self,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+        mut lost: mpsc::UnboundedReceiver<Partition>,
+    ) -> TermEnd {
+        let looks = match timeout(PATIENCE, self.link.connection.create_channel()).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => return TermEnd::Failed(error.into()),
+            Err(late) => return TermEnd::Failed(late.into()),
+        };
+        let options = BasicConsumeOptions::default();
+        let membership = looks.basic_consume(MEMBERS.into(), "".into(), options, FieldTable::default()).await;
+        // Held, as we are a member for as long as it lives.
+        let _membership = match membership {
+            Ok(membership) => membership,
+            Err(error) => return TermEnd::Failed(error.into()),
+        };
+        let mut tick = interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(Order::Release(partition)) => self.release(partition).await,
+                    Some(Order::Resign) | None => return TermEnd::Resigned,
+                },
+                Some(partition) = lost.recv() => self.lose(partition).await,
+                _ = tick.tick() => {
+                    if !self.link.lease.beat() {
+                        return TermEnd::Failed("the connection was given up, or this process had been stopped".into());
+                    }
+                    match timeout(PATIENCE, self.balance(&looks)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => return TermEnd::Failed(error),
+                        Err(late) => return TermEnd::Failed(late.into()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what is free up to our share; asks for what is beyond it.
+    async fn balance(&mut self, looks: &Channel) -> Result<(), BoxError> {
+        let members = consumers_of(looks, MEMBERS.into()).await?.max(1);
+        let share = share(self.broker.partitions.count(), members);
+        let mut held = self.locks.len() - self.asked.len();
+        let mut free: Vec<Partition> =
+            self.broker.partitions.all().filter(|partition| !self.locks.contains_key(partition)).collect();
+        // Two that look at the same moment should not run for the same partition.
+        fastrand::shuffle(&mut free);
+        for partition in free {
+            if held >= share {
+                break;
+            }
+            if consumers_of(looks, control_queue(partition)).await? == 0 && self.acquire(partition).await? {
+                held += 1;
+            }
+        }
+        let surplus = held.saturating_sub(share);
+        let spare: Vec<Partition> =
+            self.locks.keys().filter(|partition| !self.asked.contains(partition)).take(surplus).copied().collect();
+        for partition in spare {
+            self.asked.insert(partition);
+            self.tell(OwnershipEvent::Asked(partition)).await;
+        }
+        Ok(())
+    }
+
+    /// Tries to become the owner; says whether it did. Refused means that somebody else was faster.
+    async fn acquire(&mut self, partition: Partition) -> Result<bool, BoxError> {
+        // A refusal closes the channel, so each try has its own.
+        let channel = self.link.connection.create_channel().await?;
+        channel.basic_qos(POKES, BasicQosOptions { global: false }).await?;
+        let Ok(pokes) = consume_exclusively(&channel, partition).await else { return Ok(false) };
+        if !self.verified {
+            self.verify(partition).await?;
+        }
+        self.tell(OwnershipEvent::Acquired(partition)).await;
+        let forward = tokio::spawn(forward(partition, pokes, self.events.clone(), self.lost_in.clone()));
+        self.locks.insert(partition, Lock { channel, pokes: forward.abort_handle() });
+        tracing::info!(%partition, owned = self.locks.len(), "partition acquired");
+        Ok(true)
+    }
+
+    /// A broker that lets two own a partition must not be used: both would push, in any order.
+    async fn verify(&mut self, partition: Partition) -> Result<(), BoxError> {
+        let channel = self.link.connection.create_channel().await?;
+        if consume_exclusively(&channel, partition).await.is_ok() {
+            return Err("the broker does not honour exclusive consumers: the control queues must be classic".into());
+        }
+        self.verified = true;
+        Ok(())
+    }
+
+    async fn release(&mut self, partition: Partition) {
+        self.asked.remove(&partition);
+        if let Some(lock) = self.locks.remove(&partition) {
+            lock.drop_in_order().await;
+            tracing::info!(%partition, owned = self.locks.len(), "partition released");
+        }
+    }
+
+    /// The broker took the lock away, though the connection stands: its queue was deleted, say.
+    async fn lose(&mut self, partition: Partition) {
+        self.asked.remove(&partition);
+        if self.locks.remove(&partition).is_some() {
+            tracing::warn!(%partition, "partition lost");
+            self.tell(OwnershipEvent::Lost(partition)).await;
+        }
+    }
+
+    async fn tell(&self, event: OwnershipEvent) {
+        // It fails only once nobody listens, which is when we are told to resign.
+        let _ = self.events.send(event).await;
+    }
+
+    /// Whatever ended the term, nothing is ours after it.
+    async fn close(&mut self) {
+        self.link.lease.end();
+        for (partition, lock) in self.locks.drain() {
+            lock.pokes.abort();
+            let _ = self.events.send(OwnershipEvent::Lost(partition)).await;
+        }
+        // If it can't be closed in good order, the broker will find it dead.
+        let _ = timeout(PATIENCE, self.link.connection.close(200, "done".into())).await;
+    }
+}
+
+impl Lock {
+    async fn drop_in_order(self) {
+        self.pokes.abort();
+        // If it can't be closed in good order, neither can anything else: the connection will be given up.
+        let _ = timeout(PATIENCE, self.channel.close(200, "released".into())).await;
+    }
+}
+
+async fn consume_exclusively(channel: &Channel, partition: Partition) -> Result<Consumer, lapin::Error> {
+    let options = BasicConsumeOptions { exclusive: true, ..BasicConsumeOptions::default() };
+    channel.basic_consume(control_queue(partition), "".into(), options, FieldTable::default()).await
+}
+
+/// How many partitions each of the members holds at most.
+fn share(partitions: u16, members: u32) -> usize {
+    usize::from(partitions).div_ceil(usize::try_from(members).unwrap_or(usize::MAX))
+}
+
+/// Hands on the pokes of one partition for as long as it is ours.
+async fn forward(
+    partition: Partition,
+    mut pokes: Consumer,
+    events: mpsc::Sender<OwnershipEvent>,
+    lost: mpsc::UnboundedSender<Partition>,
+) {
+    while let Some(Ok(poke)) = pokes.next().await {
+        match user_of(&poke.data) {
+            Some(user) => {
+                if events.send(OwnershipEvent::Poked(user)).await.is_err() {
+                    return;
+                }
+            }
+            None => tracing::warn!("a poke names no valid user and is dropped"),
+        }
+        if poke.acker.ack(BasicAckOptions::default()).await.is_err() {
+            break;
+        }
+    }
+    // The keeper may be gone already.
+    let _ = lost.send(partition);
+}
+
+fn user_of(poke: &[u8]) -> Option<UserId> {
+    UserId::try_from(std::str::from_utf8(poke).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_share_evenly_and_nothing_is_left_over() {
+        assert_eq!([share(16, 1), share(16, 2), share(16, 3), share(16, 17)], [16, 8, 6, 1]);
+    }
+}

@@ -1,0 +1,246 @@
+//! The functions' side: confirmed publishes over one connection that is made when first needed.
+//!
+//! A function may have been frozen since the last call, its heartbeats missed and its socket dead without
+//! anybody noticing. So nothing here asks whether the connection is alive: each operation gets a deadline,
+//! and what fails is tried once more on a new connection, under the same message id.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use kschat_core::{
+    Partitions,
+    ports::{BoxError, Pokes, PublishError, Publisher, Queues, Unavailable},
+};
+use kschat_protocol::{Message, UserId};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ErrorKind,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    BrokerUrl,
+    topology::{EXCHANGE, control_queue, declare_shared, declare_user, routing_key},
+    unavailable,
+};
+
+/// From the call to its answer, whatever happens.
+const DEADLINE: Duration = Duration::from_millis(2_500);
+
+/// How long one try may take before the connection counts as dead.
+const TRY: Duration = Duration::from_millis(1_000);
+
+/// The second try is on a new connection.
+const TRIES: u32 = 2;
+
+const TRANSIENT: u8 = 1;
+const PERSISTENT: u8 = 2;
+
+/// Publishes over a connection that survives what a broker and a function's platform do to it.
+#[derive(Debug)]
+pub struct Publishing {
+    url: BrokerUrl,
+    partitions: Partitions,
+    link: Mutex<Option<Arc<Link>>>,
+}
+
+/// A connection with its channels; thrown away as a whole when anything on it fails.
+#[derive(Debug)]
+struct Link {
+    // Held because the connection closes when it is dropped.
+    _connection: Connection,
+    publishes: Channel,
+    /// A declaration that the broker refuses closes its channel: never the one of the publishes.
+    declares: Channel,
+}
+
+/// A try that did not succeed.
+struct Failure {
+    /// Whether the broker may have got it all the same.
+    maybe_done: bool,
+    source: BoxError,
+}
+
+impl Failure {
+    fn surely(source: impl Into<BoxError>) -> Self {
+        Self { maybe_done: false, source: source.into() }
+    }
+
+    fn perhaps(source: impl Into<BoxError>) -> Self {
+        Self { maybe_done: true, source: source.into() }
+    }
+}
+
+impl From<lapin::Error> for Failure {
+    fn from(error: lapin::Error) -> Self {
+        match error.kind() {
+            // Refused before a byte was written.
+            ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidConnectionState(..) => Self::surely(error),
+            _ => Self::perhaps(error),
+        }
+    }
+}
+
+impl Link {
+    async fn open(url: &BrokerUrl) -> Result<Self, lapin::Error> {
+        let connection = url.connect("kschat function").await?;
+        let publishes = connection.create_channel().await?;
+        publishes.confirm_select(ConfirmSelectOptions::default()).await?;
+        let declares = connection.create_channel().await?;
+        declare_shared(&declares).await?;
+        Ok(Self { _connection: connection, publishes, declares })
+    }
+
+    async fn publish(&self, letter: &Letter) -> Result<Confirmation, lapin::Error> {
+        let options = BasicPublishOptions { mandatory: letter.mandatory, ..BasicPublishOptions::default() };
+        let (exchange, key) = (letter.exchange.into(), letter.routing_key.clone());
+        let properties = letter.properties.clone();
+        self.publishes.basic_publish(exchange, key, options, &letter.body, properties).await?.await
+    }
+}
+
+/// What is published, the same on every try.
+struct Letter {
+    exchange: &'static str,
+    routing_key: lapin::types::ShortString,
+    mandatory: bool,
+    properties: BasicProperties,
+    body: Vec<u8>,
+}
+
+impl Publishing {
+    /// Publishes to the broker at `url`, once there is something to publish.
+    #[must_use]
+    pub fn new(url: BrokerUrl, partitions: Partitions) -> Self {
+        Self { url, partitions, link: Mutex::default() }
+    }
+
+    /// The link, made anew if need be. Those who come meanwhile wait for the same one.
+    async fn link(&self) -> Result<Arc<Link>, lapin::Error> {
+        let mut link = self.link.lock().await;
+        if let Some(link) = &*link {
+            return Ok(Arc::clone(link));
+        }
+        let new = Arc::new(Link::open(&self.url).await?);
+        *link = Some(Arc::clone(&new));
+        Ok(new)
+    }
+
+    /// Forgets a link that failed, unless somebody has put a new one in its place.
+    async fn drop_link(&self, failed: &Arc<Link>) {
+        let mut link = self.link.lock().await;
+        if link.as_ref().is_some_and(|link| Arc::ptr_eq(link, failed)) {
+            *link = None;
+        }
+    }
+
+    /// Does `act` on the link, and once more on a new one, within the deadline.
+    async fn attempt<T, F, Fut>(&self, act: F) -> Result<T, Failure>
+    where
+        F: Fn(Arc<Link>) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<T, lapin::Error>> + Send,
+    {
+        let deadline = Instant::now() + DEADLINE;
+        let mut earlier = false;
+        let mut last = Failure::surely("no time was left for a try");
+        for _ in 0..TRIES {
+            let link = match timeout_at(deadline, self.link()).await {
+                Ok(Ok(link)) => link,
+                Ok(Err(error)) => return Err(Failure { maybe_done: earlier, source: error.into() }),
+                Err(late) => return Err(Failure { maybe_done: earlier, source: late.into() }),
+            };
+            let end = deadline.min(Instant::now() + TRY);
+            last = match timeout_at(end, act(Arc::clone(&link))).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(error)) => Failure::from(error),
+                Err(late) => Failure::perhaps(late),
+            };
+            earlier |= last.maybe_done;
+            // The lock may be held by somebody who connects: that is not worth waiting for past the deadline.
+            if timeout_at(deadline, self.drop_link(&link)).await.is_err() {
+                break;
+            }
+        }
+        Err(Failure { maybe_done: earlier, ..last })
+    }
+
+    async fn deliver(&self, letter: Letter) -> Result<Confirmation, Failure> {
+        let letter = Arc::new(letter);
+        self.attempt(|link| {
+            let letter = Arc::clone(&letter);
+            async move { link.publish(&letter).await }
+        })
+        .await
+    }
+
+    /// Closes the connection in good order; the next use makes a new one.
+    pub async fn close(&self) {
+        if let Some(link) = self.link.lock().await.take() {
+            // Nothing is lost if the broker does not answer: every publish was confirmed or reported.
+            let _ = timeout(TRY, link._connection.close(200, "done".into())).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Publisher for Publishing {
+    async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError> {
+        let letter = Letter {
+            exchange: EXCHANGE,
+            routing_key: routing_key(to),
+            mandatory: true,
+            properties: BasicProperties::default()
+                .with_delivery_mode(PERSISTENT)
+                .with_content_type("application/json".into())
+                .with_message_id(message.id.as_str().into()),
+            body: message.to_vec(),
+        };
+        match self.deliver(letter).await {
+            Ok(Confirmation::Ack(None)) => Ok(()),
+            // Returned and then acked is how a broker says that nobody was there to take it.
+            Ok(Confirmation::Ack(Some(_))) => Err(PublishError::NoRoute),
+            // A queue that rejects what it has no room for is why a broker nacks.
+            Ok(Confirmation::Nack(_)) => Err(PublishError::Full),
+            Ok(Confirmation::NotRequested) => {
+                Err(PublishError::Unconfirmed(unavailable("confirm", "the channel does not confirm")))
+            }
+            Err(failure) if failure.maybe_done => {
+                Err(PublishError::Unconfirmed(unavailable("confirm", failure.source)))
+            }
+            Err(failure) => Err(PublishError::Unavailable(unavailable("publish", failure.source))),
+        }
+    }
+}
+
+#[async_trait]
+impl Queues for Publishing {
+    async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
+        let declared = self.attempt(|link| {
+            let user = user.clone();
+            async move { declare_user(&link.declares, &user).await }
+        });
+        declared.await.map_err(|failure| unavailable("declare a queue", failure.source))
+    }
+}
+
+#[async_trait]
+impl Pokes for Publishing {
+    async fn poke(&self, user: &UserId) -> Result<(), Unavailable> {
+        let letter = Letter {
+            exchange: "",
+            routing_key: control_queue(self.partitions.of(user)),
+            // Where no consumer has ever run there is no such queue: the first one will look for itself.
+            mandatory: false,
+            properties: BasicProperties::default().with_delivery_mode(TRANSIENT),
+            body: user.as_str().as_bytes().to_vec(),
+        };
+        match self.deliver(letter).await {
+            Ok(Confirmation::Ack(_)) => Ok(()),
+            Ok(refused) => Err(unavailable("poke", format!("not confirmed: {refused:?}"))),
+            Err(failure) => Err(unavailable("poke", failure.source)),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Redis (or Valkey) behind [`ConnectionRegistry`] and [`IdempotencyStore`].
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `ks:c:<connection>` | string | the session, until the edge has surely closed the connection |
+//! | `ks:u:{<user>}:c` | sorted set | the user's connections, by the time until which each can be reached |
+//! | `ks:on:{<partition>}` | sorted set | the partition's users, by the time until which each can be reached |
+//! | `ks:i:{<user>}:<rno>` | string | what the first send with that `rno` settled |
+//!
+//! No command touches two slots of a cluster, and every write may be repeated blindly: a command that was
+//! under way when the connection broke is simply sent again on a new one.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use async_trait::async_trait;
+use kschat_core::{
+    Partition, Partitions, Session, Timestamp,
+    ports::{BoxError, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Unavailable},
+};
+use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ExistenceCheck, FromRedisValue, Pipeline, SetExpiry, SetOptions,
+    aio::MultiplexedConnection,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+/// How long Redis may take to accept a connection.
+const CONNECT: Duration = Duration::from_millis(800);
+
+/// How long Redis may take to answer.
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// The second try is on a new connection.
+const TRIES: u32 = 2;
+
+/// Where Redis is. Cannot be printed with its password.
+#[derive(Clone)]
+pub struct RedisUrl(Client);
+
+impl FromStr for RedisUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let client = Client::open(text);
+        client.map(Self).map_err(|_| "must be a Redis URL such as rediss://:password@host:6379/0".to_owned())
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis://***@{}", self.0.get_connection_info().addr())
+    }
+}
+
+/// Remembers connections and `rno`s in Redis.
+///
+/// One connection carries all commands at once. Nothing asks whether it is alive, as a function that was
+/// frozen could not know: what fails, or does not come in time, is sent again on a new one.
+pub struct RedisRegistry {
+    url: RedisUrl,
+    partitions: Partitions,
+    window: Duration,
+    connection: Mutex<Link>,
+}
+
+#[derive(Default)]
+struct Link {
+    connection: Option<MultiplexedConnection>,
+    /// Tells one connection from the next.
+    generation: u64,
+}
+
+impl RedisRegistry {
+    /// Uses the Redis at `url`, once there is something to ask, and remembers an `rno` for `window`.
+    #[must_use]
+    pub fn new(url: RedisUrl, partitions: Partitions, window: Duration) -> Self {
+        Self { url, partitions, window, connection: Mutex::default() }
+    }
+
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), redis::RedisError> {
+        let mut link = self.connection.lock().await;
+        if let Some(connection) = &link.connection {
+            return Ok((connection.clone(), link.generation));
+        }
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
+        let connection = self.url.0.get_multiplexed_async_connection_with_config(&config).await?;
+        link.generation += 1;
+        link.connection = Some(connection.clone());
+        Ok((connection, link.generation))
+    }
+
+    /// Forgets a connection that failed, unless somebody has put a new one in its place.
+    async fn drop_connection(&self, generation: u64) {
+        let mut link = self.connection.lock().await;
+        if link.generation == generation {
+            link.connection = None;
+        }
+    }
+
+    async fn run<T: FromRedisValue>(&self, action: &'static str, pipeline: &Pipeline) -> Result<T, Unavailable> {
+        let mut last: BoxError = "no try was made".into();
+        for _ in 0..TRIES {
+            let (mut connection, generation) =
+                self.connection().await.map_err(|error| Unavailable::new("redis", action, error))?;
+            match pipeline.query_async(&mut connection).await {
+                Ok(value) => return Ok(value),
+                Err(error) => {
+                    last = error.into();
+                    self.drop_connection(generation).await;
+                }
+            }
+        }
+        Err(Unavailable::new("redis", action, last))
+    }
+
+    async fn run_one<T: FromRedisValue>(&self, action: &'static str, command: Cmd) -> Result<T, Unavailable> {
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(command);
+        let (value,): (T,) = self.run(action, &pipeline).await?;
+        Ok(value)
+    }
+
+    fn online_key(&self, user: &UserId) -> String {
+        online_key(self.partitions.of(user))
+    }
+}
+
+fn session_key(connection: &ConnectionId) -> String {
+    format!("ks:c:{}", connection.as_str())
+}
+
+fn connections_key(user: &UserId) -> String {
+    format!("ks:u:{{{}}}:c", user.as_str())
+}
+
+fn online_key(partition: Partition) -> String {
+    format!("ks:on:{{{partition}}}")
+}
+
+fn rno_key(user: &UserId, rno: &str) -> String {
+    format!("ks:i:{{{}}}:{rno}", user.as_str())
+}
+
+/// A [`Session`] as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredSession {
+    user: String,
+    version: u8,
+    connected: u64,
+    expires: Option<u64>,
+}
+
+impl From<&Session> for StoredSession {
+    fn from(session: &Session) -> Self {
+        Self {
+            user: session.user.as_str().to_owned(),
+            version: session.version.number(),
+            connected: session.connected.millis(),
+            expires: session.expires.map(Timestamp::millis),
+        }
+    }
+}
+
+impl TryFrom<StoredSession> for Session {
+    type Error = BoxError;
+
+    fn try_from(stored: StoredSession) -> Result<Self, BoxError> {
+        Ok(Self {
+            user: UserId::try_from(stored.user)?,
+            version: Version::from_number(stored.version).ok_or("unknown version")?,
+            connected: Timestamp::from_millis(stored.connected),
+            expires: stored.expires.map(Timestamp::from_millis),
+        })
+    }
+}
+
+/// A [`Claim`] as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredClaim {
+    id: MessageId,
+    time: u64,
+    /// Hexadecimal, as JSON readers elsewhere may not know numbers of 128 bits.
+    digest: String,
+    done: bool,
+}
+
+impl StoredClaim {
+    fn new(claim: &Claim, done: bool) -> Self {
+        Self { id: claim.id.clone(), time: claim.time.millis(), digest: format!("{:032x}", claim.digest), done }
+    }
+
+    fn into_claimed(self) -> Result<Claimed, BoxError> {
+        let digest = u128::from_str_radix(&self.digest, 16)?;
+        let claim = Claim { id: self.id, time: Timestamp::from_millis(self.time), digest };
+        Ok(if self.done { Claimed::Done(claim) } else { Claimed::Pending(claim) })
+    }
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String, Unavailable> {
+    serde_json::to_string(value).map_err(|error| Unavailable::new("redis", "encode a value", error))
+}
+
+fn undecodable(error: impl Into<BoxError>) -> Unavailable {
+    Unavailable::new("redis", "hold a readable value", error)
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[async_trait]
+impl ConnectionRegistry for RedisRegistry {
+    async fn register(&self, connection: &ConnectionId, session: &Session) -> Result<(), Unavailable> {
+        let stored = to_json(&StoredSession::from(session))?;
+        let now = session.connected.millis();
+        let forgotten = i64::try_from(session.forgotten_at().millis()).unwrap_or(i64::MAX);
+        let reachable = session.reachable_until().millis();
+        let (connections, online) = (connections_key(&session.user), self.online_key(&session.user));
+        let mut pipeline = redis::pipe();
+        pipeline
+            .cmd("SET")
+            .arg(session_key(connection))
+            .arg(stored)
+            .arg("PXAT")
+            .arg(forgotten)
+            .ignore()
+            .cmd("ZADD")
+            .arg(&connections)
+            .arg(reachable)
+            .arg(connection.as_str())
+            .ignore()
+            // Disconnects get lost now and then: whatever is over by now makes room here.
+            .cmd("ZREMRANGEBYSCORE")
+            .arg(&connections)
+            .arg("-inf")
+            .arg(now)
+            .ignore()
+            .cmd("PEXPIREAT")
+            .arg(&connections)
+            .arg(forgotten)
+            .ignore()
+            .cmd("ZADD")
+            .arg(&online)
+            .arg("GT")
+            .arg(reachable)
+            .arg(session.user.as_str())
+            .ignore()
+            .cmd("ZREMRANGEBYSCORE")
+            .arg(&online)
+            .arg("-inf")
+            .arg(now)
+            .ignore();
+        self.run("register a connection", &pipeline).await
+    }
+
+    async fn session(&self, connection: &ConnectionId) -> Result<Option<Session>, Unavailable> {
+        let stored: Option<String> = self.run_one("read a session", Cmd::get(session_key(connection))).await?;
+        let Some(stored) = stored else { return Ok(None) };
+        let stored: StoredSession = serde_json::from_str(&stored).map_err(undecodable)?;
+        Session::try_from(stored).map(Some).map_err(undecodable)
+    }
+
+    async fn remove(&self, user: &UserId, connection: &ConnectionId) -> Result<(), Unavailable> {
+        const ACTION: &str = "remove a connection";
+        let connections = connections_key(user);
+        let mut pipeline = redis::pipe();
+        pipeline
+            .cmd("DEL")
+            .arg(session_key(connection))
+            .ignore()
+            .cmd("ZREM")
+            .arg(&connections)
+            .arg(connection.as_str())
+            .ignore()
+            .cmd("ZCARD")
+            .arg(&connections);
+        let (left,): (u64,) = self.run(ACTION, &pipeline).await?;
+        if left > 0 {
+            return Ok(());
+        }
+        let mut pipeline = redis::pipe();
+        pipeline
+            .cmd("ZREM")
+            .arg(self.online_key(user))
+            .arg(user.as_str())
+            .ignore()
+            .cmd("ZRANGE")
+            .arg(&connections)
+            .arg(-1)
+            .arg(-1)
+            .arg("WITHSCORES");
+        let (come_back,): (Vec<(String, u64)>,) = self.run(ACTION, &pipeline).await?;
+        // Somebody may have connected between the two: then the user must be put back.
+        if let Some((_, reachable)) = come_back.first() {
+            let mut command = redis::cmd("ZADD");
+            command.arg(self.online_key(user)).arg("GT").arg(*reachable).arg(user.as_str());
+            let _: u64 = self.run_one(ACTION, command).await?;
+        }
+        Ok(())
+    }
+
+    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<ConnectionId>, Unavailable> {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(connections_key(user)).arg(format!("({}", now.millis())).arg("+inf");
+        let found: Vec<String> = self.run_one("read a user's connections", command).await?;
+        found.into_iter().map(|id| ConnectionId::try_from(id).map_err(undecodable)).collect()
+    }
+
+    async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(online_key(partition)).arg(format!("({}", now.millis())).arg("+inf");
+        let found: Vec<String> = self.run_one("read who is online", command).await?;
+        found.into_iter().map(|id| UserId::try_from(id).map_err(undecodable)).collect()
+    }
+}
+
+#[async_trait]
+impl IdempotencyStore for RedisRegistry {
+    async fn claim(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<Claimed, Unavailable> {
+        const ACTION: &str = "claim an rno";
+        let stored = to_json(&StoredClaim::new(claim, false))?;
+        let options = SetOptions::default()
+            .conditional_set(ExistenceCheck::NX)
+            .with_expiration(SetExpiry::PX(millis(self.window)));
+        let key = rno_key(user, rno);
+        let mut pipeline = redis::pipe();
+        pipeline.set_options(&key, stored, options).ignore().get(&key);
+        let (found,): (String,) = self.run(ACTION, &pipeline).await?;
+        let found: StoredClaim = serde_json::from_str(&found).map_err(undecodable)?;
+        // Our own claim may have been written by a first try whose answer was lost.
+        if found.id == claim.id && !found.done {
+            return Ok(Claimed::First);
+        }
+        found.into_claimed().map_err(undecodable)
+    }
+
+    async fn settle(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<(), Unavailable> {
+        let stored = to_json(&StoredClaim::new(claim, true))?;
+        let options = SetOptions::default().with_expiration(SetExpiry::PX(millis(self.window)));
+        self.run_one("settle an rno", Cmd::set_options(rno_key(user, rno), stored, options)).await
+    }
+}

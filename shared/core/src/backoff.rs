@@ -1,0 +1,38 @@
+//! How long to wait before another try.
+
+use std::time::Duration;
+
+/// Exponential waits with full jitter: many that failed together do not come back together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The longest first wait.
+    pub base: Duration,
+    /// The longest wait ever.
+    pub cap: Duration,
+}
+
+impl Backoff {
+    /// The wait after try number `attempt`, counted from 0: up to `base * 2^attempt`, at most `cap`.
+    #[must_use]
+    pub fn wait(&self, attempt: u32) -> Duration {
+        self.ceiling(attempt).mul_f64(fastrand::f64())
+    }
+
+    /// The longest that [`Self::wait`] can be.
+    fn ceiling(&self, attempt: u32) -> Duration {
+        self.base.saturating_mul(1 << attempt.min(20)).min(self.cap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_cap() {
+        let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(5) };
+        let ceilings = [0, 1, 2, 7, 99].map(|attempt| backoff.ceiling(attempt).as_millis());
+        assert_eq!(ceilings, [50, 100, 200, 5000, 5000]);
+        assert!((0..1000).all(|attempt| backoff.wait(attempt) <= backoff.cap));
+    }
+}

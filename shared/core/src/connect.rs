@@ -1,0 +1,98 @@
+//! A client connects.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join;
+use kschat_protocol::{ConnectionId, Er, Handshake, UserId};
+
+use crate::{
+    Clock, Session,
+    ports::{ConnectionRegistry, Pokes, Queues, TokenError, TokenVerifier, Unavailable},
+};
+
+/// What [`connect`] needs.
+#[derive(Clone)]
+pub struct Deps {
+    /// Tells who it is.
+    pub verifier: Arc<dyn TokenVerifier>,
+    /// Remembers the connection.
+    pub registry: Arc<dyn ConnectionRegistry>,
+    /// Makes the user's queue.
+    pub queues: Arc<dyn Queues>,
+    /// Tells the user's owner.
+    pub pokes: Arc<dyn Pokes>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Why a handshake is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// There is no token in it.
+    #[error("the handshake carries no token")]
+    NoToken,
+    /// The token must not be believed.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// `ksId` names somebody else than the token.
+    #[error("ksId is not the token's user")]
+    NotYou,
+    /// The connection can't be remembered.
+    #[error("the connection was not registered")]
+    Registry(#[source] Unavailable),
+    /// The user's queue or owner can't be reached.
+    #[error("the user's queue is out of reach")]
+    Broker(#[source] Unavailable),
+}
+
+impl ConnectError {
+    /// The code for the client.
+    #[must_use]
+    pub const fn code(&self) -> Er {
+        match self {
+            Self::NoToken => Er::TokenInvalid,
+            Self::Token(error) => error.code(),
+            Self::NotYou => Er::NotYou,
+            Self::Registry(_) => Er::RegistryUnavailable,
+            Self::Broker(_) => Er::BrokerUnavailable,
+        }
+    }
+}
+
+/// Lets a client in, or says why not. Nothing is pushed here: the edge does not know the connection yet.
+///
+/// # Errors
+/// [`ConnectError`], and then nothing of the connection is left behind if it could be helped.
+pub async fn connect(deps: &Deps, connection: &ConnectionId, handshake: &Handshake) -> Result<UserId, ConnectError> {
+    let session = admit(deps, handshake)?;
+    deps.registry.register(connection, &session).await.map_err(ConnectError::Registry)?;
+    // The registry is written first: whoever is poked by this will find the connection there.
+    let ready = try_join(deps.queues.ensure(&session.user), deps.pokes.poke(&session.user)).await;
+    if let Err(error) = ready {
+        withdraw(deps, &session.user, connection).await;
+        return Err(ConnectError::Broker(error));
+    }
+    Ok(session.user)
+}
+
+fn admit(deps: &Deps, handshake: &Handshake) -> Result<Session, ConnectError> {
+    let token = handshake.token.as_deref().ok_or(ConnectError::NoToken)?;
+    let identity = deps.verifier.verify(token)?;
+    if handshake.claimed_user.as_deref().is_some_and(|claimed| claimed != identity.user.as_str()) {
+        return Err(ConnectError::NotYou);
+    }
+    let session = Session {
+        user: identity.user,
+        version: handshake.version,
+        connected: deps.clock.now(),
+        expires: identity.expires,
+    };
+    Ok(session)
+}
+
+/// The handshake is going to fail, so no disconnect will ever come for it.
+async fn withdraw(deps: &Deps, user: &UserId, connection: &ConnectionId) {
+    if let Err(error) = deps.registry.remove(user, connection).await {
+        tracing::warn!(%error, "a refused connection stays registered until it expires");
+    }
+}

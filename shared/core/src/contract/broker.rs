@@ -1,0 +1,179 @@
+//! Clauses of [`Publisher`], [`Queues`] and [`Mailbox`].
+
+use std::time::Duration;
+
+use kschat_protocol::{Message, UserId};
+
+use super::{message, somebody};
+use crate::ports::{BoxError, Deliveries, Delivery, Mailbox, PublishError, Publisher, Queues};
+
+/// What a clause returns: the port's own failure fails the test.
+pub type Outcome = Result<(), BoxError>;
+
+/// How long a delivery may take to come.
+const SOON: Duration = Duration::from_secs(10);
+
+/// How long we watch for a delivery that must not come.
+const A_WHILE: Duration = Duration::from_millis(200);
+
+/// Everything that a broker is to the use-cases.
+pub trait Broker: Publisher + Queues + Mailbox {}
+
+impl<T: Publisher + Queues + Mailbox> Broker for T {}
+
+async fn next(deliveries: &mut Box<dyn Deliveries>) -> Result<Delivery, BoxError> {
+    let delivery = tokio::time::timeout(SOON, deliveries.next()).await?;
+    delivery.ok_or_else(|| "the deliveries have ended".into())
+}
+
+async fn publish(broker: &impl Broker, to: &UserId, texts: &[&str]) -> Outcome {
+    for text in texts {
+        broker.publish(to, &message(to, text)).await?;
+    }
+    Ok(())
+}
+
+async fn expect(deliveries: &mut Box<dyn Deliveries>, texts: &[&str]) -> Result<Vec<Delivery>, BoxError> {
+    let mut all = Vec::new();
+    for text in texts {
+        let delivery = next(deliveries).await?;
+        assert_eq!(Message::from_slice(&delivery.body)?.msg, *text);
+        all.push(delivery);
+    }
+    Ok(all)
+}
+
+/// A message for somebody without a queue is refused, and accepted once there is one.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_message_needs_a_queue(broker: &impl Broker) -> Outcome {
+    let user = somebody();
+    let refused = broker.publish(&user, &message(&user, "early")).await;
+    assert!(matches!(refused, Err(PublishError::NoRoute)), "{refused:?}");
+    broker.ensure(&user).await?;
+    broker.ensure(&user).await?;
+    publish(broker, &user, &["kept"]).await?;
+    expect(&mut broker.open(&user).await?, &["kept"]).await?;
+    Ok(())
+}
+
+/// What waits comes in order, also what comes while somebody listens, and nothing comes to another user.
+///
+/// # Errors
+/// The port's own.
+pub async fn messages_come_in_order_to_their_receiver_only(broker: &impl Broker) -> Outcome {
+    let (user, other) = (somebody(), somebody());
+    broker.ensure(&user).await?;
+    broker.ensure(&other).await?;
+    publish(broker, &user, &["one", "two"]).await?;
+    let mut deliveries = broker.open(&user).await?;
+    let mut others = broker.open(&other).await?;
+    expect(&mut deliveries, &["one", "two"]).await?;
+    publish(broker, &user, &["three"]).await?;
+    expect(&mut deliveries, &["three"]).await?;
+    assert!(tokio::time::timeout(A_WHILE, others.next()).await.is_err());
+    Ok(())
+}
+
+/// What is acked never comes again; what is not comes again in order, marked, once the loans went back.
+///
+/// # Errors
+/// The port's own.
+pub async fn what_is_not_acked_comes_again_in_order(broker: &impl Broker) -> Outcome {
+    let user = somebody();
+    broker.ensure(&user).await?;
+    publish(broker, &user, &["one", "two", "three", "four"]).await?;
+    let mut deliveries = broker.open(&user).await?;
+    let got = expect(&mut deliveries, &["one", "two", "three"]).await?;
+    assert!(got.iter().all(|delivery| !delivery.redelivered));
+    deliveries.ack(&[got[0].tag]).await?;
+    deliveries.close().await;
+    publish(broker, &user, &["five"]).await?;
+    let mut deliveries = broker.open(&user).await?;
+    let again = expect(&mut deliveries, &["two", "three", "four", "five"]).await?;
+    assert!(again[0].redelivered && again[1].redelivered && !again[3].redelivered);
+    deliveries.ack(&again.iter().map(|delivery| delivery.tag).collect::<Vec<_>>()).await?;
+    deliveries.close().await;
+    let mut deliveries = broker.open(&user).await?;
+    assert!(tokio::time::timeout(A_WHILE, deliveries.next()).await.is_err());
+    Ok(())
+}
+
+/// A discarded message does not come again, and those behind it do come.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_discarded_message_is_out_of_the_way(broker: &impl Broker) -> Outcome {
+    let user = somebody();
+    broker.ensure(&user).await?;
+    publish(broker, &user, &["bad", "good"]).await?;
+    let mut deliveries = broker.open(&user).await?;
+    let got = expect(&mut deliveries, &["bad", "good"]).await?;
+    deliveries.discard(got[0].tag).await?;
+    deliveries.close().await;
+    expect(&mut broker.open(&user).await?, &["good"]).await?;
+    Ok(())
+}
+
+/// Waiting can be given up at any moment without losing a message.
+///
+/// # Errors
+/// The port's own.
+pub async fn giving_up_waiting_loses_nothing(broker: &impl Broker) -> Outcome {
+    let user = somebody();
+    broker.ensure(&user).await?;
+    let mut deliveries = broker.open(&user).await?;
+    for n in 0..50 {
+        let text = n.to_string();
+        let (impatient, published) =
+            tokio::join!(tokio::time::timeout(Duration::from_micros(n * 20), deliveries.next()), async {
+                publish(broker, &user, &[&text]).await
+            });
+        published?;
+        match impatient {
+            Ok(delivery) => assert!(delivery.is_some()),
+            Err(_) => drop(expect(&mut deliveries, &[&text]).await?),
+        }
+    }
+    Ok(())
+}
+
+/// Taking only what is already here, with more to come, keeps the order.
+///
+/// # Errors
+/// The port's own.
+pub async fn what_is_here_already_can_be_taken_without_waiting(broker: &impl Broker) -> Outcome {
+    let user = somebody();
+    broker.ensure(&user).await?;
+    publish(broker, &user, &["one", "two"]).await?;
+    let mut deliveries = broker.open(&user).await?;
+    expect(&mut deliveries, &["one"]).await?;
+    tokio::time::sleep(A_WHILE).await;
+    let second = deliveries.try_next().ok_or("the second is not here")?;
+    assert_eq!(Message::from_slice(&second.body)?.msg, "two");
+    assert_eq!(deliveries.try_next(), None);
+    Ok(())
+}
+
+/// One test a clause, against what `$setup` (an async expression) makes.
+#[macro_export]
+macro_rules! broker_contract {
+    ($setup:expr) => {
+        $crate::broker_contract!(@ $setup,
+            a_message_needs_a_queue,
+            messages_come_in_order_to_their_receiver_only,
+            what_is_not_acked_comes_again_in_order,
+            a_discarded_message_is_out_of_the_way,
+            giving_up_waiting_loses_nothing,
+            what_is_here_already_can_be_taken_without_waiting,
+        );
+    };
+    (@ $setup:expr, $($clause:ident,)*) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $clause() {
+            let broker = $setup.await;
+            $crate::contract::broker::$clause(&broker).await.expect("the broker failed");
+        })*
+    };
+}

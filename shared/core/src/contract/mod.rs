@@ -1,0 +1,49 @@
+//! What every adapter of a port must do, written once.
+//!
+//! A clause is a function over the port. `registry_contract!` and `broker_contract!` turn the clauses into
+//! one test each, for whatever the given expression sets up, so that memory and the real service are held
+//! to the same words.
+
+pub mod broker;
+pub mod registry;
+
+use std::time::Duration;
+
+use kschat_protocol::{ConnectionId, JsonId, Message, MessageId, Status, UserId, Version};
+use uuid::Uuid;
+
+use crate::{Session, Timestamp};
+
+/// A user whom no other test knows.
+#[must_use]
+#[expect(clippy::expect_used, reason = "this text is a valid id")]
+pub fn somebody() -> UserId {
+    UserId::try_from(format!("user \"{}\"", Uuid::now_v7())).expect("a valid user id")
+}
+
+/// A connection that no other test knows.
+#[must_use]
+#[expect(clippy::expect_used, reason = "this text is a valid id")]
+pub fn connection() -> ConnectionId {
+    ConnectionId::try_from(format!("{}=", Uuid::now_v7())).expect("a valid connection id")
+}
+
+/// A message with that text.
+#[must_use]
+pub fn message(to: &UserId, text: &str) -> Message {
+    Message {
+        from: JsonId::Text("sender".to_owned()),
+        to: JsonId::from(to),
+        msg: text.to_owned(),
+        status: Status::Accepted,
+        time: 1,
+        id: MessageId::from(Uuid::now_v7().to_string()),
+        rno: None,
+    }
+}
+
+/// A session that began at `connected` and lasts for `span`.
+#[must_use]
+pub fn session(user: &UserId, connected: Timestamp, span: Duration) -> Session {
+    Session { user: user.clone(), version: Version::V2, connected, expires: Some(connected.plus(span)) }
+}

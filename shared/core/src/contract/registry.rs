@@ -1,0 +1,142 @@
+//! Clauses of [`ConnectionRegistry`] and [`IdempotencyStore`].
+
+use std::time::Duration;
+
+use kschat_protocol::MessageId;
+
+use super::{connection, session, somebody};
+use crate::{
+    Clock, Partitions, SystemClock,
+    ports::{Claim, Claimed, ConnectionRegistry, IdempotencyStore, Unavailable},
+};
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// What a clause returns: the port's own failure fails the test.
+pub type Outcome = Result<(), Unavailable>;
+
+/// A session reads back as it was registered, and an unknown connection has none.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_session_reads_back(registry: &impl ConnectionRegistry) -> Outcome {
+    let (id, now) = (connection(), SystemClock.now());
+    assert_eq!(registry.session(&id).await?, None);
+    let session = session(&somebody(), now, HOUR);
+    registry.register(&id, &session).await?;
+    registry.register(&id, &session).await?;
+    assert_eq!(registry.session(&id).await?, Some(session));
+    Ok(())
+}
+
+/// All devices of a user are found, and nobody else's.
+///
+/// # Errors
+/// The port's own.
+pub async fn every_device_is_found(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, other, now) = (somebody(), somebody(), SystemClock.now());
+    let mut devices = vec![connection(), connection(), connection()];
+    for id in &devices {
+        registry.register(id, &session(&user, now, HOUR)).await?;
+    }
+    registry.register(&connection(), &session(&other, now, HOUR)).await?;
+    let mut found = registry.connections(&user, now).await?;
+    devices.sort();
+    found.sort();
+    assert_eq!(found, devices);
+    Ok(())
+}
+
+/// A removed connection is gone, and removing it again is no error.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_removed_connection_is_forgotten(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (somebody(), SystemClock.now());
+    let (stays, goes) = (connection(), connection());
+    for id in [&stays, &goes] {
+        registry.register(id, &session(&user, now, HOUR)).await?;
+    }
+    registry.remove(&user, &goes).await?;
+    registry.remove(&user, &goes).await?;
+    assert_eq!(registry.session(&goes).await?, None);
+    assert_eq!(registry.connections(&user, now).await?, [stays]);
+    Ok(())
+}
+
+/// Nobody is reachable beyond the end of a token, but who was behind the connection is still known.
+///
+/// # Errors
+/// The port's own.
+pub async fn nobody_outlives_a_token(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (somebody(), SystemClock.now());
+    let partition = Partitions::default().of(&user);
+    let id = connection();
+    registry.register(&id, &session(&user, now, HOUR)).await?;
+    let (before, after) = (now.plus(HOUR - Duration::from_secs(1)), now.plus(HOUR + Duration::from_secs(1)));
+    assert_eq!(registry.connections(&user, before).await?, std::slice::from_ref(&id));
+    assert!(registry.online(partition, before).await?.contains(&user));
+    assert!(registry.connections(&user, after).await?.is_empty());
+    assert!(!registry.online(partition, after).await?.contains(&user));
+    assert!(registry.session(&id).await?.is_some());
+    Ok(())
+}
+
+/// A user is online from the first connection to the last, in its own partition only.
+///
+/// # Errors
+/// The port's own.
+pub async fn online_is_from_the_first_connection_to_the_last(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (somebody(), SystemClock.now());
+    let partitions = Partitions::default();
+    let (first, second) = (connection(), connection());
+    registry.register(&first, &session(&user, now, HOUR)).await?;
+    registry.register(&second, &session(&user, now, HOUR)).await?;
+    registry.remove(&user, &first).await?;
+    for partition in partitions.all() {
+        let there = registry.online(partition, now).await?.contains(&user);
+        assert_eq!(there, partition == partitions.of(&user), "partition {partition}");
+    }
+    registry.remove(&user, &second).await?;
+    assert!(!registry.online(partitions.of(&user), now).await?.contains(&user));
+    Ok(())
+}
+
+/// The first claim of an `rno` stands; it is pending until it is settled; users don't share them.
+///
+/// # Errors
+/// The port's own.
+pub async fn the_first_claim_stands(store: &impl IdempotencyStore) -> Outcome {
+    let (user, other, now) = (somebody(), somebody(), SystemClock.now());
+    let claim = |id: &str, digest| Claim { id: MessageId::from(id.to_owned()), time: now, digest };
+    let (first, second) = (claim("m-1", u128::MAX), claim("m-2", 2));
+    assert_eq!(store.claim(&user, "r", &first).await?, Claimed::First);
+    assert_eq!(store.claim(&user, "r", &second).await?, Claimed::Pending(first.clone()));
+    store.settle(&user, "r", &first).await?;
+    assert_eq!(store.claim(&user, "r", &second).await?, Claimed::Done(first));
+    assert_eq!(store.claim(&user, "s", &second).await?, Claimed::First);
+    assert_eq!(store.claim(&other, "r", &second).await?, Claimed::First);
+    Ok(())
+}
+
+/// One test a clause, against what `$setup` (an async expression) makes.
+#[macro_export]
+macro_rules! registry_contract {
+    ($setup:expr) => {
+        $crate::registry_contract!(@ $setup,
+            a_session_reads_back,
+            every_device_is_found,
+            a_removed_connection_is_forgotten,
+            nobody_outlives_a_token,
+            online_is_from_the_first_connection_to_the_last,
+            the_first_claim_stands,
+        );
+    };
+    (@ $setup:expr, $($clause:ident,)*) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $clause() {
+            let registry = $setup.await;
+            $crate::contract::registry::$clause(&registry).await.expect("the registry failed");
+        })*
+    };
+}

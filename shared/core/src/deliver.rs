@@ -1,0 +1,371 @@
+//! From one user's queue to that user's connections.
+//!
+//! [`serve`] runs for as long as the user is online and the partition is ours. It takes what waits in the
+//! queue, puts as much as one frame holds into a `RESPRECEIVER`, posts it to every connection, and acks the
+//! messages once the edge has taken the frame for at least one of them. Whatever ends it before that leaves
+//! the messages in the queue, in order.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use kschat_protocol::{ConnectionId, Message, ReceiverFrame, UserId};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Clock,
+    backoff::Backoff,
+    ports::{ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Tag, Unavailable},
+};
+
+/// How many connections of one user are posted to at once.
+const FAN_OUT: usize = 8;
+
+/// For how long a connection may be unknown to the edge after we first saw it: it is registered before
+/// `$connect` has returned, and until then the edge answers as if it were gone.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Waits between posts to a connection that the edge does not know yet.
+const YOUNG: Backoff = Backoff { base: Duration::from_millis(20), cap: Duration::from_millis(250) };
+
+/// Waits after the edge was too busy or failed.
+const BUSY: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(5) };
+
+/// How often a batch is tried before we stop and let the user's queue rest.
+const MAX_ATTEMPTS: u32 = 12;
+
+/// What [`serve`] needs.
+#[derive(Clone)]
+pub struct Deps {
+    /// Knows the user's connections.
+    pub registry: Arc<dyn ConnectionRegistry>,
+    /// Opens the user's queue.
+    pub mailbox: Arc<dyn Mailbox>,
+    /// Takes the frames.
+    pub connections: Arc<dyn ConnectionsApi>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// How the owner of a partition steers one [`serve`].
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    /// The user's connections have changed: look again.
+    pub refresh: Arc<Notify>,
+    /// Finish what is being posted, give the rest back, and end.
+    pub stop: CancellationToken,
+}
+
+/// Why [`serve`] ended. In every case the queue holds what was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The user has no connection.
+    Offline,
+    /// It was asked to.
+    Stopped,
+    /// The loans are not ours any more.
+    Lost,
+    /// Something it needs has failed for too long: try again later.
+    Stuck,
+}
+
+/// Serves a user until it is offline, stopped, lost or stuck.
+pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
+    let mut audience = Audience::default();
+    match audience.refresh(deps, user).await {
+        Err(end) => return end,
+        Ok(()) if audience.is_empty() => return End::Offline,
+        Ok(()) => {}
+    }
+    let deliveries = match deps.mailbox.open(user).await {
+        Ok(deliveries) => deliveries,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a user's queue can't be opened");
+            return End::Stuck;
+        }
+    };
+    let mut courier = Courier { deps, user, signals, audience, deliveries, held: None };
+    let end = courier.run().await;
+    courier.deliveries.close().await;
+    end
+}
+
+/// The connections of one user, each with the moment we first saw it.
+#[derive(Default)]
+struct Audience(HashMap<ConnectionId, Instant>);
+
+impl Audience {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    async fn refresh(&mut self, deps: &Deps, user: &UserId) -> Result<(), End> {
+        let connections = deps.registry.connections(user, deps.clock.now()).await.map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a user's connections can't be read");
+            End::Stuck
+        })?;
+        let now = Instant::now();
+        let seen = |id: &ConnectionId| self.0.get(id).copied().unwrap_or(now);
+        self.0 = connections.into_iter().map(|id| (seen(&id), id)).map(|(seen, id)| (id, seen)).collect();
+        Ok(())
+    }
+
+    fn is_young(&self, id: &ConnectionId) -> bool {
+        self.0.get(id).is_some_and(|seen| seen.elapsed() < GRACE)
+    }
+}
+
+/// What to do about one connection after one post.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The edge has taken the frame for it.
+    Reached,
+    /// There is no such connection: forget it.
+    Forget,
+    /// The edge does not know it yet: post again soon.
+    Early,
+    /// The edge is busy or failed: post again later.
+    Busy,
+    /// The edge will never take this frame.
+    Refused,
+}
+
+impl Verdict {
+    fn on(outcome: &Result<(), PostError>, young: bool) -> Self {
+        match outcome {
+            Ok(()) => Self::Reached,
+            Err(PostError::Gone) if young => Self::Early,
+            Err(PostError::Gone) => Self::Forget,
+            Err(PostError::Retryable(_)) => Self::Busy,
+            Err(PostError::Refused(_)) => Self::Refused,
+        }
+    }
+}
+
+/// What became of a batch.
+enum Posted {
+    /// At least one connection has it.
+    Reached,
+    /// No connection will ever take it.
+    Refused,
+}
+
+/// How far the posting of one frame has come.
+#[derive(Default)]
+struct Tally {
+    reached: Vec<ConnectionId>,
+    refused: Vec<ConnectionId>,
+    /// Rounds that count towards [`MAX_ATTEMPTS`].
+    attempts: u32,
+    /// Rounds in which only connections were missing that the edge does not know yet.
+    early: u32,
+}
+
+impl Tally {
+    /// The outcome, as far as there is one: taken once is taken.
+    fn posted(&self) -> Option<Posted> {
+        if !self.reached.is_empty() {
+            return Some(Posted::Reached);
+        }
+        (!self.refused.is_empty()).then_some(Posted::Refused)
+    }
+}
+
+/// Messages that share one frame.
+struct Batch {
+    tags: Vec<Tag>,
+    frame: String,
+}
+
+/// A delivery that was read, and found to be a message.
+type Read = (Delivery, Message);
+
+struct Courier<'a> {
+    deps: &'a Deps,
+    user: &'a UserId,
+    signals: &'a Signals,
+    audience: Audience,
+    deliveries: Box<dyn Deliveries>,
+    /// Did not fit into the last frame; opens the next one.
+    held: Option<Read>,
+}
+
+impl Courier<'_> {
+    async fn run(&mut self) -> End {
+        loop {
+            if let Err(end) = self.deliver_next().await {
+                return end;
+            }
+        }
+    }
+
+    async fn deliver_next(&mut self) -> Result<(), End> {
+        let first = self.next().await?;
+        let Some(batch) = self.gather(first).await? else { return Ok(()) };
+        let settled = match self.post(&batch.frame).await? {
+            Posted::Reached => self.deliveries.ack(&batch.tags).await,
+            Posted::Refused => self.discard(&batch.tags).await,
+        };
+        settled.map_err(|_| End::Lost)
+    }
+
+    /// Waits for a message while it listens to its owner.
+    async fn next(&mut self) -> Result<Read, End> {
+        loop {
+            if let Some(held) = self.held.take() {
+                return Ok(held);
+            }
+            tokio::select! {
+                biased;
+                () = self.signals.stop.cancelled() => return Err(End::Stopped),
+                () = self.signals.refresh.notified() => self.look_again().await?,
+                delivery = self.deliveries.next() => {
+                    if let Some(read) = self.read(delivery.ok_or(End::Lost)?).await? {
+                        return Ok(read);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn look_again(&mut self) -> Result<(), End> {
+        self.audience.refresh(self.deps, self.user).await?;
+        if self.audience.is_empty() { Err(End::Offline) } else { Ok(()) }
+    }
+
+    /// Somebody else may have written into the queue: what is no message is set aside, not pushed.
+    async fn read(&mut self, delivery: Delivery) -> Result<Option<Read>, End> {
+        match Message::from_slice(&delivery.body) {
+            Ok(message) => Ok(Some((delivery, message))),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a queued body is set aside");
+                self.deliveries.discard(delivery.tag).await.map_err(|_| End::Lost)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Puts what already waits into one frame, as much as it holds.
+    async fn gather(&mut self, first: Read) -> Result<Option<Batch>, End> {
+        let mut frame = ReceiverFrame::new();
+        let mut tags = Vec::new();
+        let mut next = Some(first);
+        while let Some((delivery, message)) = next.take() {
+            if !frame.push(&message, delivery.redelivered) {
+                if tags.is_empty() {
+                    tracing::error!("a queued message is larger than any frame and is set aside");
+                    self.discard(&[delivery.tag]).await.map_err(|_| End::Lost)?;
+                    return Ok(None);
+                }
+                self.held = Some((delivery, message));
+                break;
+            }
+            tags.push(delivery.tag);
+            if let Some(delivery) = self.deliveries.try_next() {
+                next = self.read(delivery).await?;
+            }
+        }
+        Ok(Some(Batch { tags, frame: frame.into_text() }))
+    }
+
+    /// Posts a frame to every connection until each has it, is gone, or has had its chances.
+    async fn post(&mut self, frame: &str) -> Result<Posted, End> {
+        let mut tally = Tally::default();
+        while tally.attempts < MAX_ATTEMPTS {
+            let targets = self.targets(&tally);
+            if targets.is_empty() {
+                if let Some(posted) = tally.posted() {
+                    return Ok(posted);
+                }
+                // All are gone; one that has just come would have been missed.
+                self.look_again().await?;
+                tally.attempts += 1;
+            } else if self.deliveries.is_ours() {
+                if let Some(wait) = self.round(&targets, frame, &mut tally).await
+                    && let Err(end) = self.pause(wait).await
+                {
+                    return tally.posted().ok_or(end);
+                }
+            } else {
+                return Err(End::Lost);
+            }
+        }
+        tally.posted().ok_or(End::Stuck)
+    }
+
+    /// Posts once to each target; says how long to wait before those that are left.
+    async fn round(&mut self, targets: &[ConnectionId], frame: &str, tally: &mut Tally) -> Option<Duration> {
+        let (mut early, mut busy) = (false, false);
+        for (id, verdict) in self.post_once(targets, frame).await {
+            match verdict {
+                Verdict::Reached => tally.reached.push(id),
+                Verdict::Refused => tally.refused.push(id),
+                Verdict::Forget => self.forget(&id).await,
+                Verdict::Early => early = true,
+                Verdict::Busy => busy = true,
+            }
+        }
+        // A connection is young for a short time only, so waiting for that alone uses up no chance.
+        if early && !busy {
+            tally.early += 1;
+            return Some(YOUNG.wait(tally.early));
+        }
+        tally.attempts += 1;
+        busy.then(|| BUSY.wait(tally.attempts))
+    }
+
+    fn targets(&self, tally: &Tally) -> Vec<ConnectionId> {
+        let open = |id: &&ConnectionId| !tally.reached.contains(id) && !tally.refused.contains(id);
+        self.audience.0.keys().filter(open).cloned().collect()
+    }
+
+    async fn post_once(&self, targets: &[ConnectionId], frame: &str) -> Vec<(ConnectionId, Verdict)> {
+        let post = |id: ConnectionId| async move {
+            let outcome = self.deps.connections.post(&id, frame).await;
+            if let Err(PostError::Retryable(error) | PostError::Refused(error)) = &outcome {
+                tracing::warn!(error = error as &dyn std::error::Error, "a frame was not taken");
+            }
+            let verdict = Verdict::on(&outcome, self.audience.is_young(&id));
+            (id, verdict)
+        };
+        stream::iter(targets.to_vec()).map(post).buffer_unordered(FAN_OUT).collect().await
+    }
+
+    async fn forget(&mut self, id: &ConnectionId) {
+        self.audience.0.remove(id);
+        if let Err(error) = self.deps.registry.remove(self.user, id).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a gone connection stays registered for now");
+        }
+    }
+
+    /// Waits, unless its owner wants something: new connections are posted to at the next attempt.
+    async fn pause(&mut self, wait: Duration) -> Result<(), End> {
+        tokio::select! {
+            () = self.signals.stop.cancelled() => Err(End::Stopped),
+            () = self.signals.refresh.notified() => self.audience.refresh(self.deps, self.user).await,
+            () = tokio::time::sleep(wait) => Ok(()),
+        }
+    }
+
+    async fn discard(&mut self, tags: &[Tag]) -> Result<(), Unavailable> {
+        for tag in tags {
+            self.deliveries.discard(*tag).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_edge_took_counts_as_reached() {
+        let busy = || Unavailable::new("edge", "post", "429");
+        assert_eq!(Verdict::on(&Ok(()), true), Verdict::Reached);
+        assert_eq!(Verdict::on(&Err(PostError::Gone), true), Verdict::Early);
+        assert_eq!(Verdict::on(&Err(PostError::Gone), false), Verdict::Forget);
+        assert_eq!(Verdict::on(&Err(PostError::Retryable(busy())), false), Verdict::Busy);
+        assert_eq!(Verdict::on(&Err(PostError::Refused(busy())), false), Verdict::Refused);
+    }
+}

@@ -1,0 +1,202 @@
+//! Queues in a map.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use kschat_protocol::{Message, UserId};
+use tokio::sync::{Notify, mpsc};
+
+use crate::{
+    Partition, Partitions,
+    ports::{
+        Deliveries, Delivery, Mailbox, Ownership, OwnershipEvent, Pokes, PublishError, Publisher, Queues, Tag,
+        Unavailable,
+    },
+};
+
+/// Holds queues until the process ends, and owns every partition itself.
+#[derive(Clone, Debug)]
+pub struct MemoryBroker {
+    partitions: Partitions,
+    // A std mutex: no guard is held across an await.
+    queues: Arc<Mutex<HashMap<UserId, Queue>>>,
+    pokes: mpsc::UnboundedSender<UserId>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    ready: VecDeque<Entry>,
+    on_loan: VecDeque<Entry>,
+    last_tag: u64,
+    taken: bool,
+    arrival: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    tag: u64,
+    body: Vec<u8>,
+    redelivered: bool,
+}
+
+impl Queue {
+    fn lend(&mut self) -> Option<Delivery> {
+        let entry = self.ready.pop_front()?;
+        let delivery = Delivery { tag: Tag(entry.tag), body: entry.body.clone(), redelivered: entry.redelivered };
+        self.on_loan.push_back(entry);
+        Some(delivery)
+    }
+
+    fn give_back(&mut self) {
+        while let Some(mut entry) = self.on_loan.pop_back() {
+            entry.redelivered = true;
+            self.ready.push_front(entry);
+        }
+        self.taken = false;
+    }
+}
+
+impl MemoryBroker {
+    /// A broker without any queue, and its one consumer's side of it.
+    #[must_use]
+    pub fn new(partitions: Partitions) -> (Self, MemoryOwnership) {
+        let (pokes, poked) = mpsc::unbounded_channel();
+        let ownership = MemoryOwnership { unclaimed: partitions.all().collect(), poked };
+        (Self { partitions, queues: Arc::default(), pokes }, ownership)
+    }
+
+    /// The partitions it was made for.
+    #[must_use]
+    pub fn partitions(&self) -> Partitions {
+        self.partitions
+    }
+
+    fn queues(&self) -> MutexGuard<'_, HashMap<UserId, Queue>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Publisher for MemoryBroker {
+    async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError> {
+        let mut queues = self.queues();
+        let queue = queues.get_mut(to).ok_or(PublishError::NoRoute)?;
+        queue.last_tag += 1;
+        let entry = Entry { tag: queue.last_tag, body: message.to_vec(), redelivered: false };
+        queue.ready.push_back(entry);
+        queue.arrival.notify_one();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Queues for MemoryBroker {
+    async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
+        self.queues().entry(user.clone()).or_default();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Pokes for MemoryBroker {
+    async fn poke(&self, user: &UserId) -> Result<(), Unavailable> {
+        let sent = self.pokes.send(user.clone());
+        sent.map_err(|error| Unavailable::new("memory broker", "poke", error))
+    }
+}
+
+#[async_trait]
+impl Mailbox for MemoryBroker {
+    async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable> {
+        let mut queues = self.queues();
+        let queue = queues.entry(user.clone()).or_default();
+        if queue.taken {
+            return Err(Unavailable::new("memory broker", "open a queue", "it is open already"));
+        }
+        queue.taken = true;
+        let arrival = Arc::clone(&queue.arrival);
+        Ok(Box::new(MemoryDeliveries { broker: self.clone(), user: user.clone(), arrival }))
+    }
+}
+
+struct MemoryDeliveries {
+    broker: MemoryBroker,
+    user: UserId,
+    arrival: Arc<Notify>,
+}
+
+impl MemoryDeliveries {
+    fn on_queue<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> Option<T> {
+        self.broker.queues().get_mut(&self.user).map(act)
+    }
+
+    fn settle(&self, tag: Tag) {
+        self.on_queue(|queue| queue.on_loan.retain(|entry| entry.tag != tag.0));
+    }
+}
+
+#[async_trait]
+impl Deliveries for MemoryDeliveries {
+    async fn next(&mut self) -> Option<Delivery> {
+        loop {
+            if let Some(delivery) = self.try_next() {
+                return Some(delivery);
+            }
+            self.arrival.notified().await;
+        }
+    }
+
+    fn try_next(&mut self) -> Option<Delivery> {
+        self.on_queue(Queue::lend).flatten()
+    }
+
+    fn is_ours(&self) -> bool {
+        true
+    }
+
+    async fn ack(&mut self, tags: &[Tag]) -> Result<(), Unavailable> {
+        tags.iter().for_each(|tag| self.settle(*tag));
+        Ok(())
+    }
+
+    async fn discard(&mut self, tag: Tag) -> Result<(), Unavailable> {
+        self.settle(tag);
+        Ok(())
+    }
+
+    async fn close(self: Box<Self>) {
+        self.on_queue(Queue::give_back);
+    }
+}
+
+/// The one owner of every partition of a [`MemoryBroker`].
+#[derive(Debug)]
+pub struct MemoryOwnership {
+    unclaimed: Vec<Partition>,
+    poked: mpsc::UnboundedReceiver<UserId>,
+}
+
+#[async_trait]
+impl Ownership for MemoryOwnership {
+    async fn next(&mut self) -> OwnershipEvent {
+        if let Some(partition) = self.unclaimed.pop() {
+            return OwnershipEvent::Acquired(partition);
+        }
+        match self.poked.recv().await {
+            Some(user) => OwnershipEvent::Poked(user),
+            // The broker is gone: nothing will ever change again.
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn release(&mut self, partition: Partition) {
+        self.unclaimed.push(partition);
+    }
+
+    async fn resign(&mut self) {
+        self.unclaimed.clear();
+    }
+}

@@ -1,0 +1,95 @@
+//! Connections and `rno`s in a map.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use kschat_protocol::{ConnectionId, UserId};
+
+use crate::{
+    Partition, Partitions, Session, Timestamp,
+    ports::{Claim, Claimed, ConnectionRegistry, IdempotencyStore, Unavailable},
+};
+
+/// Remembers connections until the process ends.
+#[derive(Debug, Default)]
+pub struct MemoryRegistry {
+    partitions: Partitions,
+    // A std mutex: no guard is held across an await.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sessions: HashMap<ConnectionId, Session>,
+    claims: HashMap<(UserId, String), (Claim, bool)>,
+}
+
+impl MemoryRegistry {
+    /// An empty registry over that many partitions.
+    #[must_use]
+    pub fn new(partitions: Partitions) -> Self {
+        Self { partitions, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl ConnectionRegistry for MemoryRegistry {
+    async fn register(&self, connection: &ConnectionId, session: &Session) -> Result<(), Unavailable> {
+        self.state().sessions.insert(connection.clone(), session.clone());
+        Ok(())
+    }
+
+    async fn session(&self, connection: &ConnectionId) -> Result<Option<Session>, Unavailable> {
+        Ok(self.state().sessions.get(connection).cloned())
+    }
+
+    async fn remove(&self, _user: &UserId, connection: &ConnectionId) -> Result<(), Unavailable> {
+        self.state().sessions.remove(connection);
+        Ok(())
+    }
+
+    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<ConnectionId>, Unavailable> {
+        let state = self.state();
+        let reachable = |session: &Session| session.user == *user && session.reachable_until() > now;
+        Ok(state.sessions.iter().filter(|(_, session)| reachable(session)).map(|(id, _)| id.clone()).collect())
+    }
+
+    async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
+        let state = self.state();
+        let reachable =
+            |session: &&Session| self.partitions.of(&session.user) == partition && session.reachable_until() > now;
+        let mut users: Vec<UserId> = state.sessions.values().filter(reachable).map(|s| s.user.clone()).collect();
+        users.sort_unstable();
+        users.dedup();
+        Ok(users)
+    }
+}
+
+#[async_trait]
+impl IdempotencyStore for MemoryRegistry {
+    async fn claim(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<Claimed, Unavailable> {
+        let key = (user.clone(), rno.to_owned());
+        let mut state = self.state();
+        let earlier = state.claims.get(&key).cloned();
+        Ok(match earlier {
+            Some((claim, true)) => Claimed::Done(claim),
+            Some((claim, false)) => Claimed::Pending(claim),
+            None => {
+                state.claims.insert(key, (claim.clone(), false));
+                Claimed::First
+            }
+        })
+    }
+
+    async fn settle(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<(), Unavailable> {
+        self.state().claims.insert((user.clone(), rno.to_owned()), (claim.clone(), true));
+        Ok(())
+    }
+}

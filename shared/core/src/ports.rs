@@ -1,0 +1,296 @@
+//! What use-cases need from outside, each as the smallest trait that says it.
+//!
+//! Every port has an adapter in [`crate::memory`] and one for the real thing; the clauses that both must
+//! pass are in `contract`.
+
+use async_trait::async_trait;
+use kschat_protocol::{ConnectionId, Er, Message, MessageId, UserId};
+
+use crate::{Partition, Session, Timestamp};
+
+/// Whatever a vendor's library reported.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Something outside did not do what it was asked, for now.
+#[derive(Debug, thiserror::Error)]
+#[error("{dependency} failed to {action}")]
+pub struct Unavailable {
+    /// What it is: `redis`, `rabbitmq`, `api gateway`.
+    pub dependency: &'static str,
+    /// What it was asked to do.
+    pub action: &'static str,
+    /// What its library reported.
+    #[source]
+    pub source: BoxError,
+}
+
+impl Unavailable {
+    /// A failure of `dependency` to `action`.
+    pub fn new(dependency: &'static str, action: &'static str, source: impl Into<BoxError>) -> Self {
+        Self { dependency, action, source: source.into() }
+    }
+}
+
+/// Who a token says its bearer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub user: UserId,
+    /// When the token ends, if it does.
+    pub expires: Option<Timestamp>,
+}
+
+/// Why a token was refused. It never holds the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// It doesn't verify, or says too little.
+    #[error("the token is invalid")]
+    Invalid,
+    /// It was good once.
+    #[error("the token has expired")]
+    Expired,
+}
+
+impl TokenError {
+    /// The code for the client.
+    #[must_use]
+    pub const fn code(self) -> Er {
+        match self {
+            Self::Invalid => Er::TokenInvalid,
+            Self::Expired => Er::TokenExpired,
+        }
+    }
+}
+
+/// Tells who bears a token.
+pub trait TokenVerifier: Send + Sync {
+    /// Checks signature and claims.
+    ///
+    /// # Errors
+    /// [`TokenError`] when it must not be believed.
+    fn verify(&self, token: &str) -> Result<Identity, TokenError>;
+}
+
+/// Knows which connections are whose. Every write may be repeated blindly.
+#[async_trait]
+pub trait ConnectionRegistry: Send + Sync {
+    /// Remembers a connection until [`Session::forgotten_at`].
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be remembered.
+    async fn register(&self, connection: &ConnectionId, session: &Session) -> Result<(), Unavailable>;
+
+    /// Who is behind a connection.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn session(&self, connection: &ConnectionId) -> Result<Option<Session>, Unavailable>;
+
+    /// Forgets a connection; one that is unknown is forgotten already.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be forgotten.
+    async fn remove(&self, user: &UserId, connection: &ConnectionId) -> Result<(), Unavailable>;
+
+    /// The connections by which a user can be reached at that moment.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<ConnectionId>, Unavailable>;
+
+    /// The users of a partition who can be reached at that moment. It may name a few who no longer can.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable>;
+}
+
+/// What the first send with an `rno` settled for every repetition of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The message's id.
+    pub id: MessageId,
+    /// When it was accepted.
+    pub time: Timestamp,
+    /// A hash of recipient and text: tells a repetition from another message.
+    pub digest: u128,
+}
+
+/// What became of an attempt to be the first with an `rno`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// Nobody was here before.
+    First,
+    /// Somebody was, and it is not known whether the broker has the message.
+    Pending(Claim),
+    /// Somebody was, and the broker has the message.
+    Done(Claim),
+}
+
+/// Remembers which `rno` of which user stands for which message.
+#[async_trait]
+pub trait IdempotencyStore: Send + Sync {
+    /// Takes an `rno` for a message, unless it is taken.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be taken now.
+    async fn claim(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<Claimed, Unavailable>;
+
+    /// Notes that the broker has the message.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: a repetition will be published again, under the same id.
+    async fn settle(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<(), Unavailable>;
+}
+
+/// Why a message is not, or not surely, with the broker.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// No queue is bound for the recipient.
+    #[error("no queue is bound for the recipient")]
+    NoRoute,
+    /// The recipient's queue takes no more.
+    #[error("the recipient's queue is full")]
+    Full,
+    /// The broker surely does not have it.
+    #[error(transparent)]
+    Unavailable(Unavailable),
+    /// The broker may have it: a repetition must carry the same id.
+    #[error("the broker did not confirm in time")]
+    Unconfirmed(#[source] Unavailable),
+}
+
+/// Hands messages to the broker.
+#[async_trait]
+pub trait Publisher: Send + Sync {
+    /// Returns once the broker keeps the message for its recipient.
+    ///
+    /// # Errors
+    /// [`PublishError`]; the adapter bounds the time until then.
+    async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError>;
+}
+
+/// Makes queues.
+#[async_trait]
+pub trait Queues: Send + Sync {
+    /// Makes sure that a user's queue exists and is bound.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not exist.
+    async fn ensure(&self, user: &UserId) -> Result<(), Unavailable>;
+}
+
+/// Tells a user's owner to look at the registry again.
+#[async_trait]
+pub trait Pokes: Send + Sync {
+    /// Pokes the owner. A lost, late or repeated poke does no harm: it carries no state.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the owner may not know.
+    async fn poke(&self, user: &UserId) -> Result<(), Unavailable>;
+}
+
+/// Why a frame did not reach a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum PostError {
+    /// There is no such connection (any more, or yet).
+    #[error("the connection is gone")]
+    Gone,
+    /// The edge would take it later.
+    #[error(transparent)]
+    Retryable(Unavailable),
+    /// The edge will never take this frame.
+    #[error("the edge refused the frame")]
+    Refused(#[source] Unavailable),
+}
+
+/// The edge's side door: pushes frames to connections.
+#[async_trait]
+pub trait ConnectionsApi: Send + Sync {
+    /// Pushes a text frame; returns once the edge has taken it. The adapter bounds the time until then.
+    ///
+    /// # Errors
+    /// [`PostError`].
+    async fn post(&self, connection: &ConnectionId, frame: &str) -> Result<(), PostError>;
+}
+
+/// Names a delivery until it is acked, discarded or given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tag(pub u64);
+
+/// A message on loan from its queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its name on this loan.
+    pub tag: Tag,
+    /// The body as it was published.
+    pub body: Vec<u8>,
+    /// Whether it was on loan before.
+    pub redelivered: bool,
+}
+
+/// Opens users' queues.
+#[async_trait]
+pub trait Mailbox: Send + Sync {
+    /// Starts to take from a user's queue, which is made if need be. At most one taker at a time.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when it can't be opened for now.
+    async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable>;
+}
+
+/// What comes out of one user's queue, in its order.
+#[async_trait]
+pub trait Deliveries: Send {
+    /// Waits for the next message; `None` when the loans have ended and went back by themselves.
+    ///
+    /// Safe to drop while waiting: no message is lost by that.
+    async fn next(&mut self) -> Option<Delivery>;
+
+    /// The next message, if it is here already.
+    fn try_next(&mut self) -> Option<Delivery>;
+
+    /// Whether the loans are still ours. Not so after a pause long enough for the broker to give us up.
+    fn is_ours(&self) -> bool;
+
+    /// The promise to the sender is kept: removes the messages from the queue.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: some may come again.
+    async fn ack(&mut self, tags: &[Tag]) -> Result<(), Unavailable>;
+
+    /// It can never be delivered: moves the message to where operators look for such.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may come again.
+    async fn discard(&mut self, tag: Tag) -> Result<(), Unavailable>;
+
+    /// Stops and gives back, in order, all that is not acked.
+    async fn close(self: Box<Self>);
+}
+
+/// What changes for the owner of partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnershipEvent {
+    /// It is ours now: serve those who are online.
+    Acquired(Partition),
+    /// It is ours no more, and all that was on loan has gone back.
+    Lost(Partition),
+    /// Another one is waiting for it: stop serving it, then [`Ownership::release`] it.
+    Asked(Partition),
+    /// Something about that user has changed.
+    Poked(UserId),
+}
+
+/// Shares partitions among consumers, so that each has one owner at most.
+#[async_trait]
+pub trait Ownership: Send {
+    /// Waits for the next change. Safe to drop while waiting.
+    async fn next(&mut self) -> OwnershipEvent;
+
+    /// Lets another one own a partition. Nothing of it may be on loan any more.
+    async fn release(&mut self, partition: Partition);
+
+    /// Gives up every partition and leaves.
+    async fn resign(&mut self);
+}

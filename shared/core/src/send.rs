@@ -1,0 +1,186 @@
+//! A client sends a message.
+
+use std::sync::Arc;
+
+use kschat_protocol::{ConnectionId, Er, Message, MessageId, SendFrame, SendReply, Status, UserId, Version};
+use uuid::Uuid;
+
+use crate::{
+    Clock, Session, Timestamp,
+    hash::stable,
+    ports::{Claim, Claimed, ConnectionRegistry, IdempotencyStore, PublishError, Publisher, Queues, Unavailable},
+};
+
+/// What happens to a message for somebody who has never connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Strangers {
+    /// A queue is made, and the message waits there.
+    #[default]
+    Queue,
+    /// The sender hears [`Er::RecipientUnknown`].
+    Refuse,
+}
+
+/// What [`send`] needs.
+#[derive(Clone)]
+pub struct Deps {
+    /// Tells who is behind the connection.
+    pub registry: Arc<dyn ConnectionRegistry>,
+    /// Tells a repetition from a new message.
+    pub idempotency: Arc<dyn IdempotencyStore>,
+    /// Takes the message.
+    pub publisher: Arc<dyn Publisher>,
+    /// Makes a queue that is not there yet.
+    pub queues: Arc<dyn Queues>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// What to do for those who have none.
+    pub strangers: Strangers,
+}
+
+/// Why a well-formed send failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// Nobody is known behind the connection.
+    #[error("the connection has no session")]
+    NoSession,
+    /// The session's token has ended.
+    #[error("the session has expired")]
+    Expired,
+    /// The frame names somebody else as its sender.
+    #[error("uId is not the session's user")]
+    NotYou,
+    /// A version-2 client must name its message.
+    #[error("a version-2 send carries no rno")]
+    NoRno,
+    /// The `rno` stands for another message.
+    #[error("the rno stands for another message")]
+    RnoReused,
+    /// The session or the `rno` can't be looked up.
+    #[error("the registry is out of reach")]
+    Registry(#[source] Unavailable),
+    /// The broker has not, or not surely, taken it.
+    #[error("the message was not accepted")]
+    Publish(#[source] PublishError),
+}
+
+impl SendError {
+    /// The code for the client.
+    #[must_use]
+    pub const fn code(&self) -> Er {
+        match self {
+            Self::NoSession => Er::TokenInvalid,
+            Self::Expired => Er::TokenExpired,
+            Self::NotYou => Er::NotYou,
+            Self::NoRno => Er::InvalidField,
+            Self::RnoReused => Er::RnoReused,
+            Self::Registry(_) => Er::RegistryUnavailable,
+            Self::Publish(error) => match error {
+                PublishError::NoRoute => Er::RecipientUnknown,
+                PublishError::Full => Er::BacklogFull,
+                PublishError::Unavailable(_) => Er::BrokerUnavailable,
+                PublishError::Unconfirmed(_) => Er::Unconfirmed,
+            },
+        }
+    }
+}
+
+/// Takes a message from a connection to the recipient's queue; the reply goes back to that connection.
+pub async fn send(deps: &Deps, connection: &ConnectionId, frame: SendFrame) -> SendReply {
+    match accept(deps, connection, &frame).await {
+        Ok((message, repeated)) => SendReply::accepted(message, repeated),
+        Err(error) => {
+            tracing::warn!(er = error.code().number(), error = &error as &dyn std::error::Error, "send refused");
+            match error {
+                SendError::NoRno => SendReply::without_rno(frame),
+                error => SendReply::failed(error.code(), frame),
+            }
+        }
+    }
+}
+
+async fn accept(deps: &Deps, connection: &ConnectionId, frame: &SendFrame) -> Result<(Message, bool), SendError> {
+    let now = deps.clock.now();
+    let session = deps.registry.session(connection).await.map_err(SendError::Registry)?;
+    let session = session.ok_or(SendError::NoSession)?;
+    authorize(&session, frame, now)?;
+    let id = MessageId::from(Uuid::now_v7().to_string());
+    match session.version {
+        Version::Seed => {
+            let message = message(frame, id, now);
+            publish(deps, &frame.recipient, &message).await?;
+            Ok((message, false))
+        }
+        Version::V2 => accept_once(deps, &session.user, frame, id, now).await,
+    }
+}
+
+/// The token says who sends; a frame that says otherwise is refused.
+fn authorize(session: &Session, frame: &SendFrame, now: Timestamp) -> Result<(), SendError> {
+    if session.is_expired(now) {
+        return Err(SendError::Expired);
+    }
+    if frame.claimed_sender != session.user {
+        return Err(SendError::NotYou);
+    }
+    Ok(())
+}
+
+fn message(frame: &SendFrame, id: MessageId, time: Timestamp) -> Message {
+    Message {
+        from: frame.uid.clone(),
+        to: frame.pid.clone(),
+        msg: frame.msg.clone(),
+        status: Status::Accepted,
+        time: time.millis(),
+        id,
+        rno: frame.rno.clone(),
+    }
+}
+
+/// Publishes at most one message for one `rno`, under one id, however often it is asked to.
+///
+/// Says also whether the message was accepted before.
+async fn accept_once(
+    deps: &Deps,
+    user: &UserId,
+    frame: &SendFrame,
+    id: MessageId,
+    now: Timestamp,
+) -> Result<(Message, bool), SendError> {
+    let rno = frame.rno.as_ref().ok_or(SendError::NoRno)?.to_string();
+    let digest = stable(&[frame.recipient.as_str().as_bytes(), frame.msg.as_bytes()]);
+    let proposal = Claim { id, time: now, digest };
+    let claimed = deps.idempotency.claim(user, &rno, &proposal).await.map_err(SendError::Registry)?;
+    let (claim, done) = match claimed {
+        Claimed::First => (proposal, false),
+        Claimed::Pending(claim) => (claim, false),
+        Claimed::Done(claim) => (claim, true),
+    };
+    if claim.digest != digest {
+        return Err(SendError::RnoReused);
+    }
+    let message = message(frame, claim.id.clone(), claim.time);
+    if !done {
+        publish(deps, &frame.recipient, &message).await?;
+        settle(deps, user, &rno, &claim).await;
+    }
+    Ok((message, done))
+}
+
+/// The message is accepted whether or not this can be noted: a repetition would only publish its id again.
+async fn settle(deps: &Deps, user: &UserId, rno: &str, claim: &Claim) {
+    if let Err(error) = deps.idempotency.settle(user, rno, claim).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "an accepted send was not noted as such");
+    }
+}
+
+async fn publish(deps: &Deps, to: &UserId, message: &Message) -> Result<(), SendError> {
+    match deps.publisher.publish(to, message).await {
+        Err(PublishError::NoRoute) if deps.strangers == Strangers::Queue => {
+            deps.queues.ensure(to).await.map_err(|error| SendError::Publish(PublishError::Unavailable(error)))?;
+            deps.publisher.publish(to, message).await.map_err(SendError::Publish)
+        }
+        outcome => outcome.map_err(SendError::Publish),
+    }
+}
