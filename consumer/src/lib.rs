@@ -1,1 +1,231 @@
-//! kschat
+//! The consumer service: owns partitions, and serves the users of those who are online.
+//!
+//! [`run`] turns the changes that [`Ownership`] reports into one task a user, each of which is
+//! [`deliver::serve`]. It is level-triggered: a poke only says that a user should be looked at again, so a
+//! lost, late or repeated one does no harm.
+
+pub mod health;
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use kschat_core::{
+    Partition, Partitions,
+    deliver::{self, End, Signals},
+    ports::{Ownership, OwnershipEvent},
+};
+use kschat_protocol::UserId;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often everybody online is looked at again, so that a lost poke costs no more than this.
+const RECONCILE: Duration = Duration::from_secs(60);
+
+/// How long a user rests whose queue was lost while the partition stayed ours.
+const SHORT_REST: Duration = Duration::from_millis(500);
+
+/// How long a user rests whom we could not serve for some while.
+const LONG_REST: Duration = Duration::from_secs(5);
+
+/// How long posts under way may take to finish once we are told to stop. Those of one user may take longer
+/// only while the edge is failing, and then its messages stay in the queue.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// What [`run`] needs.
+#[derive(Clone)]
+pub struct Deps {
+    /// What serving one user needs.
+    pub delivery: deliver::Deps,
+    /// Into how many parts the users are cut.
+    pub partitions: Partitions,
+}
+
+/// Serves until `shutdown`; then lets posts under way finish, gives everything else back, and leaves.
+pub async fn run(deps: Deps, mut ownership: impl Ownership, shutdown: CancellationToken) {
+    let mut shift = Shift {
+        deps,
+        owned: HashSet::new(),
+        leaving: HashSet::new(),
+        served: HashMap::new(),
+        counts: HashMap::new(),
+        couriers: JoinSet::new(),
+        chores: JoinSet::new(),
+    };
+    let mut reconcile = interval_at(Instant::now() + RECONCILE, RECONCILE);
+    reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            event = ownership.next() => shift.on(event),
+            Some(Ok((user, end))) = shift.couriers.join_next() => shift.on_end(user, end),
+            Some(Ok(chore)) = shift.chores.join_next() => shift.on_chore(chore),
+            _ = reconcile.tick() => shift.look_at_all(),
+        }
+        for partition in shift.vacated() {
+            ownership.release(partition).await;
+        }
+    }
+    shift.finish().await;
+    ownership.resign().await;
+}
+
+/// The state of one process's work.
+struct Shift {
+    deps: Deps,
+    owned: HashSet<Partition>,
+    /// Partitions that another process is waiting for.
+    leaving: HashSet<Partition>,
+    served: HashMap<UserId, Served>,
+    /// How many users of a partition have a courier.
+    counts: HashMap<Partition, usize>,
+    couriers: JoinSet<(UserId, End)>,
+    chores: JoinSet<Chore>,
+}
+
+/// A user with a courier.
+struct Served {
+    signals: Signals,
+    /// Whether the user was to be looked at again since the courier began.
+    again: bool,
+}
+
+/// Something that had to be waited for.
+enum Chore {
+    /// A partition's online users; `None` if they can't be read for now.
+    Looked(Partition, Option<Vec<UserId>>),
+    /// It is time to look at a partition again.
+    LookAgain(Partition),
+    /// A user has rested.
+    Rested(UserId),
+}
+
+impl Shift {
+    fn on(&mut self, event: OwnershipEvent) {
+        match event {
+            OwnershipEvent::Acquired(partition) => {
+                self.leaving.remove(&partition);
+                self.owned.insert(partition);
+                self.look_at(partition);
+            }
+            OwnershipEvent::Lost(partition) => {
+                self.leaving.remove(&partition);
+                self.stop(partition);
+            }
+            OwnershipEvent::Asked(partition) => {
+                self.leaving.insert(partition);
+                self.stop(partition);
+            }
+            OwnershipEvent::Poked(user) => self.touch(user),
+        }
+    }
+
+    /// Makes sure that a user of ours is served according to what the registry says by now.
+    fn touch(&mut self, user: UserId) {
+        let partition = self.deps.partitions.of(&user);
+        if !self.owned.contains(&partition) {
+            return;
+        }
+        if let Some(served) = self.served.get_mut(&user) {
+            served.again = true;
+            served.signals.refresh.notify_one();
+        } else {
+            self.start(user, partition);
+        }
+    }
+
+    fn start(&mut self, user: UserId, partition: Partition) {
+        let signals = Signals::default();
+        let (delivery, name, listens) = (self.deps.delivery.clone(), user.clone(), signals.clone());
+        self.couriers.spawn(async move {
+            let end = deliver::serve(&delivery, &name, &listens).await;
+            (name, end)
+        });
+        *self.counts.entry(partition).or_default() += 1;
+        self.served.insert(user, Served { signals, again: false });
+    }
+
+    fn on_end(&mut self, user: UserId, end: End) {
+        let Some(served) = self.served.remove(&user) else { return };
+        let partition = self.deps.partitions.of(&user);
+        if let Some(count) = self.counts.get_mut(&partition) {
+            *count -= 1;
+        }
+        match end {
+            End::Lost => self.rest(user, SHORT_REST),
+            End::Stuck => self.rest(user, LONG_REST),
+            // Somebody looked away while it was ending.
+            End::Offline | End::Stopped if served.again => self.touch(user),
+            End::Offline | End::Stopped => {}
+        }
+    }
+
+    fn rest(&mut self, user: UserId, span: Duration) {
+        self.chores.spawn(async move {
+            sleep(span).await;
+            Chore::Rested(user)
+        });
+    }
+
+    fn on_chore(&mut self, chore: Chore) {
+        match chore {
+            Chore::Looked(_, Some(users)) => users.into_iter().for_each(|user| self.touch(user)),
+            Chore::Looked(partition, None) => {
+                self.chores.spawn(async move {
+                    sleep(SHORT_REST).await;
+                    Chore::LookAgain(partition)
+                });
+            }
+            Chore::LookAgain(partition) => self.look_at(partition),
+            Chore::Rested(user) => self.touch(user),
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        let owned: Vec<Partition> = self.owned.iter().copied().collect();
+        owned.into_iter().for_each(|partition| self.look_at(partition));
+    }
+
+    fn look_at(&mut self, partition: Partition) {
+        if !self.owned.contains(&partition) {
+            return;
+        }
+        let deliver::Deps { registry, clock, .. } = self.deps.delivery.clone();
+        self.chores.spawn(async move {
+            let online = registry.online(partition, clock.now()).await;
+            let online = online.map_err(|error| {
+                tracing::warn!(error = &error as &dyn std::error::Error, "who is online can't be read; trying again");
+            });
+            Chore::Looked(partition, online.ok())
+        });
+    }
+
+    fn stop(&mut self, partition: Partition) {
+        self.owned.remove(&partition);
+        let partitions = self.deps.partitions;
+        let couriers = self.served.iter_mut().filter(|(user, _)| partitions.of(user) == partition);
+        for (_, served) in couriers {
+            served.again = false;
+            served.signals.stop.cancel();
+        }
+    }
+
+    /// Partitions that somebody waits for and nobody serves any more.
+    fn vacated(&mut self) -> Vec<Partition> {
+        let counts = &self.counts;
+        self.leaving.extract_if(|partition| counts.get(partition).copied().unwrap_or_default() == 0).collect()
+    }
+
+    async fn finish(&mut self) {
+        self.chores.abort_all();
+        self.served.values().for_each(|served| served.signals.stop.cancel());
+        let all = async { while self.couriers.join_next().await.is_some() {} };
+        if timeout(DRAIN, all).await.is_err() {
+            tracing::warn!(users = self.couriers.len(), "posts are still under way; their messages stay queued");
+        }
+    }
+}

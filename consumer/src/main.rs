@@ -1,1 +1,75 @@
-fn main() {}
+//! The `consumer` service.
+
+use std::{process::ExitCode, sync::Arc};
+
+use kschat_adapters::{
+    api_gateway::ApiGateway,
+    config::{Backends, ConsumerSettings, DEFAULT_RNO_WINDOW, EXIT_CONFIG, Environment, LogSettings},
+    install_crypto_provider, log,
+    rabbitmq::Consuming,
+    redis::RedisRegistry,
+};
+use kschat_consumer::{Deps, health, run};
+use kschat_core::{SystemClock, deliver};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    install_crypto_provider();
+    let mut env = Environment::read();
+    let settings = (LogSettings::read(&mut env), Backends::read(&mut env), ConsumerSettings::read(&mut env));
+    let settings = match settings {
+        (Some(logging), Some(backends), Some(settings)) => Some((logging, backends, settings)),
+        _ => None,
+    };
+    let (logging, backends, settings) = match env.finish(settings) {
+        Ok(settings) => settings,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "how to log is part of what could not be configured")]
+            {
+                eprintln!("{error}");
+            }
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    log::init(logging.format, logging.filter.as_deref());
+    match serve(backends, settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the consumer can't start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(backends: Backends, settings: ConsumerSettings) -> std::io::Result<()> {
+    let shutdown = CancellationToken::new();
+    stop_on_signal(shutdown.clone())?;
+    let broker = Consuming::new(backends.broker, backends.partitions, settings.prefetch);
+    let registry = RedisRegistry::new(backends.redis, backends.partitions, DEFAULT_RNO_WINDOW);
+    let connections = ApiGateway::new(&settings.callback_url).await;
+    let asked = broker.clone();
+    health::listen(settings.health_addr, Arc::new(move || asked.is_connected()), shutdown.clone()).await?;
+    tracing::info!(health = %settings.health_addr, callback = %settings.callback_url, "the consumer starts");
+    let ownership = broker.ownership();
+    let delivery =
+        deliver::Deps::new(Arc::new(registry), Arc::new(broker), Arc::new(connections), Arc::new(SystemClock));
+    run(Deps { delivery, partitions: backends.partitions }, ownership, shutdown).await;
+    tracing::info!("the consumer has stopped");
+    Ok(())
+}
+
+/// Stops in good order on what an orchestrator (TERM) or a person (INT) sends.
+fn stop_on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!("stopping: posts under way are finished first");
+        shutdown.cancel();
+    });
+    Ok(())
+}

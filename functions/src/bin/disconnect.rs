@@ -1,1 +1,5 @@
-fn main() {}
+//! The `disconnect` function.
+
+fn main() -> std::process::ExitCode {
+    kschat_functions::runtime::disconnect()
+}

@@ -1,1 +1,13 @@
-//! kschat
+//! kschat on one machine: what AWS does for a deployment, done by one process.
+//!
+//! - [`edge`]: the managed socket edge, imitated: handshakes, routes, the connections API.
+//! - [`functions`]: where events go: the handlers in this process, or functions under `cargo lambda watch`.
+//! - [`page`]: the chat page, and the tokens that it gets on a developer's own machine.
+//! - [`stack`]: all of it together with the consumer.
+//! - [`cli`]: the command line.
+
+pub mod cli;
+pub mod edge;
+pub mod functions;
+pub mod page;
+pub mod stack;

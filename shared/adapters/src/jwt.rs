@@ -3,7 +3,7 @@
 //! The algorithm is what the configuration says, never what the token says. As in the seed, `nbf` is ignored
 //! and the user is named by the claim `data.id`; both the claim and the keys can be configured.
 
-use std::{collections::HashMap, str::FromStr};
+use std::{collections::HashMap, str::FromStr, time::Duration};
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind, jwk::JwkSet};
 use kschat_core::{
@@ -187,7 +187,8 @@ impl TokenVerifier for JwtVerifier {
         let key = self.key(token)?;
         let decoded = jsonwebtoken::decode::<Claims>(token, key, &self.validation);
         let claims = decoded.map_err(|error| refusal(error.kind()))?.claims;
-        let expires = claims.exp.map(|seconds| Timestamp::from_millis(millis(seconds)));
+        let leeway = Duration::from_secs(self.validation.leeway);
+        let expires = claims.exp.map(|seconds| Timestamp::from_millis(millis(seconds)).plus(leeway));
         let user = self.user(&Value::Object(claims.all)).ok_or(TokenError::Invalid)?;
         Ok(Identity { user, expires })
     }

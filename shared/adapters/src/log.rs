@@ -1,6 +1,6 @@
 //! What a process says about itself.
 
-use std::str::FromStr;
+use std::{io::IsTerminal, str::FromStr};
 
 use tracing_subscriber::EnvFilter;
 
@@ -32,7 +32,10 @@ impl FromStr for LogFormat {
 pub fn init(format: LogFormat, filter: Option<&str>) {
     // lapin reports every lost connection as an error of its own; we report it where it is dealt with.
     let filter = filter.unwrap_or("info,lapin=off");
-    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     // An error only says that another one was first.
     let _ = match format {
         LogFormat::Text => builder.compact().try_init(),

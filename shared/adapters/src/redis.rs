@@ -78,6 +78,14 @@ impl RedisRegistry {
         Self { url, partitions, window, connection: Mutex::default() }
     }
 
+    /// Asks whether Redis is there.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when it is not.
+    pub async fn check(&self) -> Result<(), Unavailable> {
+        self.run_one("answer", redis::cmd("PING")).await
+    }
+
     async fn connection(&self) -> Result<(MultiplexedConnection, u64), redis::RedisError> {
         let mut link = self.connection.lock().await;
         if let Some(connection) = &link.connection {

@@ -87,6 +87,9 @@ fn admit(deps: &Deps, handshake: &Handshake) -> Result<Session, ConnectError> {
         connected: deps.clock.now(),
         expires: identity.expires,
     };
+    if session.is_expired(session.connected) {
+        return Err(TokenError::Expired.into());
+    }
     Ok(session)
 }
 

@@ -9,7 +9,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use kschat_protocol::{ConnectionId, Message, ReceiverFrame, UserId};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,6 +23,9 @@ use crate::{
 
 /// How many connections of one user are posted to at once.
 const FAN_OUT: usize = 8;
+
+/// How many users are looked up and opened at once.
+const OPENING: usize = 64;
 
 /// For how long a connection may be unknown to the edge after we first saw it: it is registered before
 /// `$connect` has returned, and until then the edge answers as if it were gone.
@@ -45,6 +51,21 @@ pub struct Deps {
     pub connections: Arc<dyn ConnectionsApi>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// Bounds how many users are looked up and opened at once: after a fail-over all come together.
+    opening: Arc<Semaphore>,
+}
+
+impl Deps {
+    /// These ports, shared by all users of this process.
+    #[must_use]
+    pub fn new(
+        registry: Arc<dyn ConnectionRegistry>,
+        mailbox: Arc<dyn Mailbox>,
+        connections: Arc<dyn ConnectionsApi>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { registry, mailbox, connections, clock, opening: Arc::new(Semaphore::new(OPENING)) }
+    }
 }
 
 /// How the owner of a partition steers one [`serve`].
@@ -71,23 +92,29 @@ pub enum End {
 
 /// Serves a user until it is offline, stopped, lost or stuck.
 pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
-    let mut audience = Audience::default();
-    match audience.refresh(deps, user).await {
+    let (audience, deliveries) = match open(deps, user).await {
+        Ok(opened) => opened,
         Err(end) => return end,
-        Ok(()) if audience.is_empty() => return End::Offline,
-        Ok(()) => {}
-    }
-    let deliveries = match deps.mailbox.open(user).await {
-        Ok(deliveries) => deliveries,
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a user's queue can't be opened");
-            return End::Stuck;
-        }
     };
     let mut courier = Courier { deps, user, signals, audience, deliveries, held: None };
     let end = courier.run().await;
     courier.deliveries.close().await;
     end
+}
+
+async fn open(deps: &Deps, user: &UserId) -> Result<(Audience, Box<dyn Deliveries>), End> {
+    // It is never closed, so there always is a permit in the end.
+    let _permit = deps.opening.acquire().await;
+    let mut audience = Audience::default();
+    audience.refresh(deps, user).await?;
+    if audience.is_empty() {
+        return Err(End::Offline);
+    }
+    let deliveries = deps.mailbox.open(user).await.map_err(|error| {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a user's queue can't be opened");
+        End::Stuck
+    })?;
+    Ok((audience, deliveries))
 }
 
 /// The connections of one user, each with the moment we first saw it.

@@ -36,7 +36,7 @@ impl Unavailable {
 pub struct Identity {
     /// The user.
     pub user: UserId,
-    /// When the token ends, if it does.
+    /// Until when the token is to be believed, if not for ever.
     pub expires: Option<Timestamp>,
 }
 
@@ -241,7 +241,7 @@ pub trait Mailbox: Send + Sync {
 
 /// What comes out of one user's queue, in its order.
 #[async_trait]
-pub trait Deliveries: Send {
+pub trait Deliveries: Send + Sync {
     /// Waits for the next message; `None` when the loans have ended and went back by themselves.
     ///
     /// Safe to drop while waiting: no message is lost by that.
@@ -293,4 +293,19 @@ pub trait Ownership: Send {
 
     /// Gives up every partition and leaves.
     async fn resign(&mut self);
+}
+
+#[async_trait]
+impl<T: Ownership + ?Sized> Ownership for Box<T> {
+    async fn next(&mut self) -> OwnershipEvent {
+        (**self).next().await
+    }
+
+    async fn release(&mut self, partition: Partition) {
+        (**self).release(partition).await;
+    }
+
+    async fn resign(&mut self) {
+        (**self).resign().await;
+    }
 }

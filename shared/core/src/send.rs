@@ -90,7 +90,11 @@ pub async fn send(deps: &Deps, connection: &ConnectionId, frame: SendFrame) -> S
     match accept(deps, connection, &frame).await {
         Ok((message, repeated)) => SendReply::accepted(message, repeated),
         Err(error) => {
-            tracing::warn!(er = error.code().number(), error = &error as &dyn std::error::Error, "send refused");
+            if error.code().is_ours() {
+                tracing::warn!(er = error.code().number(), error = &error as &dyn std::error::Error, "send failed");
+            } else {
+                tracing::info!(er = error.code().number(), %error, "send refused");
+            }
             match error {
                 SendError::NoRno => SendReply::without_rno(frame),
                 error => SendReply::failed(error.code(), frame),

@@ -110,6 +110,12 @@ impl Er {
         }
     }
 
+    /// Whether the fault is on our side, so that an operator should hear of it.
+    #[must_use]
+    pub const fn is_ours(self) -> bool {
+        matches!(self, Self::Internal | Self::BrokerUnavailable | Self::RegistryUnavailable | Self::Unconfirmed)
+    }
+
     /// The status with which `$connect` answers a refused handshake.
     #[must_use]
     pub const fn http_status(self) -> u16 {

@@ -1,6 +1,6 @@
 //! Names of users, connections and messages.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
@@ -46,6 +46,14 @@ impl TryFrom<&str> for UserId {
 
     fn try_from(text: &str) -> Result<Self, InvalidId> {
         Self::try_from(text.to_owned())
+    }
+}
+
+impl FromStr for UserId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Self::try_from(text)
     }
 }
 

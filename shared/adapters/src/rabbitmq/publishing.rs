@@ -167,6 +167,15 @@ impl Publishing {
         Err(Failure { maybe_done: earlier, ..last })
     }
 
+    /// Makes the connection now, to find out whether it can be made.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when it can't.
+    pub async fn check(&self) -> Result<(), Unavailable> {
+        let connected = timeout(DEADLINE, self.link()).await.map_err(BoxError::from);
+        connected.and_then(|link| link.map(drop).map_err(BoxError::from)).map_err(|error| unavailable("connect", error))
+    }
+
     async fn deliver(&self, letter: Letter) -> Result<Confirmation, Failure> {
         let letter = Arc::new(letter);
         self.attempt(|link| {

@@ -1,0 +1,33 @@
+//! What an orchestrator asks: is the process alive, and is it at work?
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{Router, http::StatusCode, routing::get};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Says whether the consumer is at work just now.
+pub type Ready = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Answers `/healthz/live` (always), `/healthz/ready` and `/healthz` (503 until `ready`) until `shutdown`.
+///
+/// # Errors
+/// When the address can't be listened on.
+pub async fn listen(address: SocketAddr, ready: Ready, shutdown: CancellationToken) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    let report = move || {
+        let ready = Arc::clone(&ready);
+        async move { if ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") } }
+    };
+    let routes = Router::new()
+        .route("/healthz", get(report.clone()))
+        .route("/healthz/ready", get(report))
+        .route("/healthz/live", get(|| async { "live\n" }));
+    tokio::spawn(async move {
+        let served = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the health endpoint has failed");
+        }
+    });
+    Ok(())
+}

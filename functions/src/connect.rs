@@ -1,0 +1,23 @@
+//! `$connect`: verifies the token and registers the connection.
+
+use kschat_core::connect;
+pub use kschat_core::connect::Deps;
+use kschat_protocol::ErrorFrame;
+
+use crate::{Event, Response, event};
+
+/// Answers a handshake: 200, or the status of what is wrong with it.
+pub async fn handle(deps: &Deps, event: Event) -> Response {
+    let Some(connection) = event::connection(&event) else {
+        return event::not_an_event();
+    };
+    let handshake = event::handshake(&event);
+    match connect::connect(deps, &connection, &handshake).await {
+        Ok(_) => event::accept(handshake.subprotocol),
+        Err(error) => {
+            let code = error.code();
+            tracing::warn!(er = code.number(), error = &error as &dyn std::error::Error, "connect refused");
+            event::respond(code.http_status(), Some(ErrorFrame::new(code).to_text()))
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Which adapters a deployed function has.
+
+use std::sync::Arc;
+
+use kschat_adapters::{
+    config::{Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, jwt},
+    rabbitmq::Publishing,
+    redis::RedisRegistry,
+};
+use kschat_core::SystemClock;
+
+use crate::{connect, disconnect, send};
+
+fn publishing(backends: &Backends) -> Arc<Publishing> {
+    Arc::new(Publishing::new(backends.broker.clone(), backends.partitions))
+}
+
+fn registry(backends: Backends, window: std::time::Duration) -> Arc<RedisRegistry> {
+    Arc::new(RedisRegistry::new(backends.redis, backends.partitions, window))
+}
+
+pub(crate) fn connect(env: &mut Environment) -> Option<connect::Deps> {
+    let (backends, verifier) = (Backends::read(env), jwt(env));
+    let (backends, verifier) = (backends?, Arc::new(verifier?));
+    let broker = publishing(&backends);
+    let registry = registry(backends, DEFAULT_RNO_WINDOW);
+    Some(connect::Deps { verifier, registry, queues: broker.clone(), pokes: broker, clock: Arc::new(SystemClock) })
+}
+
+pub(crate) fn disconnect(env: &mut Environment) -> Option<disconnect::Deps> {
+    let backends = Backends::read(env)?;
+    let pokes = publishing(&backends);
+    Some(disconnect::Deps { registry: registry(backends, DEFAULT_RNO_WINDOW), pokes })
+}
+
+pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
+    let (backends, settings) = (Backends::read(env), SendSettings::read(env));
+    let (backends, settings) = (backends?, settings?);
+    let broker = publishing(&backends);
+    let registry = registry(backends, settings.rno_window);
+    Some(send::Deps {
+        registry: registry.clone(),
+        idempotency: registry,
+        publisher: broker.clone(),
+        queues: broker,
+        clock: Arc::new(SystemClock),
+        strangers: settings.strangers,
+    })
+}

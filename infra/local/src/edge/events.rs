@@ -1,0 +1,292 @@
+//! The events that functions get, in exactly the edge's shapes.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use axum::http::{HeaderMap, header::USER_AGENT};
+use base64::{Engine, engine::general_purpose::URL_SAFE};
+use serde_json::{Map, Value, json};
+use time::{OffsetDateTime, UtcDateTime, format_description::StaticFormatDescription, macros::format_description};
+
+const REQUEST_TIME: StaticFormatDescription =
+    format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
+
+/// What the edge calls the API itself; nobody here asks for it by that name.
+const API_ID: &str = "local";
+
+/// Bytes behind an id: 15 characters and a `=`.
+const ID_BYTES: usize = 11;
+
+/// One client, as it introduced itself.
+pub(super) struct Client {
+    pub(super) id: String,
+    pub(super) connected: OffsetDateTime,
+    pub(super) identity: Value,
+    stage: String,
+    domain: String,
+    headers: BTreeMap<String, Vec<String>>,
+    query: BTreeMap<String, Vec<String>>,
+}
+
+fn new_id() -> String {
+    let bytes: [u8; ID_BYTES] = std::array::from_fn(|_| fastrand::u8(..));
+    URL_SAFE.encode(bytes)
+}
+
+/// Whether the edge could have minted that id.
+pub(super) fn is_id(text: &str) -> bool {
+    URL_SAFE.decode(text).is_ok_and(|bytes| bytes.len() == ID_BYTES)
+}
+
+impl Client {
+    pub(super) fn new(stage: &str, peer: SocketAddr, headers: &HeaderMap, query: Option<&str>) -> Self {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let mut identity = json!({ "sourceIp": peer.ip().to_string() });
+        if headers.contains_key(USER_AGENT) {
+            identity["userAgent"] = text("user-agent").into();
+        }
+        Self {
+            id: new_id(),
+            connected: OffsetDateTime::now_utc(),
+            identity,
+            stage: stage.to_owned(),
+            domain: text("host"),
+            headers: edge_headers(headers, peer),
+            query: query_values(query),
+        }
+    }
+
+    pub(super) fn connect_event(&self) -> Value {
+        let mut event = json!({
+            "headers": last(&self.headers),
+            "multiValueHeaders": self.headers,
+            "requestContext": self.context("$connect", "CONNECT"),
+            "isBase64Encoded": false,
+        });
+        if !self.query.is_empty() {
+            event["queryStringParameters"] = last(&self.query).into();
+            event["multiValueQueryStringParameters"] = json!(self.query);
+        }
+        event
+    }
+
+    pub(super) fn message_event(&self, route: &str, body: &str) -> Value {
+        let mut context = self.context(route, "MESSAGE");
+        context["messageId"] = new_id().into();
+        json!({ "requestContext": context, "body": body, "isBase64Encoded": false })
+    }
+
+    pub(super) fn disconnect_event(&self, code: u16, reason: &str) -> Value {
+        let mut context = self.context("$disconnect", "DISCONNECT");
+        context["disconnectStatusCode"] = code.into();
+        context["disconnectReason"] = reason.into();
+        // The edge makes up exactly these four.
+        let headers = BTreeMap::from([
+            ("Host".to_owned(), vec![self.domain.clone()]),
+            ("x-api-key".to_owned(), vec![String::new()]),
+            ("X-Forwarded-For".to_owned(), vec![String::new()]),
+            ("x-restapi".to_owned(), vec![String::new()]),
+        ]);
+        json!({
+            "headers": last(&headers),
+            "multiValueHeaders": headers,
+            "requestContext": context,
+            "isBase64Encoded": false,
+        })
+    }
+
+    fn context(&self, route: &str, event: &str) -> Value {
+        let (now, request) = (OffsetDateTime::now_utc(), new_id());
+        json!({
+            "routeKey": route,
+            "eventType": event,
+            "extendedRequestId": request,
+            "requestTime": request_time(now),
+            "messageDirection": "IN",
+            "stage": self.stage,
+            "connectedAt": millis(self.connected),
+            "requestTimeEpoch": millis(now),
+            "identity": self.identity,
+            "requestId": request,
+            "domainName": self.domain,
+            "connectionId": self.id,
+            "apiId": API_ID,
+        })
+    }
+}
+
+fn millis(moment: OffsetDateTime) -> i64 {
+    i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
+}
+
+fn request_time(moment: OffsetDateTime) -> String {
+    UtcDateTime::from(moment).format(&REQUEST_TIME).unwrap_or_default()
+}
+
+/// Where a name came twice, the single-value twin holds the last.
+fn last(values: &BTreeMap<String, Vec<String>>) -> Map<String, Value> {
+    let last = |values: &Vec<String>| values.last().cloned().unwrap_or_default().into();
+    values.iter().map(|(name, values)| (name.clone(), last(values))).collect()
+}
+
+/// The client's headers as the edge passes them: in their customary case, without those of one hop, and with
+/// those that the edge adds.
+fn edge_headers(headers: &HeaderMap, peer: SocketAddr) -> BTreeMap<String, Vec<String>> {
+    let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in headers {
+        if !matches!(name.as_str(), "connection" | "upgrade") {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            all.entry(customary(name.as_str())).or_default().push(value);
+        }
+    }
+    let trace = format!("Root=1-{:08x}-{:024x}", OffsetDateTime::now_utc().unix_timestamp(), fastrand::u128(..) >> 32);
+    for (name, value) in [
+        ("X-Amzn-Trace-Id", trace),
+        ("X-Forwarded-For", peer.ip().to_string()),
+        ("X-Forwarded-Port", "443".to_owned()),
+        ("X-Forwarded-Proto", "https".to_owned()),
+    ] {
+        all.insert(name.to_owned(), vec![value]);
+    }
+    all
+}
+
+fn customary(name: &str) -> String {
+    if let Some(rest) = name.strip_prefix("sec-websocket-") {
+        return format!("Sec-WebSocket-{}", customary(rest));
+    }
+    let capital = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().map(|first| first.to_ascii_uppercase().to_string() + letters.as_str()).unwrap_or_default()
+    };
+    name.split('-').map(capital).collect::<Vec<_>>().join("-")
+}
+
+fn query_values(query: Option<&str>) -> BTreeMap<String, Vec<String>> {
+    let pairs: Vec<(String, String)> =
+        query.and_then(|query| serde_urlencoded::from_str(query).ok()).unwrap_or_default();
+    let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in pairs {
+        values.entry(name).or_default().push(value);
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(query: Option<&str>) -> Client {
+        let headers = [
+            ("host", "abc.example"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-key", "k"),
+            ("user-agent", "test"),
+            ("x-twice", "one"),
+            ("x-twice", "two"),
+        ];
+        let parse = |(name, value): (&str, &str)| (name.parse().unwrap(), value.parse().unwrap());
+        let mut map = HeaderMap::new();
+        for (name, value) in headers.map(parse) {
+            map.append::<axum::http::HeaderName>(name, value);
+        }
+        Client::new("dev", "10.0.0.1:5000".parse().unwrap(), &map, query)
+    }
+
+    fn keys(value: &Value) -> Vec<&str> {
+        let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    const CONTEXT: [&str; 13] = [
+        "apiId",
+        "connectedAt",
+        "connectionId",
+        "domainName",
+        "eventType",
+        "extendedRequestId",
+        "identity",
+        "messageDirection",
+        "requestContext",
+        "requestId",
+        "requestTime",
+        "requestTimeEpoch",
+        "routeKey",
+    ];
+
+    fn context_keys<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        let mut keys: Vec<&str> = CONTEXT.into_iter().filter(|key| *key != "requestContext").collect();
+        keys.push("stage");
+        keys.extend(more);
+        keys.sort_unstable();
+        keys
+    }
+
+    #[test]
+    fn a_connect_event_has_the_captured_fields_and_no_others() {
+        let event = client(Some("token=a%2Bb&ksId=7&ksId=8")).connect_event();
+        assert_eq!(
+            keys(&event),
+            [
+                "headers",
+                "isBase64Encoded",
+                "multiValueHeaders",
+                "multiValueQueryStringParameters",
+                "queryStringParameters",
+                "requestContext"
+            ]
+        );
+        assert_eq!(keys(&event["requestContext"]), context_keys(&[]));
+        assert_eq!(event["queryStringParameters"], json!({ "token": "a+b", "ksId": "8" }));
+        assert_eq!(event["multiValueQueryStringParameters"]["ksId"], json!(["7", "8"]));
+        assert_eq!(event["headers"]["Sec-WebSocket-Key"], "k");
+        assert_eq!(event["headers"]["X-Twice"], "two");
+        assert_eq!(event["headers"].get("Upgrade"), None);
+        assert_eq!(event["requestContext"]["identity"], json!({ "sourceIp": "10.0.0.1", "userAgent": "test" }));
+        let bare = client(None).connect_event();
+        assert_eq!(keys(&bare), ["headers", "isBase64Encoded", "multiValueHeaders", "requestContext"]);
+    }
+
+    #[test]
+    fn a_message_event_has_neither_headers_nor_query() {
+        let event = client(Some("token=T")).message_event("send", "{}");
+        assert_eq!(keys(&event), ["body", "isBase64Encoded", "requestContext"]);
+        assert_eq!(keys(&event["requestContext"]), context_keys(&["messageId"]));
+    }
+
+    #[test]
+    fn a_disconnect_event_has_four_made_up_headers() {
+        let event = client(None).disconnect_event(1005, "Client-side close frame status not set");
+        assert_eq!(keys(&event), ["headers", "isBase64Encoded", "multiValueHeaders", "requestContext"]);
+        assert_eq!(keys(&event["headers"]), ["Host", "X-Forwarded-For", "x-api-key", "x-restapi"]);
+        assert_eq!(keys(&event["requestContext"]), context_keys(&["disconnectReason", "disconnectStatusCode"]));
+    }
+
+    #[test]
+    fn ids_are_sixteen_characters_and_connected_at_stays() {
+        let client = client(None);
+        let (one, two) = (client.message_event("send", ""), client.message_event("send", ""));
+        assert_eq!(client.id.len(), 16);
+        assert!(client.id.ends_with('=') && is_id(&client.id) && !is_id("abc"));
+        assert_eq!(one["requestContext"]["connectedAt"], two["requestContext"]["connectedAt"]);
+        assert_ne!(one["requestContext"]["requestId"], two["requestContext"]["requestId"]);
+        assert_eq!(one["requestContext"]["requestId"], one["requestContext"]["extendedRequestId"]);
+    }
+
+    #[test]
+    fn request_time_is_written_as_in_an_access_log() {
+        let moment = OffsetDateTime::from_unix_timestamp(1_731_324_924).unwrap();
+        assert_eq!(request_time(moment), "11/Nov/2024:11:35:24 +0000");
+    }
+
+    #[test]
+    fn the_lambda_library_reads_every_event() {
+        let client = client(Some("token=T"));
+        for event in
+            [client.connect_event(), client.message_event("$default", "x"), client.disconnect_event(1000, "bye")]
+        {
+            let read: kschat_functions::Event = serde_json::from_value(event).unwrap();
+            assert_eq!(read.request_context.connection_id, Some(client.id.clone()));
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Everything together: edge, functions, consumer, page, in one process on one port.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use kschat_adapters::{
+    api_gateway::{ApiGateway, CallbackUrl},
+    config::{DEFAULT_PREFETCH, DEFAULT_RNO_WINDOW},
+    jwt::{JwtSettings, JwtVerifier},
+    rabbitmq::{BrokerUrl, Consuming, Publishing},
+    redis::{RedisRegistry, RedisUrl},
+};
+use kschat_consumer as consumer;
+use kschat_core::{
+    Partitions, SystemClock, deliver,
+    memory::{MemoryBroker, MemoryRegistry},
+    ports::{ConnectionRegistry, IdempotencyStore, Mailbox, Ownership, Pokes, Publisher, Queues, Unavailable},
+    send::Strangers,
+};
+use kschat_functions::{connect, disconnect, send};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    edge::Edge,
+    functions::{Functions, InProcess, Remote},
+    page::Page,
+};
+
+/// What the local stack is made of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The name of the edge's stage.
+    pub stage: String,
+    /// With what tokens are signed and checked.
+    pub secret: String,
+    /// Into how many parts the users are cut.
+    pub partitions: Partitions,
+    /// What happens to a message for somebody who has never connected.
+    pub strangers: Strangers,
+    /// RabbitMQ and Redis; without them all is in memory.
+    pub backends: Option<Backends>,
+    /// Where functions run; without it, in this process.
+    pub functions: Option<String>,
+    /// Whether the consumer runs in this process.
+    pub consumer: bool,
+}
+
+/// The real services.
+#[derive(Clone, Debug)]
+pub struct Backends {
+    /// RabbitMQ.
+    pub broker: BrokerUrl,
+    /// Redis.
+    pub redis: RedisUrl,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 3000)),
+            stage: "dev".to_owned(),
+            secret: "a secret for developers' machines only".to_owned(),
+            partitions: Partitions::default(),
+            strangers: Strangers::default(),
+            backends: None,
+            functions: None,
+            consumer: true,
+        }
+    }
+}
+
+/// Why the stack can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is taken, or not ours.
+    #[error("can't listen on {0}; choose another address with --listen")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// A service does not answer.
+    #[error("a service that the stack was told to use does not answer")]
+    Backend(#[source] Unavailable),
+    /// The secret can't check tokens, or the callback URL can't be made.
+    #[error("the configuration does not fit: {0}")]
+    Configuration(String),
+}
+
+/// A running stack. Dropping it leaves it running; [`Self::stop`] ends it.
+pub struct Stack {
+    address: SocketAddr,
+    stage: String,
+    edge: Edge,
+    shutdown: CancellationToken,
+    consumer: Option<JoinHandle<()>>,
+    server: JoinHandle<()>,
+}
+
+/// The ports that functions and consumer share.
+struct Parts {
+    registry: Arc<dyn ConnectionRegistry>,
+    idempotency: Arc<dyn IdempotencyStore>,
+    publisher: Arc<dyn Publisher>,
+    queues: Arc<dyn Queues>,
+    pokes: Arc<dyn Pokes>,
+    work: Work,
+}
+
+/// The consumer's side of the broker; it connects only if there is a consumer.
+enum Work {
+    Memory(Box<dyn Mailbox>, Box<dyn Ownership>),
+    Real(Consuming),
+}
+
+impl Parts {
+    fn in_memory(partitions: Partitions) -> Self {
+        let (broker, ownership) = MemoryBroker::new(partitions);
+        let registry = Arc::new(MemoryRegistry::new(partitions));
+        Self {
+            registry: registry.clone(),
+            idempotency: registry,
+            publisher: Arc::new(broker.clone()),
+            queues: Arc::new(broker.clone()),
+            pokes: Arc::new(broker.clone()),
+            work: Work::Memory(Box::new(broker), Box::new(ownership)),
+        }
+    }
+
+    async fn real(backends: &Backends, partitions: Partitions) -> Result<Self, Unavailable> {
+        let broker = Arc::new(Publishing::new(backends.broker.clone(), partitions));
+        let registry = Arc::new(RedisRegistry::new(backends.redis.clone(), partitions, DEFAULT_RNO_WINDOW));
+        // Asked now, so that a wrong URL is told at the start and not to the first client.
+        broker.check().await?;
+        registry.check().await?;
+        Ok(Self {
+            registry: registry.clone(),
+            idempotency: registry,
+            publisher: broker.clone(),
+            queues: broker.clone(),
+            pokes: broker,
+            work: Work::Real(Consuming::new(backends.broker.clone(), partitions, DEFAULT_PREFETCH.get())),
+        })
+    }
+
+    fn functions(&self, options: &Options) -> Result<InProcess, String> {
+        let verifier = Arc::new(JwtVerifier::new(&JwtSettings::seed(options.secret.clone()))?);
+        let clock = Arc::new(SystemClock);
+        Ok(InProcess {
+            connect: connect::Deps {
+                verifier,
+                registry: self.registry.clone(),
+                queues: self.queues.clone(),
+                pokes: self.pokes.clone(),
+                clock: clock.clone(),
+            },
+            disconnect: disconnect::Deps { registry: self.registry.clone(), pokes: self.pokes.clone() },
+            send: send::Deps {
+                registry: self.registry.clone(),
+                idempotency: self.idempotency.clone(),
+                publisher: self.publisher.clone(),
+                queues: self.queues.clone(),
+                clock,
+                strangers: options.strangers,
+            },
+        })
+    }
+
+    fn into_consumer(self, connections: ApiGateway, partitions: Partitions) -> (consumer::Deps, Box<dyn Ownership>) {
+        let (mailbox, ownership): (Arc<dyn Mailbox>, Box<dyn Ownership>) = match self.work {
+            Work::Memory(mailbox, ownership) => (mailbox.into(), ownership),
+            Work::Real(broker) => {
+                let ownership = broker.ownership();
+                (Arc::new(broker), Box::new(ownership))
+            }
+        };
+        let delivery = deliver::Deps::new(self.registry, mailbox, Arc::new(connections), Arc::new(SystemClock));
+        (consumer::Deps { delivery, partitions }, ownership)
+    }
+}
+
+impl Stack {
+    /// Starts everything; returns once clients can connect.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let parts = match &options.backends {
+            None => Parts::in_memory(options.partitions),
+            Some(backends) => Parts::real(backends, options.partitions).await.map_err(StartError::Backend)?,
+        };
+        let functions: Arc<dyn Functions> = match &options.functions {
+            Some(url) => Arc::new(Remote::new(url)),
+            None => Arc::new(parts.functions(&options).map_err(StartError::Configuration)?),
+        };
+        let edge = Edge::new(&options.stage, functions);
+        let page = Page { stage: options.stage.clone(), secret: options.secret };
+        let shutdown = CancellationToken::new();
+        let listener =
+            TcpListener::bind(options.listen).await.map_err(|error| StartError::Listen(options.listen, error))?;
+        let address = listener.local_addr().map_err(|error| StartError::Listen(options.listen, error))?;
+        let routes = page.routes().merge(edge.routes()).into_make_service_with_connect_info::<SocketAddr>();
+        let until = shutdown.clone();
+        let server = tokio::spawn(async move {
+            let served = axum::serve(listener, routes).with_graceful_shutdown(until.cancelled_owned()).await;
+            if let Err(error) = served {
+                tracing::error!(%error, "the edge has failed");
+            }
+        });
+        let mut stack = Self { address, stage: options.stage, edge, shutdown, consumer: None, server };
+        if options.consumer {
+            stack.start_consumer(parts, options.partitions).await?;
+        }
+        Ok(stack)
+    }
+
+    async fn start_consumer(&mut self, parts: Parts, partitions: Partitions) -> Result<(), StartError> {
+        let url: CallbackUrl = self.callback_url().parse().map_err(StartError::Configuration)?;
+        let (deps, ownership) = parts.into_consumer(ApiGateway::new(&url).await, partitions);
+        self.consumer = Some(tokio::spawn(consumer::run(deps, ownership, self.shutdown.child_token())));
+        Ok(())
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What clients connect to.
+    #[must_use]
+    pub fn websocket_url(&self) -> String {
+        format!("ws://{}/{}", self.reachable(), self.stage)
+    }
+
+    /// Where a consumer pushes.
+    #[must_use]
+    pub fn callback_url(&self) -> String {
+        format!("http://{}/{}", self.reachable(), self.stage)
+    }
+
+    /// Where the page is.
+    #[must_use]
+    pub fn page_url(&self) -> String {
+        format!("http://{}/", self.reachable())
+    }
+
+    /// The edge, for a look at it.
+    #[must_use]
+    pub fn edge(&self) -> &Edge {
+        &self.edge
+    }
+
+    /// An address by which this machine reaches itself, also when it listens on all.
+    fn reachable(&self) -> SocketAddr {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        address
+    }
+
+    /// Ends it in good order: clients are told, posts under way are finished.
+    pub async fn stop(mut self) {
+        self.edge.close_all().await;
+        self.shutdown.cancel();
+        if let Some(consumer) = self.consumer.take() {
+            // It ends by itself within its own deadline.
+            let _ = consumer.await;
+        }
+        // A connection that a client holds open must not hold us.
+        self.server.abort();
+    }
+}

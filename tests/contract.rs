@@ -1,0 +1,130 @@
+//! The real adapters keep the same contracts as the in-memory ones.
+
+use kschat_tests::stack::Services;
+use tokio::sync::OnceCell;
+
+/// One broker and one registry for all clauses of this binary: each clause makes up its own users.
+async fn services() -> &'static Services {
+    static SERVICES: OnceCell<Services> = OnceCell::const_new();
+    SERVICES.get_or_init(Services::start).await
+}
+
+mod registry {
+    use std::time::Duration;
+
+    use kschat_adapters::redis::RedisRegistry;
+    use kschat_core::Partitions;
+
+    use super::services;
+
+    async fn redis() -> RedisRegistry {
+        let url = services().await.redis.url().parse().expect("a Redis URL");
+        RedisRegistry::new(url, Partitions::default(), Duration::from_secs(60))
+    }
+
+    kschat_core::registry_contract!(redis());
+}
+
+mod broker {
+    use async_trait::async_trait;
+    use kschat_adapters::rabbitmq::{Consuming, PartitionOwnership, Publishing};
+    use kschat_core::{
+        Partitions,
+        ports::{Deliveries, Mailbox, PublishError, Publisher, Queues, Unavailable},
+    };
+    use kschat_protocol::{Message, UserId};
+    use kschat_tests::eventually;
+
+    use super::services;
+
+    /// Both sides of RabbitMQ as one broker.
+    struct RabbitMq {
+        publishing: Publishing,
+        consuming: Consuming,
+        // Held, as it is what connects the consuming side.
+        _ownership: PartitionOwnership,
+    }
+
+    async fn rabbitmq() -> RabbitMq {
+        let url = services().await.rabbitmq.url();
+        let partitions = Partitions::default();
+        let publishing = Publishing::new(url.parse().expect("a broker URL"), partitions);
+        let consuming = Consuming::new(url.parse().expect("a broker URL"), partitions, 32);
+        let ownership = consuming.ownership();
+        eventually("the consuming side is connected", async || consuming.is_connected()).await;
+        RabbitMq { publishing, consuming, _ownership: ownership }
+    }
+
+    #[async_trait]
+    impl Publisher for RabbitMq {
+        async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError> {
+            self.publishing.publish(to, message).await
+        }
+    }
+
+    #[async_trait]
+    impl Queues for RabbitMq {
+        async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
+            self.publishing.ensure(user).await
+        }
+    }
+
+    #[async_trait]
+    impl Mailbox for RabbitMq {
+        async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable> {
+            self.consuming.open(user).await
+        }
+    }
+
+    kschat_core::broker_contract!(rabbitmq());
+}
+
+mod ownership {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use kschat_adapters::rabbitmq::{Consuming, PartitionOwnership};
+    use kschat_core::{
+        Partition, Partitions,
+        ports::{Ownership, OwnershipEvent},
+    };
+    use tokio::time::timeout;
+
+    /// How long nothing may change until we believe that nothing will.
+    const QUIET: Duration = Duration::from_secs(2);
+
+    /// Follows what one member is told, as a consumer without any users would.
+    async fn settle(member: &mut PartitionOwnership, owned: &mut BTreeSet<Partition>) {
+        while let Ok(event) = timeout(QUIET, member.next()).await {
+            match event {
+                OwnershipEvent::Acquired(partition) => assert!(owned.insert(partition), "acquired twice"),
+                OwnershipEvent::Lost(partition) => assert!(owned.remove(&partition)),
+                OwnershipEvent::Asked(partition) => {
+                    owned.remove(&partition);
+                    member.release(partition).await;
+                }
+                OwnershipEvent::Poked(_) => {}
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn members_share_the_partitions_and_each_has_one_owner() {
+        // A virtual host would do as well, but a broker of its own needs no rights.
+        let rabbitmq = kschat_tests::rabbitmq::RabbitMq::start().await;
+        let partitions = Partitions::default();
+        let member = || Consuming::new(rabbitmq.url().parse().expect("a URL"), partitions, 32).ownership();
+        let all: BTreeSet<Partition> = partitions.all().collect();
+        let (mut first, mut first_owns) = (member(), BTreeSet::new());
+        settle(&mut first, &mut first_owns).await;
+        assert_eq!(first_owns, all);
+        let (mut second, mut second_owns) = (member(), BTreeSet::new());
+        for _ in 0..2 {
+            tokio::join!(settle(&mut first, &mut first_owns), settle(&mut second, &mut second_owns));
+        }
+        assert_eq!((first_owns.len(), second_owns.len()), (8, 8));
+        assert_eq!(&first_owns | &second_owns, all);
+        first.resign().await;
+        settle(&mut second, &mut second_owns).await;
+        assert_eq!(second_owns, all);
+    }
+}

@@ -1,0 +1,58 @@
+//! Chromium, driven as a person would.
+
+use std::path::Path;
+
+use fantoccini::{Client, ClientBuilder};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{eventually, free_port, process::Process};
+
+/// A browser driver, from which windows are opened.
+pub struct Browser {
+    url: String,
+    folder: TempDir,
+    _driver: Process,
+}
+
+impl Browser {
+    /// Starts the driver.
+    pub async fn start() -> Self {
+        let folder = TempDir::with_prefix("kschat-browser-").expect("a temporary folder");
+        let port = free_port();
+        let log = folder.path().join("driver.log");
+        let driver = Process::start(Path::new("chromedriver"), &[&format!("--port={port}")], &[], &log);
+        let url = format!("http://127.0.0.1:{port}");
+        eventually("the browser's driver answers", async || reqwest::get(format!("{url}/status")).await.is_ok()).await;
+        Self { url, folder, _driver: driver }
+    }
+
+    /// Opens a window of its own, with nothing shared with others.
+    pub async fn window(&self, name: &str, width: u32, height: u32) -> Client {
+        let profile = self.folder.path().join(name);
+        let arguments = json!([
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+            format!("--window-size={width},{height}"),
+            format!("--user-data-dir={}", profile.display()),
+        ]);
+        let options = json!({ "args": arguments });
+        let logging = json!({ "browser": "ALL" });
+        let capabilities = [("goog:chromeOptions".to_owned(), options), ("goog:loggingPrefs".to_owned(), logging)];
+        let window = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
+            .capabilities(capabilities.into_iter().collect())
+            .connect(&self.url)
+            .await
+            .expect("Chromium starts");
+        window.set_window_size(width, height).await.expect("a window has a size");
+        window
+    }
+}

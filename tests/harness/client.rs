@@ -1,0 +1,163 @@
+//! A WebSocket client that says exactly what a test tells it to.
+
+use std::{collections::VecDeque, time::Duration};
+
+use futures_util::{SinkExt, StreamExt};
+use kschat_adapters::jwt::sign_seed_token;
+use kschat_core::{Clock, SystemClock};
+use kschat_protocol::UserId;
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Error, Message, client::IntoClientRequest},
+};
+
+use crate::PATIENCE;
+
+/// A token for a user, good for an hour.
+#[must_use]
+pub fn token(secret: &str, user: &str) -> String {
+    let user = UserId::try_from(user).expect("a valid user");
+    let now = SystemClock.now();
+    sign_seed_token(secret, &user, now, now.plus(Duration::from_secs(3600))).expect("it can sign")
+}
+
+/// One open socket of one user.
+pub struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    user: String,
+    sent: u64,
+    /// Came while the test waited for another kind of frame.
+    aside: VecDeque<Value>,
+}
+
+/// The status with which a handshake was refused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused(pub u16);
+
+impl Client {
+    /// Connects as the seed does, with the token in the query.
+    ///
+    /// # Errors
+    /// [`Refused`] by the edge.
+    pub async fn connect(url: &str, query: &str, user: &str) -> Result<Self, Refused> {
+        Self::open(format!("{url}?{query}"), None, user).await
+    }
+
+    /// Connects as a browser of version 2 does, with the token among the subprotocols.
+    ///
+    /// # Errors
+    /// [`Refused`] by the edge.
+    pub async fn connect_v2(url: &str, token: &str, user: &str) -> Result<Self, Refused> {
+        Self::open(url.to_owned(), Some(format!("kschat.v2, bearer.{token}")), user).await
+    }
+
+    async fn open(url: String, protocols: Option<String>, user: &str) -> Result<Self, Refused> {
+        let mut request = url.into_client_request().expect("a URL");
+        if let Some(protocols) = protocols {
+            request.headers_mut().insert("Sec-WebSocket-Protocol", protocols.parse().expect("a header"));
+        }
+        match timeout(PATIENCE, connect_async(request)).await.expect("no answer to the handshake") {
+            Ok((socket, _)) => Ok(Self { socket, user: user.to_owned(), sent: 0, aside: VecDeque::new() }),
+            Err(Error::Http(response)) => Err(Refused(response.status().as_u16())),
+            Err(error) => panic!("the handshake failed: {error}"),
+        }
+    }
+
+    /// Sends any text.
+    pub async fn say(&mut self, text: impl Into<String>) {
+        self.socket.send(Message::Text(text.into().into())).await.expect("the socket is open");
+    }
+
+    /// Sends a message under a fresh `rno`, and waits for the `RESPSEND` to it.
+    pub async fn send(&mut self, to: &str, msg: &str) -> Value {
+        self.sent += 1;
+        let rno = format!("{}-{}", self.user, self.sent);
+        self.send_as(to, msg, &rno).await
+    }
+
+    /// Sends a message under that `rno`, and waits for the `RESPSEND` to it.
+    pub async fn send_as(&mut self, to: &str, msg: &str, rno: &str) -> Value {
+        let frame = json!({ "action": "send", "uId": self.user, "pId": to, "msg": msg, "rno": rno, "time": 1 });
+        self.say(frame.to_string()).await;
+        self.next("RESPSEND").await
+    }
+
+    /// Waits for the next frame of that event; others are kept for later.
+    ///
+    /// # Panics
+    /// When none comes.
+    pub async fn next(&mut self, event: &str) -> Value {
+        self.try_next(event, PATIENCE).await.unwrap_or_else(|| panic!("no {event} came to {}", self.user))
+    }
+
+    /// The next frame of that event, if one comes in time.
+    pub async fn try_next(&mut self, event: &str, patience: Duration) -> Option<Value> {
+        if let Some(at) = self.aside.iter().position(|frame| frame["event"] == event) {
+            return self.aside.remove(at);
+        }
+        let wait = async {
+            loop {
+                let frame = self.frame().await?;
+                if frame["event"] == event {
+                    return Some(frame);
+                }
+                self.aside.push_back(frame);
+            }
+        };
+        timeout(patience, wait).await.ok().flatten()
+    }
+
+    /// The next frame whatever it is; `None` when the socket has ended.
+    pub async fn frame(&mut self) -> Option<Value> {
+        loop {
+            match self.socket.next().await? {
+                Ok(Message::Text(text)) => return Some(serde_json::from_str(text.as_str()).expect("a frame is JSON")),
+                Ok(Message::Close(_)) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// The items of the next `RESPRECEIVER`.
+    pub async fn items(&mut self) -> Vec<Value> {
+        let frame = self.next("RESPRECEIVER").await;
+        frame["MSG"].as_array().expect("MSG is an array").clone()
+    }
+
+    /// Waits for that many messages and returns their texts.
+    pub async fn texts(&mut self, count: usize) -> Vec<String> {
+        let mut texts = Vec::new();
+        while texts.len() < count {
+            texts.extend(self.items().await.iter().map(|item| item["msg"].as_str().expect("msg is text").to_owned()));
+        }
+        texts
+    }
+
+    /// Waits for the close frame and returns its code.
+    ///
+    /// # Panics
+    /// When none comes.
+    pub async fn closed(&mut self) -> u16 {
+        loop {
+            match timeout(PATIENCE, self.socket.next()).await.expect("no close frame came") {
+                Some(Ok(Message::Close(Some(frame)))) => return frame.code.into(),
+                Some(Ok(_)) => {}
+                other => panic!("it ended without a close frame: {other:?}"),
+            }
+        }
+    }
+
+    /// Sends a binary frame.
+    pub async fn say_binary(&mut self, bytes: Vec<u8>) {
+        self.socket.send(Message::Binary(bytes.into())).await.expect("the socket is open");
+    }
+
+    /// Leaves in good order.
+    pub async fn close(mut self) {
+        let _ = self.socket.close(None).await;
+        // Until the edge has seen it, too.
+        while let Ok(Some(Ok(_))) = timeout(PATIENCE, self.socket.next()).await {}
+    }
+}

@@ -1,0 +1,129 @@
+//! Stacks to test: embedded, or on services of our own.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use kschat::stack::{Backends, Options, Stack};
+use tempfile::TempDir;
+
+use crate::{
+    client::{Client, Refused, token},
+    eventually, free_port,
+    process::{Process, binary},
+    rabbitmq::RabbitMq,
+    redis::Redis,
+};
+
+/// The secret that all stacks of the tests share.
+pub const SECRET: &str = "a secret that only the tests know, long enough";
+
+/// RabbitMQ and Redis of our own.
+pub struct Services {
+    /// The broker.
+    pub rabbitmq: RabbitMq,
+    /// The registry.
+    pub redis: Redis,
+}
+
+impl Services {
+    /// Starts both.
+    pub async fn start() -> Self {
+        let (rabbitmq, redis) = tokio::join!(RabbitMq::start(), Redis::start());
+        Self { rabbitmq, redis }
+    }
+
+    /// What a stack in this process needs to use them.
+    #[must_use]
+    pub fn backends(&self) -> Backends {
+        Backends {
+            broker: self.rabbitmq.url().parse().expect("a broker URL"),
+            redis: self.redis.url().parse().expect("a Redis URL"),
+        }
+    }
+
+    /// What a process needs to use them.
+    #[must_use]
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("AMQP_URL", self.rabbitmq.url()),
+            ("REDIS_URL", self.redis.url()),
+            ("JWT_SECRET", SECRET.to_owned()),
+            // A dead peer is found out in seconds, so that tests need not wait for longer.
+            ("RUST_LOG", "info,lapin=off".to_owned()),
+        ]
+    }
+}
+
+/// Options of a stack on a free port.
+#[must_use]
+pub fn options() -> Options {
+    Options { listen: ([127, 0, 0, 1], 0).into(), secret: SECRET.to_owned(), ..Options::default() }
+}
+
+/// A stack that has everything in memory.
+pub async fn embedded() -> Stack {
+    Stack::start(options()).await.expect("the embedded stack starts")
+}
+
+/// A user whom no other test knows.
+#[must_use]
+pub fn somebody(name: &str) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    format!("{name}-{}", now.as_nanos())
+}
+
+/// Connects a client of version 2.
+pub async fn connect(url: &str, user: &str) -> Client {
+    Client::connect_v2(url, &token(SECRET, user), user).await.expect("the handshake succeeds")
+}
+
+/// Connects as soon as the stack lets us: for what is just coming back.
+pub async fn connect_eventually(url: &str, user: &str) -> Client {
+    let mut client = None;
+    eventually("a client can connect", async || {
+        match Client::connect_v2(url, &token(SECRET, user), user).await {
+            Ok(connected) => client = Some(connected),
+            Err(Refused(503)) => tokio::time::sleep(Duration::from_millis(200)).await,
+            Err(Refused(status)) => panic!("refused with {status}"),
+        }
+        client.is_some()
+    })
+    .await;
+    client.expect("it is connected by now")
+}
+
+/// A consumer process of its own.
+pub struct Consumer {
+    /// The process.
+    pub process: Process,
+    health: String,
+    _folder: TempDir,
+}
+
+impl Consumer {
+    /// Starts one that pushes to `callback`; returns once it is ready.
+    pub async fn start(services: &Services, callback: &str) -> Self {
+        let folder = TempDir::with_prefix("kschat-consumer-").expect("a temporary folder");
+        let health = format!("127.0.0.1:{}", free_port());
+        let mut variables = services.variables();
+        variables.push(("CALLBACK_URL", callback.to_owned()));
+        variables.push(("HEALTH_ADDR", health.clone()));
+        let log: PathBuf = folder.path().join("consumer.log");
+        let process = Process::start(&binary("consumer"), &[], &variables, &log);
+        let consumer = Self { process, health, _folder: folder };
+        eventually("the consumer is ready", async || {
+            assert!(consumer.process.is_running(), "the consumer has ended:\n{}", consumer.process.printed());
+            consumer.health("ready").await == Some(200)
+        })
+        .await;
+        consumer
+    }
+
+    /// The status of one of its health endpoints; `None` if nobody answers.
+    pub async fn health(&self, which: &str) -> Option<u16> {
+        let answer = reqwest::get(format!("http://{}/healthz/{which}", self.health)).await;
+        answer.ok().map(|answer| answer.status().as_u16())
+    }
+}
