@@ -1,1 +1,290 @@
-//! x
+//! What users see, on the embedded stack and on real RabbitMQ and Redis alike.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use kschat_protocol::limits::{MAX_FRAME, MAX_MSG};
+use kschat_tests::{
+    client::{Client, Refused, token},
+    stack::{SECRET, connect, somebody},
+};
+use serde_json::{Value, json};
+
+/// One test a scenario, against the stack whose address the expression tells.
+macro_rules! scenarios {
+    ($address:expr; $($scenario:ident)*) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $scenario() {
+            super::$scenario(&$address.websocket).await;
+        })*
+    };
+    ($address:expr) => {
+        scenarios! { $address;
+            two_users_chat
+            a_user_who_was_away_gets_every_message_in_order_and_once
+            every_device_of_a_user_gets_the_message
+            a_stolen_user_id_is_refused
+            garbage_is_answered_and_the_connection_lives
+            a_handshake_without_a_good_token_is_refused
+            the_seeds_repeated_rno_is_no_repetition
+            a_version_two_rno_names_one_message
+            an_id_comes_back_in_the_type_in_which_it_came
+            the_largest_message_arrives_and_a_larger_one_is_refused
+            what_the_edge_does_not_carry_closes_the_socket
+            waiting_messages_share_frames_of_the_edges_size
+            anything_can_be_said
+        }
+    };
+}
+
+mod embedded {
+    use std::sync::LazyLock;
+
+    use kschat_tests::stack::{Address, options, run_for_all};
+
+    static ADDRESS: LazyLock<Address> = LazyLock::new(|| run_for_all(async || options()));
+
+    scenarios!(ADDRESS);
+}
+
+mod real {
+    use std::sync::LazyLock;
+
+    use kschat::stack::Options;
+    use kschat_tests::stack::{Address, Services, options, run_for_all};
+
+    static ADDRESS: LazyLock<Address> = LazyLock::new(|| {
+        run_for_all(async || {
+            let services = Box::leak(Box::new(Services::start().await));
+            Options { backends: Some(services.backends()), ..options() }
+        })
+    });
+
+    scenarios!(ADDRESS);
+}
+
+fn er(frame: &Value) -> u64 {
+    frame["ER"].as_u64().expect("every frame has an ER")
+}
+
+async fn two_users_chat(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
+    let reply = alice.send(&b, "hello").await;
+    let items = bob.items().await;
+    assert_eq!(er(&reply), 0);
+    assert_eq!((&reply["RC"], &reply["STATUS"]), (&json!(1), &json!(1)));
+    assert_eq!((&reply["SID"], &reply["RID"], &reply["MSG"]), (&json!(a), &json!(b), &json!("hello")));
+    assert_eq!(items.len(), 1);
+    assert_eq!((&items[0]["uId"], &items[0]["pId"], &items[0]["msg"]), (&json!(a), &json!(b), &json!("hello")));
+    assert_eq!((&items[0]["mId"], &items[0]["msgTime"]), (&reply["MID"], &reply["MSGTIME"]));
+    bob.send(&a, "hello to you").await;
+    assert_eq!(alice.texts(1).await, ["hello to you"]);
+}
+
+async fn a_user_who_was_away_gets_every_message_in_order_and_once(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, bob) = (connect(url, &a).await, connect(url, &b).await);
+    bob.close().await;
+    let texts: Vec<String> = (0..30).map(|n| n.to_string()).collect();
+    for text in &texts {
+        assert_eq!(er(&alice.send(&b, text).await), 0);
+    }
+    let mut bob = connect(url, &b).await;
+    assert_eq!(bob.texts(texts.len()).await, texts);
+    bob.close().await;
+    // Nothing is left for the next visit.
+    let mut bob = connect(url, &b).await;
+    alice.send(&b, "last").await;
+    assert_eq!(bob.texts(1).await, ["last"]);
+}
+
+async fn every_device_of_a_user_gets_the_message(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let mut alice = connect(url, &a).await;
+    let (mut phone, mut desk) = (connect(url, &b).await, connect(url, &b).await);
+    alice.send(&b, "to both").await;
+    assert_eq!(phone.texts(1).await, ["to both"]);
+    assert_eq!(desk.texts(1).await, ["to both"]);
+    phone.close().await;
+    alice.send(&b, "to one").await;
+    assert_eq!(desk.texts(1).await, ["to one"]);
+}
+
+async fn a_stolen_user_id_is_refused(url: &str) {
+    let (a, b, thief) = (somebody("alice"), somebody("bob"), somebody("mallory"));
+    let (mut mallory, mut bob) = (connect(url, &thief).await, connect(url, &b).await);
+    let stolen = json!({ "action": "send", "uId": a, "pId": b, "msg": "it is me, alice", "rno": "r" });
+    mallory.say(stolen.to_string()).await;
+    let reply = mallory.next("RESPSEND").await;
+    assert_eq!((er(&reply), &reply["RANDOMNO"]), (5, &json!("r")));
+    mallory.send(&b, "it is me, mallory").await;
+    assert_eq!(bob.items().await[0]["uId"], json!(thief));
+}
+
+async fn garbage_is_answered_and_the_connection_lives(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let mut alice = connect(url, &a).await;
+    for (garbage, code) in [("", 6), ("{", 6), ("[]", 6), ("\u{0}", 6), ("{}", 15), (r#"{"action":"fly"}"#, 15)] {
+        alice.say(garbage).await;
+        assert_eq!(er(&alice.next("RESPERROR").await), code, "{garbage:?}");
+    }
+    alice.say(r#"{"action":"send","rno":7}"#).await;
+    let reply = alice.next("RESPSEND").await;
+    let fields: Vec<&Value> = reply["ERRS"].as_array().expect("ERRS").iter().map(|error| &error["F"]).collect();
+    assert_eq!((er(&reply), &reply["RANDOMNO"]), (7, &json!(7)));
+    assert_eq!(fields, ["uId", "pId", "msg"]);
+    assert_eq!(er(&alice.send(&b, "still here").await), 0);
+}
+
+async fn a_handshake_without_a_good_token_is_refused(url: &str) {
+    let user = somebody("alice");
+    let good = token(SECRET, &user);
+    let [_, body, _] = good.split('.').collect::<Vec<_>>().try_into().expect("three parts");
+    let none = format!("{}.{body}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#));
+    let expired = kschat_adapters::jwt::sign_seed_token(
+        SECRET,
+        &user.parse().expect("a user"),
+        kschat_core::Timestamp::from_millis(0),
+        kschat_core::Timestamp::from_millis(1_000),
+    );
+    let bad = [
+        String::new(),
+        "token=".to_owned(),
+        format!("token={}", token("another secret", &user)),
+        format!("token={}", expired.expect("it can sign")),
+        format!("token={none}"),
+        format!("token={good}x"),
+    ];
+    for query in bad {
+        assert_eq!(Client::connect(url, &query, &user).await.err(), Some(Refused(401)), "{query}");
+    }
+    let foreign = format!("token={good}&ksId=somebody-else");
+    assert_eq!(Client::connect(url, &foreign, &user).await.err(), Some(Refused(403)));
+    assert!(Client::connect(url, &format!("token={good}&ksId={user}"), &user).await.is_ok());
+}
+
+async fn the_seeds_repeated_rno_is_no_repetition(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let mut alice = Client::connect(url, &format!("token={}", token(SECRET, &a)), &a).await.expect("connected");
+    let mut bob = connect(url, &b).await;
+    // The seed's bare frame, without any action.
+    for text in ["one", "one", "two"] {
+        alice.say(json!({ "uId": a, "pId": b, "msg": text, "rno": 42, "time": 1 }).to_string()).await;
+        let reply = alice.next("RESPSEND").await;
+        assert_eq!((er(&reply), reply.get("DUP")), (0, None));
+    }
+    assert_eq!(bob.texts(3).await, ["one", "one", "two"]);
+}
+
+async fn a_version_two_rno_names_one_message(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut again, mut bob) = (connect(url, &a).await, connect(url, &a).await, connect(url, &b).await);
+    let first = alice.send_as(&b, "hello", "r").await;
+    let repeated = again.send_as(&b, "hello", "r").await;
+    assert_eq!((er(&repeated), &repeated["DUP"]), (0, &json!(1)));
+    assert_eq!((&repeated["MID"], &repeated["MSGTIME"]), (&first["MID"], &first["MSGTIME"]));
+    assert_eq!(er(&alice.send_as(&b, "something else", "r").await), 13);
+    alice.send(&b, "next").await;
+    assert_eq!(bob.texts(2).await, ["hello", "next"]);
+}
+
+async fn an_id_comes_back_in_the_type_in_which_it_came(url: &str) {
+    let number = somebody("n").replace("n-", "");
+    let (digits, to) = (number.parse::<u64>().expect("digits"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(url, &number).await, connect(url, &to).await);
+    alice.say(json!({ "action": "send", "uId": digits, "pId": to, "msg": "x", "rno": 7 }).to_string()).await;
+    let reply = alice.next("RESPSEND").await;
+    assert_eq!((&reply["SID"], &reply["RANDOMNO"]), (&json!(digits), &json!(7)));
+    assert_eq!(bob.items().await[0]["uId"], json!(digits));
+    alice.send(&to, "y").await;
+    assert_eq!(bob.items().await[0]["uId"], json!(number));
+}
+
+async fn the_largest_message_arrives_and_a_larger_one_is_refused(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
+    let largest = "x".repeat(MAX_MSG - 2);
+    assert_eq!(er(&alice.send(&b, &largest).await), 0);
+    assert_eq!(bob.texts(1).await, [largest.clone()]);
+    let refused = alice.send(&b, &(largest + "x")).await;
+    assert_eq!((er(&refused), &refused["ERRS"][0]["F"]), (8, &json!("msg")));
+}
+
+async fn what_the_edge_does_not_carry_closes_the_socket(url: &str) {
+    let user = somebody("alice");
+    let mut alice = connect(url, &user).await;
+    alice.say("x".repeat(MAX_FRAME + 1)).await;
+    assert_eq!(alice.closed().await, 1009);
+    let mut alice = connect(url, &user).await;
+    alice.say_binary(vec![1, 2, 3]).await;
+    assert_eq!(alice.closed().await, 1003);
+}
+
+async fn waiting_messages_share_frames_of_the_edges_size(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let mut alice = connect(url, &a).await;
+    let text = "y".repeat(1_000);
+    for _ in 0..60 {
+        alice.send(&b, &text).await;
+    }
+    let mut bob = connect(url, &b).await;
+    let (mut count, mut frames) = (0, 0);
+    while count < 60 {
+        let frame = bob.next("RESPRECEIVER").await;
+        assert!(frame.to_string().len() <= MAX_FRAME);
+        count += frame["MSG"].as_array().expect("MSG").len();
+        frames += 1;
+    }
+    assert_eq!(count, 60);
+    assert!(frames < 30, "{frames} frames for 60 messages");
+}
+
+async fn anything_can_be_said(url: &str) {
+    let (a, b) = (somebody("alice \"{quoted}\" ü"), somebody("bob <b>"));
+    let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
+    for text in ["<script>alert(1)</script>", "\u{202e}rtl\u{2028}", "👩‍👩‍👧‍👦 ́", "a\0b\tc\r\n", "\\u0000 \"'`{{uid}}"]
+    {
+        alice.send(&b, text).await;
+        assert_eq!(bob.texts(1).await, [text]);
+    }
+}
+
+mod settings {
+    use kschat::stack::{Options, Stack};
+    use kschat_core::send::Strangers;
+    use kschat_tests::stack::{connect, embedded, options, somebody};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stranger_can_be_refused_instead_of_waited_for() {
+        let stack = Stack::start(Options { strangers: Strangers::Refuse, ..options() }).await.expect("it starts");
+        let (a, b) = (somebody("alice"), somebody("bob"));
+        let mut alice = connect(&stack.websocket_url(), &a).await;
+        assert_eq!(super::er(&alice.send(&b, "anybody there?").await), 10);
+        let mut bob = connect(&stack.websocket_url(), &b).await;
+        assert_eq!(super::er(&alice.send(&b, "hello").await), 0);
+        assert_eq!(bob.texts(1).await, ["hello"]);
+        stack.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stack_that_stops_tells_its_clients() {
+        let stack = embedded().await;
+        let mut alice = connect(&stack.websocket_url(), &somebody("alice")).await;
+        stack.stop().await;
+        assert_eq!(alice.closed().await, 1001);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_page_signs_tokens_for_loopback_only() {
+        let stack = embedded().await;
+        let page = format!("{}?uid=alice&rid=bob", stack.page_url());
+        let answer = reqwest::get(&page).await.expect("an answer");
+        assert!(answer.headers()["content-security-policy"].to_str().expect("text").contains("default-src 'none'"));
+        assert_eq!(answer.headers()["cache-control"], "no-store");
+        assert!(answer.text().await.expect("text").contains("data-token-id=\"ey"));
+        let foreign = reqwest::Client::new().get(&page).header("Host", "evil.example:3000").send().await;
+        let foreign = foreign.expect("an answer");
+        assert_eq!(foreign.status(), 403);
+        assert!(!foreign.text().await.expect("text").contains("ey"));
+        stack.stop().await;
+    }
+}

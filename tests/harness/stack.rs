@@ -127,3 +127,29 @@ impl Consumer {
         answer.ok().map(|answer| answer.status().as_u16())
     }
 }
+
+/// Runs a stack for as long as this process lives, and returns its address.
+///
+/// It has a runtime of its own: that of a test would end with the test.
+pub fn run_for_all(options: impl AsyncFnOnce() -> Options + Send + 'static) -> Address {
+    let (told, tell) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async move {
+            let stack = Stack::start(options().await).await.expect("the stack starts");
+            let address = Address { websocket: stack.websocket_url(), page: stack.page_url() };
+            told.send(address).expect("somebody waits for it");
+            std::future::pending::<()>().await;
+        });
+    });
+    tell.recv().expect("the stack did not start")
+}
+
+/// Where a stack is.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// For clients.
+    pub websocket: String,
+    /// For browsers.
+    pub page: String,
+}
