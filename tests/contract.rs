@@ -1,5 +1,7 @@
 //! The real adapters keep the same contracts as the in-memory ones.
 
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
 use kschat_tests::stack::Services;
 use tokio::sync::OnceCell;
 

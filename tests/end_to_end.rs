@@ -1,5 +1,7 @@
 //! What users see, on the embedded stack and on real RabbitMQ and Redis alike.
 
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use kschat_protocol::limits::{MAX_FRAME, MAX_MSG};
 use kschat_tests::{

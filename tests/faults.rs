@@ -1,1 +1,265 @@
-//! x
+//! What happens to messages when parts of the system die, freeze or come back.
+
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use kschat::stack::{Options, Stack};
+use kschat_tests::{
+    client::{Client, Refused, token},
+    eventually,
+    stack::{Consumer, SECRET, Services, connect, connect_eventually, options, somebody},
+};
+use lapin::{
+    BasicProperties,
+    options::{BasicGetOptions, BasicPublishOptions},
+};
+
+/// An edge with functions in this process, and the consumer elsewhere.
+async fn edge(services: &Services) -> Stack {
+    let options = Options { backends: Some(services.backends()), consumer: false, ..options() };
+    Stack::start(options).await.expect("the edge starts")
+}
+
+const PAIRS: usize = 20;
+const MESSAGES: usize = 500;
+
+/// Sends numbered messages one after the other, each until it is accepted, under one `rno` each.
+async fn send_all(mut sender: Client, to: String) {
+    for n in 0..MESSAGES {
+        let rno = format!("r{n}");
+        while sender.send_as(&to, &n.to_string(), &rno).await["ER"] != 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// What a receiver saw, as its page would show it: no message id twice.
+async fn receive_all(mut receiver: Client) -> (Vec<usize>, usize) {
+    let (mut seen, mut shown, mut repeated) = (HashSet::new(), Vec::new(), 0);
+    while shown.len() < MESSAGES {
+        for item in receiver.items().await {
+            if seen.insert(item["mId"].as_str().expect("mId").to_owned()) {
+                shown.push(item["msg"].as_str().expect("msg").parse().expect("a number"));
+            } else {
+                repeated += 1;
+            }
+        }
+    }
+    (shown, repeated)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_messages_survive_a_killed_consumer() {
+    let services = Services::start().await;
+    let stack = edge(&services).await;
+    let (url, callback) = (stack.websocket_url(), stack.callback_url());
+    let mut doomed = Consumer::start(&services, &callback).await;
+    let other = Consumer::start(&services, &callback).await;
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    for pair in 0..PAIRS {
+        let (from, to) = (somebody(&format!("sender{pair}")), somebody(&format!("receiver{pair}")));
+        let (sender, receiver) = (connect(&url, &from).await, connect(&url, &to).await);
+        senders.push(tokio::spawn(send_all(sender, to)));
+        receivers.push(tokio::spawn(receive_all(receiver)));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(receivers.iter().all(|receiver| !receiver.is_finished()), "it must die in the middle");
+    doomed.process.kill();
+    for sender in senders {
+        sender.await.expect("every message was accepted");
+    }
+    let expected: Vec<usize> = (0..MESSAGES).collect();
+    for receiver in receivers {
+        let (shown, _) = receiver.await.expect("every message has come");
+        assert_eq!(shown, expected);
+    }
+    assert_eq!(other.health("ready").await, Some(200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_is_asked_to_stop_hands_over_and_repeats_nothing() {
+    let services = Services::start().await;
+    let stack = edge(&services).await;
+    let (url, callback) = (stack.websocket_url(), stack.callback_url());
+    let first = Consumer::start(&services, &callback).await;
+    let _second = Consumer::start(&services, &callback).await;
+    assert_eq!(first.health("live").await, Some(200));
+    let mut pairs = Vec::new();
+    for pair in 0..8 {
+        let (from, to) = (somebody(&format!("sender{pair}")), somebody(&format!("receiver{pair}")));
+        pairs.push((connect(&url, &from).await, connect(&url, &to).await, to));
+    }
+    first.process.signal("TERM");
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for n in 0..50 {
+        for (sender, _, to) in &mut pairs {
+            assert_eq!(sender.send(to, &n.to_string()).await["ER"], 0);
+        }
+    }
+    for (_, receiver, _) in &mut pairs {
+        let mut texts = Vec::new();
+        while texts.len() < 50 {
+            for item in receiver.items().await {
+                *seen.entry(item["mId"].as_str().expect("mId").to_owned()).or_default() += 1;
+                texts.push(item["msg"].as_str().expect("msg").parse::<usize>().expect("a number"));
+            }
+        }
+        assert_eq!(texts, (0..50).collect::<Vec<_>>());
+    }
+    assert!(seen.values().all(|times| *times == 1), "something came twice");
+    eventually("the consumer has ended", async || !first.process.is_running()).await;
+    assert!(first.process.printed().contains("the consumer has stopped"), "{}", first.process.printed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_consumer_loses_its_users_and_disturbs_nobody_when_it_thaws() {
+    const HEARTBEAT: Duration = Duration::from_secs(2);
+    let mut services = Services::start().await;
+    services.heartbeat = Some(HEARTBEAT);
+    let stack = edge(&services).await;
+    let (url, callback) = (stack.websocket_url(), stack.callback_url());
+    let frozen = Consumer::start(&services, &callback).await;
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
+    alice.send(&b, "before").await;
+    assert_eq!(bob.texts(1).await, ["before"]);
+
+    frozen.process.signal("STOP");
+    alice.send(&b, "while it is frozen").await;
+    let other = Consumer::start(&services, &callback).await;
+    // The broker gives the frozen one up after two heartbeats and a half or so.
+    assert_eq!(bob.texts(1).await, ["while it is frozen"]);
+    frozen.process.signal("CONT");
+    let mut shown = HashSet::new();
+    for n in 0..40 {
+        alice.send(&b, &n.to_string()).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut texts = Vec::new();
+    while texts.len() < 40 {
+        for item in bob.items().await {
+            if shown.insert(item["mId"].as_str().expect("mId").to_owned()) {
+                texts.push(item["msg"].as_str().expect("msg").to_owned());
+            }
+        }
+    }
+    texts.retain(|text| text != "while it is frozen");
+    assert_eq!(texts, (0..40).map(|n| n.to_string()).collect::<Vec<_>>()[..texts.len()]);
+    eventually("the thawed one is ready again", async || frozen.health("ready").await == Some(200)).await;
+    assert_eq!(other.health("ready").await, Some(200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_dies_and_comes_back_has_lost_no_message_and_no_user() {
+    let mut services = Services::start().await;
+    let options = Options { backends: Some(services.backends()), ..options() };
+    let stack = Stack::start(options).await.expect("the stack starts");
+    let url = stack.websocket_url();
+    let (a, b, c) = (somebody("alice"), somebody("bob"), somebody("carol"));
+    let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
+    for text in ["one", "two", "three"] {
+        assert_eq!(alice.send(&c, text).await["ER"], 0);
+    }
+    services.rabbitmq.kill();
+    alice.hears_that_the_broker_is_down().await;
+    let handshake = Client::connect_v2(&url, &token(SECRET, &c), &c).await;
+    assert_eq!(handshake.err(), Some(Refused(503)));
+
+    services.rabbitmq.run().await;
+    // Nobody reconnects: those who were there are served again.
+    eventually("a message is accepted again", async || alice.send(&b, "after").await["ER"] == 0).await;
+    assert_eq!(bob.texts(1).await, ["after"]);
+    let mut carol = connect_eventually(&url, &c).await;
+    assert_eq!(carol.texts(3).await, ["one", "two", "three"]);
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_dies_and_comes_back_is_told_and_forgotten() {
+    let mut services = Services::start().await;
+    let options = Options { backends: Some(services.backends()), ..options() };
+    let stack = Stack::start(options).await.expect("the stack starts");
+    let url = stack.websocket_url();
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
+    services.redis.kill();
+    let began = Instant::now();
+    let refused = alice.send(&b, "to nobody").await;
+    assert!(began.elapsed() < Duration::from_secs(3), "it took {:?}", began.elapsed());
+    assert_eq!(refused["ER"], 17, "{refused}");
+    assert_eq!(Client::connect_v2(&url, &token(SECRET, &a), &a).await.err(), Some(Refused(503)));
+
+    services.redis.run().await;
+    assert_eq!(alice.send(&b, "after").await["ER"], 0);
+    assert_eq!(bob.texts(1).await, ["after"]);
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_end_nobody_told_is_forgotten_and_holds_nobody_up() {
+    let services = Services::start().await;
+    let lost = edge(&services).await;
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let ghost = connect(&lost.websocket_url(), &b).await;
+    let options = Options { backends: Some(services.backends()), ..options() };
+    // An edge of its own does not know the ghost's connection, as after a disconnect that got lost.
+    let stack = Stack::start(options).await.expect("the stack starts");
+    let url = stack.websocket_url();
+    let mut alice = connect(&url, &a).await;
+    assert_eq!(alice.send(&b, "to a ghost").await["ER"], 0);
+    let connections = async || {
+        let client = redis::Client::open(services.redis.url()).expect("a URL");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("Redis answers");
+        let key = format!("ks:u:{{{b}}}:c");
+        redis::cmd("ZCARD").arg(key).query_async::<u64>(&mut connection).await.expect("a count")
+    };
+    assert_eq!(connections().await, 1);
+    eventually("the ghost is forgotten", async || connections().await == 0).await;
+    let mut bob = connect(&url, &b).await;
+    assert_eq!(bob.texts(1).await, ["to a ghost"]);
+    drop(ghost);
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_no_message_is_set_aside_and_holds_nobody_up() {
+    let services = Services::start().await;
+    let options = Options { backends: Some(services.backends()), ..options() };
+    let stack = Stack::start(options).await.expect("the stack starts");
+    let url = stack.websocket_url();
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
+    let (broker, properties) = (services.rabbitmq.url(), lapin::ConnectionProperties::default());
+    let broker = lapin::Connection::connect(&broker, properties).await.expect("the broker answers");
+    let channel = broker.create_channel().await.expect("a channel");
+    let key = format!("ks_{b}");
+    for body in [b"\xff\x00".as_slice(), b"{}", br#"{"uId":1}"#] {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let publish = channel.basic_publish(
+            "kschat.direct".into(),
+            key.as_str().into(),
+            options,
+            body,
+            BasicProperties::default(),
+        );
+        publish.await.expect("it is sent").await.expect("it is taken");
+    }
+    alice.send(&b, "behind it").await;
+    assert_eq!(bob.texts(1).await, ["behind it"]);
+    let mut reasons = Vec::new();
+    eventually("all three are set aside", async || {
+        let found = channel.basic_get("kschat.dead".into(), BasicGetOptions { no_ack: true }).await;
+        if let Some(message) = found.expect("the queue is there") {
+            let headers = message.properties.headers().as_ref().expect("headers").inner();
+            reasons.push(headers["x-first-death-reason"].as_long_string().expect("text").to_string());
+        }
+        reasons.len() == 3
+    })
+    .await;
+    assert_eq!(reasons, ["rejected"; 3]);
+    stack.stop().await;
+}

@@ -1,1 +1,92 @@
-//! x
+//! The functions as Lambda runs them: binaries that poll a Runtime API, one event at a time, and are frozen in
+//! between.
+
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
+use std::time::Duration;
+
+use kschat::stack::{Options, Stack};
+use kschat_tests::{
+    client::{Client, Refused, token},
+    eventually,
+    lambda::Lambda,
+    stack::{Consumer, SECRET, Services, connect, options, somebody},
+};
+
+/// After this the broker gives a silent peer up: the URL says so, to make the test short.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+struct Deployment {
+    services: Services,
+    lambda: Lambda,
+    stack: Stack,
+    consumer: Consumer,
+}
+
+impl Deployment {
+    async fn start() -> Self {
+        let mut services = Services::start().await;
+        services.heartbeat = Some(HEARTBEAT);
+        let lambda = Lambda::start(&services.variables()).await;
+        let options = Options {
+            backends: Some(services.backends()),
+            functions: Some(lambda.url()),
+            consumer: false,
+            ..options()
+        };
+        let stack = Stack::start(options).await.expect("the edge starts");
+        let consumer = Consumer::start(&services, &stack.callback_url()).await;
+        Self { services, lambda, stack, consumer }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_of_real_functions_serves_a_chat() {
+    let deployment = Deployment::start().await;
+    let url = deployment.stack.websocket_url();
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
+    assert_eq!(alice.send(&b, "hello").await["ER"], 0);
+    assert_eq!(bob.texts(1).await, ["hello"]);
+    bob.close().await;
+    for text in ["one", "two", "three"] {
+        assert_eq!(alice.send(&b, text).await["ER"], 0);
+    }
+    let mut bob = connect(&url, &b).await;
+    assert_eq!(bob.texts(3).await, ["one", "two", "three"]);
+
+    let forged = token("another secret", &a);
+    assert_eq!(Client::connect_v2(&url, &forged, &a).await.err(), Some(Refused(401)));
+    bob.say(format!(r#"{{"action":"send","uId":"{a}","pId":"{b}","msg":"x","rno":"1"}}"#)).await;
+    assert_eq!(bob.next("RESPSEND").await["ER"], 5);
+    bob.say("garbage").await;
+    assert_eq!(bob.next("RESPERROR").await["ER"], 6);
+
+    for printed in [deployment.lambda.printed(), deployment.consumer.process.printed()] {
+        assert!(!printed.contains("eyJ") && !printed.contains(SECRET), "a secret was logged:\n{printed}");
+        assert!(!printed.contains(&a) && !printed.contains(&b), "a user id was logged:\n{printed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_outlives_a_freeze_and_a_broker_that_goes_and_comes() {
+    let mut deployment = Deployment::start().await;
+    let url = deployment.stack.websocket_url();
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
+    assert_eq!(alice.send(&b, "before").await["ER"], 0);
+    assert_eq!(bob.texts(1).await, ["before"]);
+
+    // Long enough for the broker to close the connection of the frozen function.
+    deployment.lambda.signal("send", "STOP");
+    tokio::time::sleep(HEARTBEAT * 4).await;
+    deployment.lambda.signal("send", "CONT");
+    assert_eq!(alice.send(&b, "thawed").await["ER"], 0);
+    assert_eq!(bob.texts(1).await, ["thawed"]);
+
+    deployment.services.rabbitmq.kill();
+    alice.hears_that_the_broker_is_down().await;
+    deployment.services.rabbitmq.run().await;
+    eventually("a message is accepted again", async || alice.send(&b, "after").await["ER"] == 0).await;
+    assert_eq!(bob.texts(1).await, ["after"]);
+}

@@ -1,6 +1,9 @@
 //! A WebSocket client that says exactly what a test tells it to.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::{Duration, Instant},
+};
 
 use futures_util::{SinkExt, StreamExt};
 use kschat_adapters::jwt::sign_seed_token;
@@ -28,6 +31,8 @@ pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     user: String,
     sent: u64,
+    /// Ids of messages that were shown.
+    shown: HashSet<String>,
     /// Came while the test waited for another kind of frame.
     aside: VecDeque<Value>,
 }
@@ -59,7 +64,9 @@ impl Client {
             request.headers_mut().insert("Sec-WebSocket-Protocol", protocols.parse().expect("a header"));
         }
         match timeout(PATIENCE, connect_async(request)).await.expect("no answer to the handshake") {
-            Ok((socket, _)) => Ok(Self { socket, user: user.to_owned(), sent: 0, aside: VecDeque::new() }),
+            Ok((socket, _)) => {
+                Ok(Self { socket, user: user.to_owned(), sent: 0, shown: HashSet::new(), aside: VecDeque::new() })
+            }
             Err(Error::Http(response)) => Err(Refused(response.status().as_u16())),
             Err(error) => panic!("the handshake failed: {error}"),
         }
@@ -82,6 +89,25 @@ impl Client {
         let frame = json!({ "action": "send", "uId": self.user, "pId": to, "msg": msg, "rno": rno, "time": 1 });
         self.say(frame.to_string()).await;
         self.next("RESPSEND").await
+    }
+
+    /// Sends to nobody in particular until the broker is known to be down: a message that was on its way when
+    /// it went is reported as unconfirmed, all later ones as refused, each in less than three seconds.
+    ///
+    /// # Panics
+    /// When it is told anything else, or too late.
+    pub async fn hears_that_the_broker_is_down(&mut self) {
+        loop {
+            let began = Instant::now();
+            let refused = self.send("nobody", "is there a broker?").await;
+            assert!(began.elapsed() < Duration::from_secs(3), "it took {:?}", began.elapsed());
+            assert!(refused["RC"] == 1 && !refused["RANDOMNO"].is_null(), "{refused}");
+            match refused["ER"].as_u64() {
+                Some(2) => return,
+                Some(18) => {}
+                _ => panic!("{refused}"),
+            }
+        }
     }
 
     /// Waits for the next frame of that event; others are kept for later.
@@ -126,11 +152,16 @@ impl Client {
         frame["MSG"].as_array().expect("MSG is an array").clone()
     }
 
-    /// Waits for that many messages and returns their texts.
+    /// Waits for that many messages and returns their texts, without those it has shown before: what a fault
+    /// makes the consumer push again has the same id.
     pub async fn texts(&mut self, count: usize) -> Vec<String> {
         let mut texts = Vec::new();
         while texts.len() < count {
-            texts.extend(self.items().await.iter().map(|item| item["msg"].as_str().expect("msg is text").to_owned()));
+            for item in self.items().await {
+                if self.shown.insert(item["mId"].as_str().expect("mId is text").to_owned()) {
+                    texts.push(item["msg"].as_str().expect("msg is text").to_owned());
+                }
+            }
         }
         texts
     }

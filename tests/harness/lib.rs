@@ -3,8 +3,11 @@
 //! Every server is started on a free port of loopback and ends with the test process, however that ends. A
 //! server that can't be started fails the test that needs it: nothing is skipped.
 
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
 pub mod browser;
 pub mod client;
+pub mod lambda;
 pub mod process;
 pub mod rabbitmq;
 pub mod redis;

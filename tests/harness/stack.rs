@@ -25,13 +25,15 @@ pub struct Services {
     pub rabbitmq: RabbitMq,
     /// The registry.
     pub redis: Redis,
+    /// After which silence a process counts as dead, where a test can't wait for the usual one.
+    pub heartbeat: Option<Duration>,
 }
 
 impl Services {
     /// Starts both.
     pub async fn start() -> Self {
         let (rabbitmq, redis) = tokio::join!(RabbitMq::start(), Redis::start());
-        Self { rabbitmq, redis }
+        Self { rabbitmq, redis, heartbeat: None }
     }
 
     /// What a stack in this process needs to use them.
@@ -46,12 +48,11 @@ impl Services {
     /// What a process needs to use them.
     #[must_use]
     pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let heartbeat = self.heartbeat.map(|span| format!("?heartbeat={}", span.as_secs())).unwrap_or_default();
         vec![
-            ("AMQP_URL", self.rabbitmq.url()),
+            ("AMQP_URL", self.rabbitmq.url() + &heartbeat),
             ("REDIS_URL", self.redis.url()),
             ("JWT_SECRET", SECRET.to_owned()),
-            // A dead peer is found out in seconds, so that tests need not wait for longer.
-            ("RUST_LOG", "info,lapin=off".to_owned()),
         ]
     }
 }

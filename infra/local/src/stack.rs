@@ -61,7 +61,7 @@ impl Default for Options {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 3000)),
             stage: "dev".to_owned(),
-            secret: "a secret for developers' machines only".to_owned(),
+            secret: "kschat-local-development-only".to_owned(),
             partitions: Partitions::default(),
             strangers: Strangers::default(),
             backends: None,

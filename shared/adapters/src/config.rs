@@ -19,12 +19,15 @@
 //! | `LOG_FORMAT` | all: `text` or `json` | `text`; `json` on Lambda |
 //! | `RUST_LOG` | all | `info` |
 
-use std::{collections::HashMap, fmt, net::SocketAddr, num::NonZero, str::FromStr, time::Duration};
+#[cfg(feature = "api-gateway")]
+use std::net::SocketAddr;
+use std::{collections::HashMap, fmt, num::NonZero, str::FromStr, time::Duration};
 
 use kschat_core::{Partitions, send::Strangers};
 
+#[cfg(feature = "api-gateway")]
+use crate::api_gateway::CallbackUrl;
 use crate::{
-    api_gateway::CallbackUrl,
     jwt::{JwtSettings, JwtVerifier, KeySource, SEED_CLAIM, SignatureAlgorithm},
     log::LogFormat,
     rabbitmq::BrokerUrl,
@@ -259,7 +262,11 @@ impl SendSettings {
     }
 }
 
+/// Messages of one user under way at once unless configured.
+pub const DEFAULT_PREFETCH: NonZero<u16> = NonZero::new(32).unwrap();
+
 /// What only the consumer needs.
+#[cfg(feature = "api-gateway")]
 #[derive(Clone, Debug)]
 pub struct ConsumerSettings {
     /// The connections API.
@@ -270,9 +277,7 @@ pub struct ConsumerSettings {
     pub health_addr: SocketAddr,
 }
 
-/// Messages of one user under way at once unless configured.
-pub const DEFAULT_PREFETCH: NonZero<u16> = NonZero::new(32).unwrap();
-
+#[cfg(feature = "api-gateway")]
 impl ConsumerSettings {
     /// Reads `CALLBACK_URL`, `PREFETCH` and `HEALTH_ADDR`.
     pub fn read(env: &mut Environment) -> Option<Self> {
@@ -284,7 +289,7 @@ impl ConsumerSettings {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "api-gateway"))]
 mod tests {
     use super::*;
 

@@ -8,6 +8,7 @@
 //! | how queues and exchanges are named | [`rabbitmq`] |
 //! | which setting the environment holds | [`config`] |
 
+#[cfg(feature = "api-gateway")]
 pub mod api_gateway;
 pub mod config;
 pub mod jwt;

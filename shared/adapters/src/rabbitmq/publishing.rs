@@ -13,7 +13,7 @@ use kschat_core::{
 };
 use kschat_protocol::{Message, UserId};
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ErrorKind,
+    BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use tokio::{
@@ -74,16 +74,6 @@ impl Failure {
     }
 }
 
-impl From<lapin::Error> for Failure {
-    fn from(error: lapin::Error) -> Self {
-        match error.kind() {
-            // Refused before a byte was written.
-            ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidConnectionState(..) => Self::surely(error),
-            _ => Self::perhaps(error),
-        }
-    }
-}
-
 impl Link {
     async fn open(url: &BrokerUrl) -> Result<Self, lapin::Error> {
         let connection = url.connect("kschat function").await?;
@@ -92,6 +82,11 @@ impl Link {
         let declares = connection.create_channel().await?;
         declare_shared(&declares).await?;
         Ok(Self { _connection: connection, publishes, declares })
+    }
+
+    /// Whether the connection is known to be dead. That it is not known does not mean that it lives.
+    fn is_down(&self) -> bool {
+        !self.publishes.status().connected()
     }
 
     async fn publish(&self, letter: &Letter) -> Result<Confirmation, lapin::Error> {
@@ -152,10 +147,12 @@ impl Publishing {
                 Ok(Err(error)) => return Err(Failure { maybe_done: earlier, source: error.into() }),
                 Err(late) => return Err(Failure { maybe_done: earlier, source: late.into() }),
             };
-            let end = deadline.min(Instant::now() + TRY);
+            let (end, was_down) = (deadline.min(Instant::now() + TRY), link.is_down());
             last = match timeout_at(end, act(Arc::clone(&link))).await {
                 Ok(Ok(done)) => return Ok(done),
-                Ok(Err(error)) => Failure::from(error),
+                // Nothing goes out over what was closed before.
+                Ok(Err(error)) if was_down => Failure::surely(error),
+                Ok(Err(error)) => Failure::perhaps(error),
                 Err(late) => Failure::perhaps(late),
             };
             earlier |= last.maybe_done;
