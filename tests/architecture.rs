@@ -1,1 +1,82 @@
-//! x
+//! The house stays in order: which crate may know which, read from what cargo resolves.
+
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
+
+use serde_json::Value;
+
+/// Each crate with the crates of ours that it may know. Nothing points back.
+const MAY_KNOW: [(&str, &[&str]); 6] = [
+    ("kschat-protocol", &[]),
+    ("kschat-core", &["kschat-protocol"]),
+    ("kschat-adapters", &["kschat-protocol", "kschat-core"]),
+    ("kschat-functions", &["kschat-protocol", "kschat-core", "kschat-adapters"]),
+    ("kschat-consumer", &["kschat-protocol", "kschat-core", "kschat-adapters"]),
+    ("kschat", &["kschat-protocol", "kschat-core", "kschat-adapters", "kschat-functions", "kschat-consumer"]),
+];
+
+/// Names under which vendors, runtimes and the network come in.
+const OUTSIDE: [&str; 9] =
+    ["tokio", "lapin", "redis", "aws-", "hyper", "axum", "jsonwebtoken", "rustls", "lambda_runtime"];
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO")).args(["metadata", "--format-version=1", "--no-deps"]).output();
+    serde_json::from_slice(&output.expect("cargo can be started").stdout).expect("metadata is JSON")
+}
+
+/// What each crate of ours is built from, tests apart.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().expect("packages");
+    let names = |package: &Value| {
+        let all = package["dependencies"].as_array().expect("dependencies").iter();
+        let normal = all.filter(|dependency| dependency["kind"].is_null());
+        normal.map(|dependency| dependency["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    packages.iter().map(|package| (package["name"].as_str().expect("a name").to_owned(), names(package))).collect()
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let dependencies = dependencies();
+    for (name, may_know) in MAY_KNOW {
+        for known in dependencies[name].iter().filter(|known| known.starts_with("kschat")) {
+            assert!(may_know.contains(&known.as_str()), "{name} must not know {known}");
+        }
+    }
+}
+
+#[test]
+fn no_use_case_knows_a_vendor() {
+    let dependencies = dependencies();
+    let vendors = |name: &str| OUTSIDE.iter().any(|outside| name.starts_with(outside) && !name.starts_with("tokio"));
+    for known in &dependencies["kschat-core"] {
+        assert!(!vendors(known), "kschat-core must not know {known}");
+    }
+}
+
+#[test]
+fn the_protocol_is_built_from_nothing_that_does_io() {
+    let arguments = ["tree", "-p", "kschat-protocol", "-e", "normal", "--prefix", "none", "--format", "{lib}"];
+    let output = Command::new(env!("CARGO")).args(arguments).output().expect("cargo can be started");
+    let tree = String::from_utf8(output.stdout).expect("text");
+    let crates: BTreeSet<&str> = tree.lines().filter(|line| !line.is_empty()).collect();
+    assert!(crates.contains("kschat_protocol") && crates.contains("serde_json"), "{crates:?}");
+    for known in crates {
+        assert!(!OUTSIDE.iter().any(|outside| known.starts_with(outside)), "kschat-protocol must not know {known}");
+    }
+}
+
+#[test]
+fn one_crypto_provider_is_linked() {
+    let output = Command::new(env!("CARGO")).args(["tree", "--workspace", "-e", "normal", "--prefix", "none"]).output();
+    let tree = String::from_utf8(output.expect("cargo can be started").stdout).expect("text");
+    assert!(tree.contains("aws-lc-rs v"));
+    for other in ["ring v", "openssl v", "native-tls v"] {
+        assert!(!tree.lines().any(|line| line.starts_with(other)), "{other} is linked, too");
+    }
+}
