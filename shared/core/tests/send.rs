@@ -1,0 +1,161 @@
+//! What becomes of a send when the broker, the registry or the client does something unusual.
+
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use kschat_core::Session;
+use kschat_core::{
+    Clock, Partitions, Timestamp,
+    contract::connection,
+    memory::{MemoryBroker, MemoryRegistry},
+    ports::{ConnectionRegistry, Mailbox, PublishError, Publisher, Queues, Unavailable},
+    send::{Deps, Strangers, send},
+};
+use kschat_protocol::{ConnectionId, Message, SendFrame, UserId, Version};
+
+/// Stands still until it is moved.
+struct StoppedClock(Mutex<Timestamp>);
+
+impl Clock for StoppedClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().expect("no test panics here")
+    }
+}
+
+/// A broker that fails as told before it works.
+struct Faulty {
+    broker: MemoryBroker,
+    faults: Mutex<Vec<PublishError>>,
+    /// Whether a message gets through although a fault is reported.
+    gets_through: bool,
+}
+
+#[async_trait]
+impl Publisher for Faulty {
+    async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError> {
+        let fault = self.faults.lock().expect("no test panics here").pop();
+        if fault.is_none() || self.gets_through {
+            self.broker.publish(to, message).await?;
+        }
+        fault.map_or(Ok(()), Err)
+    }
+}
+
+struct Scene {
+    deps: Deps,
+    broker: MemoryBroker,
+    clock: Arc<StoppedClock>,
+    alice: ConnectionId,
+    bob: UserId,
+}
+
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+impl Scene {
+    async fn new(version: Version, faults: Vec<PublishError>, gets_through: bool) -> Self {
+        let broker = MemoryBroker::new(Partitions::default()).0;
+        let registry = Arc::new(MemoryRegistry::new(Partitions::default()));
+        let clock = Arc::new(StoppedClock(Mutex::new(NOW)));
+        let (alice, bob) = (connection(), UserId::try_from("bob").expect("an id"));
+        let user = UserId::try_from("alice").expect("an id");
+        let session = Session { user, version, connected: NOW, expires: Some(NOW.plus(Duration::from_secs(60))) };
+        registry.register(&alice, &session).await.expect("memory");
+        broker.ensure(&bob).await.expect("memory");
+        let publisher = Faulty { broker: broker.clone(), faults: Mutex::new(faults), gets_through };
+        let deps = Deps {
+            registry: registry.clone(),
+            idempotency: registry,
+            publisher: Arc::new(publisher),
+            queues: Arc::new(broker.clone()),
+            clock: clock.clone(),
+            strangers: Strangers::Queue,
+        };
+        Self { deps, broker, clock, alice, bob }
+    }
+
+    async fn send(&self, text: &str) -> String {
+        let frame = SendFrame::parse(text).expect("a frame");
+        send(&self.deps, &self.alice, frame).await.to_text()
+    }
+
+    /// The ids in bob's queue.
+    async fn queued(&self) -> Vec<String> {
+        let mut deliveries = self.broker.open(&self.bob).await.expect("memory");
+        let mut ids = Vec::new();
+        while let Some(delivery) = deliveries.try_next() {
+            ids.push(Message::from_slice(&delivery.body).expect("a message").id.as_str().to_owned());
+        }
+        deliveries.close().await;
+        ids
+    }
+}
+
+fn lost() -> Unavailable {
+    Unavailable::new("broker", "answer", "it is gone")
+}
+
+const HELLO: &str = r#"{"uId":"alice","pId":"bob","msg":"hello","rno":"r"}"#;
+
+#[tokio::test]
+async fn an_unconfirmed_send_is_repeated_under_its_own_id() {
+    let scene = Scene::new(Version::V2, vec![PublishError::Unconfirmed(lost())], true).await;
+    assert!(scene.send(HELLO).await.contains(r#""ER":18"#));
+    let reply = scene.send(HELLO).await;
+    assert!(reply.contains(r#""ER":0"#) && !reply.contains("DUP"), "{reply}");
+    let queued = scene.queued().await;
+    assert_eq!(queued.len(), 2, "the broker had it both times");
+    assert_eq!(queued[0], queued[1], "but the receiver shows it once");
+    assert!(scene.send(HELLO).await.contains(r#""DUP":1"#));
+    assert_eq!(scene.queued().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_send_that_failed_for_sure_is_no_repetition_when_it_succeeds() {
+    let scene = Scene::new(Version::V2, vec![PublishError::Unavailable(lost())], false).await;
+    let refused = scene.send(HELLO).await;
+    assert!(refused.contains(r#""ER":2"#) && refused.contains(r#""RANDOMNO":"r""#), "{refused}");
+    assert!(scene.send(HELLO).await.contains(r#""ER":0"#));
+    assert_eq!(scene.queued().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_full_queue_is_told() {
+    let scene = Scene::new(Version::Seed, vec![PublishError::Full], false).await;
+    assert!(scene.send(HELLO).await.contains(r#""ER":11"#));
+}
+
+#[tokio::test]
+async fn a_message_for_somebody_without_a_queue_makes_one() {
+    let scene = Scene::new(Version::Seed, vec![], false).await;
+    let reply = scene.send(r#"{"uId":"alice","pId":"stranger","msg":"hello","rno":1}"#).await;
+    assert!(reply.contains(r#""ER":0"#), "{reply}");
+    let scene = Scene { deps: Deps { strangers: Strangers::Refuse, ..scene.deps.clone() }, ..scene };
+    let reply = scene.send(r#"{"uId":"alice","pId":"another","msg":"hello","rno":1}"#).await;
+    assert!(reply.contains(r#""ER":10"#), "{reply}");
+}
+
+#[tokio::test]
+async fn nobody_outlives_a_token_or_speaks_for_another() {
+    let scene = Scene::new(Version::Seed, vec![], false).await;
+    let stolen = scene.send(r#"{"uId":"bob","pId":"bob","msg":"hello","rno":1}"#).await;
+    assert!(stolen.contains(r#""ER":5"#), "{stolen}");
+    *scene.clock.0.lock().expect("no test panics here") = NOW.plus(Duration::from_secs(60));
+    assert!(scene.send(HELLO).await.contains(r#""ER":4"#));
+    let unknown = send(&scene.deps, &connection(), SendFrame::parse(HELLO).expect("a frame")).await.to_text();
+    assert!(unknown.contains(r#""ER":3"#), "{unknown}");
+    assert!(scene.queued().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_version_two_send_must_name_its_message() {
+    let scene = Scene::new(Version::V2, vec![], false).await;
+    let reply = scene.send(r#"{"uId":"alice","pId":"bob","msg":"hello"}"#).await;
+    assert!(reply.contains(r#""ER":7"#) && reply.contains(r#"{"F":"rno","ER":7,"T":"required"}"#), "{reply}");
+    let seed = Scene::new(Version::Seed, vec![], false).await;
+    assert!(seed.send(r#"{"uId":"alice","pId":"bob","msg":"hello"}"#).await.contains(r#""ER":0"#));
+}
