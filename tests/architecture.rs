@@ -80,3 +80,18 @@ fn one_crypto_provider_is_linked() {
         assert!(!tree.lines().any(|line| line.starts_with(other)), "{other} is linked, too");
     }
 }
+
+#[test]
+fn every_test_that_the_architecture_names_exists() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let document = std::fs::read_to_string(root.join("shared/docs/ARCHITECTURE.md")).expect("it can be read");
+    let listed = Command::new("git").args(["grep", "-hoE", "fn [a-z0-9_]+"]).current_dir(&root).output();
+    let listed = String::from_utf8(listed.expect("git can be started").stdout).expect("text");
+    let functions: BTreeSet<&str> = listed.lines().filter_map(|line| line.strip_prefix("fn ")).collect();
+    let quotes: String = document.lines().filter(|line| line.starts_with('>')).collect();
+    let names: Vec<&str> = quotes.split('`').skip(1).step_by(2).filter(|name| !name.contains('/')).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(functions.contains(name), "there is no test {name}");
+    }
+}

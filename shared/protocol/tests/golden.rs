@@ -1,5 +1,7 @@
 //! The frames on the wire, byte for byte, as `tests/golden` holds them.
 
+#![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
+
 use kschat_protocol::{Er, ErrorFrame, Message, MessageId, ReceiverFrame, SendFrame, SendReply, Status, refusal};
 
 fn golden(text: &str) -> &str {

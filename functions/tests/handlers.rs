@@ -1,0 +1,198 @@
+//! The handlers, given events as the managed edge sends them.
+
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
+use std::{sync::Arc, time::Duration};
+
+use kschat_adapters::jwt::{JwtSettings, JwtVerifier, sign_seed_token};
+use kschat_core::{
+    Clock, Partitions, SystemClock,
+    memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
+    ports::{ConnectionRegistry, Deliveries, Mailbox},
+    send::Strangers,
+};
+use kschat_functions::{Event, Response, connect, disconnect, send};
+use kschat_protocol::{ConnectionId, UserId, Version};
+use serde_json::{Value, json};
+
+const SECRET: &str = "a secret that only the tests know";
+
+struct Scene {
+    connect: connect::Deps,
+    disconnect: disconnect::Deps,
+    send: send::Deps,
+    broker: MemoryBroker,
+    registry: Arc<MemoryRegistry>,
+    // Held, as pokes go to it.
+    _ownership: MemoryOwnership,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (broker, ownership) = MemoryBroker::new(Partitions::default());
+        let (shared, registry) = (Arc::new(broker.clone()), Arc::new(MemoryRegistry::new(Partitions::default())));
+        let clock = Arc::new(SystemClock);
+        let verifier = JwtVerifier::new(&JwtSettings::seed(SECRET.to_owned())).expect("a secret fits HS256");
+        Self {
+            connect: connect::Deps {
+                verifier: Arc::new(verifier),
+                registry: registry.clone(),
+                queues: shared.clone(),
+                pokes: shared.clone(),
+                clock: clock.clone(),
+            },
+            disconnect: disconnect::Deps { registry: registry.clone(), pokes: shared.clone() },
+            send: send::Deps {
+                registry: registry.clone(),
+                idempotency: registry.clone(),
+                publisher: shared.clone(),
+                queues: shared,
+                clock,
+                strangers: Strangers::Queue,
+            },
+            broker,
+            registry,
+            _ownership: ownership,
+        }
+    }
+
+    async fn connect(&self, change: impl FnOnce(&mut Value)) -> Response {
+        connect::handle(&self.connect, event(include_str!("events/connect.json"), change)).await
+    }
+
+    async fn send(&self, change: impl FnOnce(&mut Value)) -> (i64, Value) {
+        let response = send::handle(&self.send, event(include_str!("events/message.json"), change)).await;
+        let body = json!(response)["body"].as_str().expect("a body").to_owned();
+        (response.status_code, serde_json::from_str(&body).expect("a frame is JSON"))
+    }
+
+    async fn disconnect(&self) -> Response {
+        disconnect::handle(&self.disconnect, event(include_str!("events/disconnect.json"), |_| {})).await
+    }
+
+    async fn session(&self) -> Option<kschat_core::Session> {
+        let id = ConnectionId::try_from("BFHPhfCWIAMCKlQ=").expect("an id");
+        self.registry.session(&id).await.expect("memory")
+    }
+}
+
+fn event(fixture: &str, change: impl FnOnce(&mut Value)) -> Event {
+    let mut event: Value = serde_json::from_str(fixture).expect("a fixture is JSON");
+    change(&mut event);
+    serde_json::from_value(event).expect("the library reads it")
+}
+
+fn token() -> String {
+    let (user, now) = (UserId::try_from("alice").expect("an id"), SystemClock.now());
+    sign_seed_token(SECRET, &user, now, now.plus(Duration::from_secs(60))).expect("it can sign")
+}
+
+/// The library writes what was absent as null.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key, without_nulls(value)))
+            .collect(),
+        other => other,
+    }
+}
+
+#[test]
+fn the_fixtures_read_back_as_they_were() {
+    for fixture in ["connect", "message", "disconnect"] {
+        let path = format!("{}/tests/events/{fixture}.json", env!("CARGO_MANIFEST_DIR"));
+        let captured: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("a file")).expect("JSON");
+        let read: Event = serde_json::from_value(captured.clone()).expect("the library reads it");
+        let written = without_nulls(json!(read));
+        for (key, value) in captured["requestContext"].as_object().expect("a context") {
+            assert_eq!(&written["requestContext"][key], value, "{fixture}: {key}");
+        }
+        assert_eq!(written["body"], captured["body"]);
+    }
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_is_let_in_as_the_seed_is() {
+    let scene = Scene::new();
+    let response =
+        scene.connect(|event| event["queryStringParameters"] = json!({ "token": token(), "ksId": "alice" })).await;
+    assert_eq!(response.status_code, 200);
+    assert!(response.headers.is_empty());
+    let session = scene.session().await.expect("a session");
+    assert_eq!((session.user.as_str(), session.version), ("alice", Version::Seed));
+}
+
+#[tokio::test]
+async fn a_token_among_the_subprotocols_is_let_in_and_only_ours_is_echoed() {
+    let scene = Scene::new();
+    let offer = format!("kschat.v2, bearer.{}", token());
+    let response = scene.connect(|event| event["headers"]["Sec-WebSocket-Protocol"] = json!(offer)).await;
+    assert_eq!(response.status_code, 200);
+    assert_eq!(response.headers["Sec-WebSocket-Protocol"], "kschat.v2");
+    assert_eq!(scene.session().await.expect("a session").version, Version::V2);
+}
+
+#[tokio::test]
+async fn a_refused_handshake_leaves_nothing_behind() {
+    let scene = Scene::new();
+    assert_eq!(scene.connect(|_| {}).await.status_code, 401);
+    let wrong = |event: &mut Value| event["queryStringParameters"] = json!({ "token": token() + "x" });
+    assert_eq!(scene.connect(wrong).await.status_code, 401);
+    let foreign = |event: &mut Value| event["queryStringParameters"] = json!({ "token": token(), "ksId": "bob" });
+    let response = scene.connect(foreign).await;
+    assert_eq!(response.status_code, 403);
+    assert!(json!(response)["body"].as_str().expect("a body").contains(r#""ER":5"#));
+    assert_eq!(scene.session().await, None);
+}
+
+#[tokio::test]
+async fn a_message_goes_to_its_queue_and_the_reply_is_the_body() {
+    let scene = Scene::new();
+    scene.connect(|event| event["queryStringParameters"] = json!({ "token": token() })).await;
+    let (status, reply) = scene.send(|_| {}).await;
+    assert_eq!(
+        (status, &reply["event"], &reply["ER"], &reply["RANDOMNO"]),
+        (200, &json!("RESPSEND"), &json!(0), &json!(7))
+    );
+    let bob = UserId::try_from("bob").expect("an id");
+    let mut deliveries: Box<dyn Deliveries> = scene.broker.open(&bob).await.expect("memory");
+    let queued: Value = serde_json::from_slice(&deliveries.try_next().expect("a message").body).expect("JSON");
+    assert_eq!((&queued["uId"], &queued["msg"], &queued["mId"]), (&json!("alice"), &json!("hello"), &reply["MID"]));
+}
+
+#[tokio::test]
+async fn what_can_not_be_understood_is_answered_with_status_200() {
+    let scene = Scene::new();
+    scene.connect(|event| event["queryStringParameters"] = json!({ "token": token() })).await;
+    for (body, encoded, code) in
+        [(json!("{"), false, 6), (Value::Null, false, 6), (json!("e30="), true, 6), (json!("{}"), false, 15)]
+    {
+        let (status, reply) = scene
+            .send(|event| {
+                event["body"] = body;
+                event["isBase64Encoded"] = json!(encoded);
+            })
+            .await;
+        assert_eq!((status, &reply["event"], &reply["ER"]), (200, &json!("RESPERROR"), &json!(code)));
+    }
+}
+
+#[tokio::test]
+async fn a_disconnect_forgets_and_may_come_twice() {
+    let scene = Scene::new();
+    scene.connect(|event| event["queryStringParameters"] = json!({ "token": token() })).await;
+    assert_eq!(scene.disconnect().await.status_code, 200);
+    assert_eq!(scene.session().await, None);
+    assert_eq!(scene.disconnect().await.status_code, 200);
+    let (_, reply) = scene.send(|_| {}).await;
+    assert_eq!(reply["ER"], 3);
+}
+
+#[tokio::test]
+async fn an_event_without_a_connection_is_refused() {
+    let scene = Scene::new();
+    let response = scene.connect(|event| event["requestContext"]["connectionId"] = Value::Null).await;
+    assert_eq!(response.status_code, 400);
+}
