@@ -2,6 +2,8 @@
 
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 
+use std::collections::HashSet;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use kschat_protocol::limits::{MAX_FRAME, MAX_MSG};
 use kschat_tests::{
@@ -33,6 +35,7 @@ macro_rules! scenarios {
             what_the_edge_does_not_carry_closes_the_socket
             waiting_messages_share_frames_of_the_edges_size
             anything_can_be_said
+            a_client_that_talks_without_listening_gets_every_reply
         }
     };
 }
@@ -248,6 +251,16 @@ async fn anything_can_be_said(url: &str) {
         alice.send(&b, text).await;
         assert_eq!(bob.texts(1).await, [text]);
     }
+}
+
+async fn a_client_that_talks_without_listening_gets_every_reply(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let text = "z".repeat(8_000);
+    let frame = |n: usize| json!({ "action": "send", "uId": a, "pId": b, "msg": text, "rno": n }).to_string();
+    let replies = connect(url, &a).await.flood((0..1_000).map(frame).collect()).await;
+    let accepted: HashSet<u64> = replies.iter().map(|reply| reply["RANDOMNO"].as_u64().expect("a number")).collect();
+    assert!(replies.iter().all(|reply| er(reply) == 0));
+    assert_eq!(accepted.len(), 1_000);
 }
 
 mod settings {

@@ -55,6 +55,7 @@ pub async fn run(deps: Deps, mut ownership: impl Ownership, shutdown: Cancellati
         counts: HashMap::new(),
         couriers: JoinSet::new(),
         chores: JoinSet::new(),
+        looking: HashMap::new(),
     };
     let mut reconcile = interval_at(Instant::now() + RECONCILE, RECONCILE);
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -85,6 +86,8 @@ struct Shift {
     counts: HashMap<Partition, usize>,
     couriers: JoinSet<(UserId, End)>,
     chores: JoinSet<Chore>,
+    /// Partitions whose online users are being read, one reading at a time, and whether to read once more.
+    looking: HashMap<Partition, bool>,
 }
 
 /// A user with a courier.
@@ -173,14 +176,22 @@ impl Shift {
 
     fn on_chore(&mut self, chore: Chore) {
         match chore {
-            Chore::Looked(_, Some(users)) => users.into_iter().for_each(|user| self.touch(user)),
+            Chore::Looked(partition, Some(users)) => {
+                users.into_iter().for_each(|user| self.touch(user));
+                if self.looking.remove(&partition) == Some(true) {
+                    self.look_at(partition);
+                }
+            }
             Chore::Looked(partition, None) => {
                 self.chores.spawn(async move {
                     sleep(SHORT_REST).await;
                     Chore::LookAgain(partition)
                 });
             }
-            Chore::LookAgain(partition) => self.look_at(partition),
+            Chore::LookAgain(partition) => {
+                self.looking.remove(&partition);
+                self.look_at(partition);
+            }
             Chore::Rested(user) => self.touch(user),
         }
     }
@@ -194,6 +205,11 @@ impl Shift {
         if !self.owned.contains(&partition) {
             return;
         }
+        if let Some(again) = self.looking.get_mut(&partition) {
+            *again = true;
+            return;
+        }
+        self.looking.insert(partition, false);
         let deliver::Deps { registry, clock, .. } = self.deps.delivery.clone();
         self.chores.spawn(async move {
             let online = registry.online(partition, clock.now()).await;

@@ -180,6 +180,34 @@ impl Client {
         }
     }
 
+    /// Sends all of these without waiting for replies, begins to listen only after a while, and returns as many
+    /// `RESPSEND`s.
+    pub async fn flood(self, frames: Vec<String>) -> Vec<Value> {
+        let (mut sink, mut stream) = self.socket.split();
+        let count = frames.len();
+        let talk = async {
+            for frame in frames {
+                sink.send(Message::Text(frame.into())).await.expect("the socket is open");
+            }
+        };
+        let listen = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let mut replies = Vec::new();
+            while replies.len() < count {
+                match timeout(PATIENCE, stream.next()).await.expect("a reply to each frame") {
+                    Some(Ok(Message::Text(text))) => {
+                        let frame: Value = serde_json::from_str(text.as_str()).expect("a frame is JSON");
+                        replies.extend((frame["event"] == "RESPSEND").then_some(frame));
+                    }
+                    Some(Ok(_)) => {}
+                    ended => panic!("the socket has ended: {ended:?}"),
+                }
+            }
+            replies
+        };
+        tokio::join!(talk, listen).1
+    }
+
     /// Sends a binary frame.
     pub async fn say_binary(&mut self, bytes: Vec<u8>) {
         self.socket.send(Message::Binary(bytes.into())).await.expect("the socket is open");

@@ -30,8 +30,9 @@ impl FromStr for LogFormat {
 ///
 /// `filter` is in the syntax of `RUST_LOG`; what it does not name is at level `info`.
 pub fn init(format: LogFormat, filter: Option<&str>) {
-    // lapin reports every lost connection as an error of its own; we report it where it is dealt with.
-    let filter = filter.unwrap_or("info,lapin=off");
+    // lapin prints returned messages whole, with their text and receiver. What it reports of lost connections
+    // we report where it is dealt with.
+    let filter = format!("{},lapin=off", filter.unwrap_or("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_ansi(std::io::stderr().is_terminal())

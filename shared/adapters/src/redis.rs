@@ -15,15 +15,15 @@ use std::{fmt, str::FromStr, time::Duration};
 use async_trait::async_trait;
 use kschat_core::{
     Partition, Partitions, Session, Timestamp,
-    ports::{BoxError, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Unavailable},
+    ports::{BoxError, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
 };
-use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
+use kschat_protocol::{ConnectionId, InvalidId, MessageId, UserId, Version};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ExistenceCheck, FromRedisValue, Pipeline, SetExpiry, SetOptions,
     aio::MultiplexedConnection,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 /// How long Redis may take to accept a connection.
 const CONNECT: Duration = Duration::from_millis(800);
@@ -33,6 +33,9 @@ const ANSWER: Duration = Duration::from_millis(500);
 
 /// The second try is on a new connection.
 const TRIES: u32 = 2;
+
+/// From the call to its answer, whatever happens.
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Where Redis is. Cannot be printed with its password.
 #[derive(Clone)]
@@ -108,19 +111,27 @@ impl RedisRegistry {
     }
 
     async fn run<T: FromRedisValue>(&self, action: &'static str, pipeline: &Pipeline) -> Result<T, Unavailable> {
-        let mut last: BoxError = "no try was made".into();
-        for _ in 0..TRIES {
-            let (mut connection, generation) =
-                self.connection().await.map_err(|error| Unavailable::new("redis", action, error))?;
+        // Whoever waits for a connection that another one is making has this deadline, too.
+        let tried = timeout(DEADLINE, self.attempt(pipeline)).await.map_err(BoxError::from);
+        let done = tried.and_then(|done| done.map_err(BoxError::from));
+        done.map_err(|error| Unavailable::new("redis", action, error))
+    }
+
+    async fn attempt<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, redis::RedisError> {
+        let mut tries = 1;
+        loop {
+            let (mut connection, generation) = self.connection().await?;
             match pipeline.query_async(&mut connection).await {
                 Ok(value) => return Ok(value),
                 Err(error) => {
-                    last = error.into();
                     self.drop_connection(generation).await;
+                    if tries == TRIES {
+                        return Err(error);
+                    }
                 }
             }
+            tries += 1;
         }
-        Err(Unavailable::new("redis", action, last))
     }
 
     async fn run_one<T: FromRedisValue>(&self, action: &'static str, command: Cmd) -> Result<T, Unavailable> {
@@ -309,19 +320,28 @@ impl ConnectionRegistry for RedisRegistry {
         Ok(())
     }
 
-    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<ConnectionId>, Unavailable> {
+    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<Reachable>, Unavailable> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(connections_key(user)).arg(format!("({}", now.millis())).arg("+inf");
-        let found: Vec<String> = self.run_one("read a user's connections", command).await?;
-        found.into_iter().map(|id| ConnectionId::try_from(id).map_err(undecodable)).collect()
+        command.arg(connections_key(user)).arg(format!("({}", now.millis())).arg("+inf").arg("WITHSCORES");
+        let found: Vec<(String, u64)> = self.run_one("read a user's connections", command).await?;
+        let read = |(id, until)| {
+            let connection = readable(ConnectionId::try_from(id))?;
+            Some(Reachable { connection, until: Timestamp::from_millis(until) })
+        };
+        Ok(found.into_iter().filter_map(read).collect())
     }
 
     async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(online_key(partition)).arg(format!("({}", now.millis())).arg("+inf");
         let found: Vec<String> = self.run_one("read who is online", command).await?;
-        found.into_iter().map(|id| UserId::try_from(id).map_err(undecodable)).collect()
+        Ok(found.into_iter().filter_map(|id| readable(UserId::try_from(id))).collect())
     }
+}
+
+/// Somebody else may have written there: one odd entry must not hide the others.
+fn readable<T>(id: Result<T, InvalidId>) -> Option<T> {
+    id.map_err(|error| tracing::warn!(%error, "an entry of the registry is passed over")).ok()
 }
 
 #[async_trait]

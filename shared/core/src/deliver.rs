@@ -5,7 +5,7 @@
 //! messages once the edge has taken the frame for at least one of them. Whatever ends it before that leaves
 //! the messages in the queue, in order.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::ready, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use kschat_protocol::{ConnectionId, Message, ReceiverFrame, UserId};
@@ -16,9 +16,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock,
+    Clock, Timestamp,
     backoff::Backoff,
-    ports::{ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Tag, Unavailable},
+    ports::{
+        ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Reachable, Tag, Unavailable,
+    },
 };
 
 /// How many connections of one user are posted to at once.
@@ -39,6 +41,9 @@ const BUSY: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration:
 
 /// How often a batch is tried before we stop and let the user's queue rest.
 const MAX_ATTEMPTS: u32 = 12;
+
+/// The same, once one connection has it.
+const MAX_ATTEMPTS_ONCE_REACHED: u32 = 3;
 
 /// What [`serve`] needs.
 #[derive(Clone)]
@@ -92,7 +97,7 @@ pub enum End {
 
 /// Serves a user until it is offline, stopped, lost or stuck.
 pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
-    let (audience, deliveries) = match open(deps, user).await {
+    let (audience, deliveries) = match open(deps, user, signals).await {
         Ok(opened) => opened,
         Err(end) => return end,
     };
@@ -102,13 +107,20 @@ pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
     end
 }
 
-async fn open(deps: &Deps, user: &UserId) -> Result<(Audience, Box<dyn Deliveries>), End> {
+async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience, Box<dyn Deliveries>), End> {
     // It is never closed, so there always is a permit in the end.
     let _permit = deps.opening.acquire().await;
+    if signals.stop.is_cancelled() {
+        return Err(End::Stopped);
+    }
     let mut audience = Audience::default();
     audience.refresh(deps, user).await?;
     if audience.is_empty() {
         return Err(End::Offline);
+    }
+    // The partition may be another's by now, and its owner must be the only one to take from the queue.
+    if signals.stop.is_cancelled() {
+        return Err(End::Stopped);
     }
     let deliveries = deps.mailbox.open(user).await.map_err(|error| {
         tracing::warn!(error = &error as &dyn std::error::Error, "a user's queue can't be opened");
@@ -117,9 +129,17 @@ async fn open(deps: &Deps, user: &UserId) -> Result<(Audience, Box<dyn Deliverie
     Ok((audience, deliveries))
 }
 
-/// The connections of one user, each with the moment we first saw it.
+/// The connections of one user.
 #[derive(Default)]
-struct Audience(HashMap<ConnectionId, Instant>);
+struct Audience(HashMap<ConnectionId, Listener>);
+
+#[derive(Clone, Copy)]
+struct Listener {
+    /// When we first saw the connection.
+    seen: Instant,
+    /// Until when it may hear anything.
+    until: Timestamp,
+}
 
 impl Audience {
     fn is_empty(&self) -> bool {
@@ -127,18 +147,26 @@ impl Audience {
     }
 
     async fn refresh(&mut self, deps: &Deps, user: &UserId) -> Result<(), End> {
-        let connections = deps.registry.connections(user, deps.clock.now()).await.map_err(|error| {
+        let reachable = deps.registry.connections(user, deps.clock.now()).await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "a user's connections can't be read");
             End::Stuck
         })?;
         let now = Instant::now();
-        let seen = |id: &ConnectionId| self.0.get(id).copied().unwrap_or(now);
-        self.0 = connections.into_iter().map(|id| (seen(&id), id)).map(|(seen, id)| (id, seen)).collect();
+        let listener = |Reachable { connection, until }| {
+            let seen = self.0.get(&connection).map_or(now, |listener| listener.seen);
+            (connection, Listener { seen, until })
+        };
+        self.0 = reachable.into_iter().map(listener).collect();
         Ok(())
     }
 
+    /// Nobody outlives a token, not even by listening.
+    fn drop_expired(&mut self, now: Timestamp) {
+        self.0.retain(|_, listener| listener.until > now);
+    }
+
     fn is_young(&self, id: &ConnectionId) -> bool {
-        self.0.get(id).is_some_and(|seen| seen.elapsed() < GRACE)
+        self.0.get(id).is_some_and(|listener| listener.seen.elapsed() < GRACE)
     }
 }
 
@@ -189,6 +217,12 @@ struct Tally {
 }
 
 impl Tally {
+    /// How many attempts those that are left have: fewer when the message has arrived somewhere, as then it
+    /// is only one device's trouble, and the other devices wait for the next message.
+    fn chances(&self) -> u32 {
+        if self.reached.is_empty() { MAX_ATTEMPTS } else { MAX_ATTEMPTS_ONCE_REACHED }
+    }
+
     /// The outcome, as far as there is one: taken once is taken.
     fn posted(&self) -> Option<Posted> {
         if !self.reached.is_empty() {
@@ -239,13 +273,15 @@ impl Courier<'_> {
     /// Waits for a message while it listens to its owner.
     async fn next(&mut self) -> Result<Read, End> {
         loop {
-            if let Some(held) = self.held.take() {
-                return Ok(held);
-            }
             tokio::select! {
                 biased;
                 () = self.signals.stop.cancelled() => return Err(End::Stopped),
                 () = self.signals.refresh.notified() => self.look_again().await?,
+                () = ready(()), if self.held.is_some() => {
+                    if let Some(held) = self.held.take() {
+                        return Ok(held);
+                    }
+                }
                 delivery = self.deliveries.next() => {
                     if let Some(read) = self.read(delivery.ok_or(End::Lost)?).await? {
                         return Ok(read);
@@ -298,7 +334,8 @@ impl Courier<'_> {
     /// Posts a frame to every connection until each has it, is gone, or has had its chances.
     async fn post(&mut self, frame: &str) -> Result<Posted, End> {
         let mut tally = Tally::default();
-        while tally.attempts < MAX_ATTEMPTS {
+        while tally.attempts < tally.chances() {
+            self.audience.drop_expired(self.deps.clock.now());
             let targets = self.targets(&tally);
             if targets.is_empty() {
                 if let Some(posted) = tally.posted() {
@@ -322,7 +359,7 @@ impl Courier<'_> {
 
     /// Posts once to each target; says how long to wait before those that are left.
     async fn round(&mut self, targets: &[ConnectionId], frame: &str, tally: &mut Tally) -> Option<Duration> {
-        let (mut early, mut busy) = (false, false);
+        let (mut early, mut busy, first) = (false, false, tally.reached.is_empty());
         for (id, verdict) in self.post_once(targets, frame).await {
             match verdict {
                 Verdict::Reached => tally.reached.push(id),
@@ -331,6 +368,10 @@ impl Courier<'_> {
                 Verdict::Early => early = true,
                 Verdict::Busy => busy = true,
             }
+        }
+        if first && !tally.reached.is_empty() {
+            // From here on the fewer chances count.
+            tally.attempts = 0;
         }
         // A connection is young for a short time only, so waiting for that alone uses up no chance.
         if early && !busy {

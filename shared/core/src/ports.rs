@@ -71,6 +71,15 @@ pub trait TokenVerifier: Send + Sync {
     fn verify(&self, token: &str) -> Result<Identity, TokenError>;
 }
 
+/// A connection by which a user can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reachable {
+    /// Its name.
+    pub connection: ConnectionId,
+    /// Until when: nobody hears anything beyond the end of a token.
+    pub until: Timestamp,
+}
+
 /// Knows which connections are whose. Every write may be repeated blindly.
 #[async_trait]
 pub trait ConnectionRegistry: Send + Sync {
@@ -96,7 +105,7 @@ pub trait ConnectionRegistry: Send + Sync {
     ///
     /// # Errors
     /// [`Unavailable`] when nobody could be asked.
-    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<ConnectionId>, Unavailable>;
+    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<Reachable>, Unavailable>;
 
     /// The users of a partition who can be reached at that moment. It may name a few who no longer can.
     ///

@@ -10,14 +10,18 @@ use std::{
 
 use async_trait::async_trait;
 use kschat_core::{
-    Clock, Partitions, SystemClock,
-    contract::{connection, message, session, somebody},
+    Partitions, Timestamp,
+    contract::{ManualClock, connection, message, session, somebody},
     deliver::{Deps, End, Signals, serve},
     memory::{MemoryBroker, MemoryRegistry},
     ports::{ConnectionRegistry, ConnectionsApi, Mailbox, PostError, Publisher, Queues, Unavailable},
 };
 use kschat_protocol::{ConnectionId, UserId};
 use tokio::{task::JoinHandle, time::timeout};
+
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// What the edge answers to the posts of one connection, in this order; 200 after that.
 type Script = Vec<u16>;
@@ -32,6 +36,8 @@ struct Edge {
 #[async_trait]
 impl ConnectionsApi for Edge {
     async fn post(&self, connection: &ConnectionId, frame: &str) -> Result<(), PostError> {
+        // As over a network, others get their turn meanwhile.
+        tokio::task::yield_now().await;
         let mut scripts = self.scripts.lock().expect("no test panics here");
         let script = scripts.entry(connection.clone()).or_default();
         let status = if script.is_empty() { 200 } else { script.remove(0) };
@@ -54,6 +60,7 @@ struct Scene {
     registry: Arc<MemoryRegistry>,
     broker: MemoryBroker,
     edge: Arc<Edge>,
+    clock: Arc<ManualClock>,
     signals: Signals,
 }
 
@@ -65,6 +72,7 @@ impl Scene {
             registry: Arc::new(MemoryRegistry::new(partitions)),
             broker: MemoryBroker::new(partitions).0,
             edge: Arc::default(),
+            clock: Arc::new(ManualClock::new(NOW)),
             signals: Signals::default(),
         };
         scene.broker.ensure(&scene.user).await.expect("memory");
@@ -74,7 +82,7 @@ impl Scene {
     async fn device(&self, script: Script) -> ConnectionId {
         let id = connection();
         self.edge.scripts.lock().expect("no test panics here").insert(id.clone(), script);
-        let session = session(&self.user, SystemClock.now(), Duration::from_secs(3600));
+        let session = session(&self.user, NOW, HOUR);
         self.registry.register(&id, &session).await.expect("memory");
         id
     }
@@ -87,7 +95,7 @@ impl Scene {
 
     fn serve(&self) -> JoinHandle<End> {
         let broker = Arc::new(self.broker.clone());
-        let deps = Deps::new(self.registry.clone(), broker, self.edge.clone(), Arc::new(SystemClock));
+        let deps = Deps::new(self.registry.clone(), broker, self.edge.clone(), self.clock.clone());
         let (user, signals) = (self.user.clone(), self.signals.clone());
         tokio::spawn(async move { serve(&deps, &user, &signals).await })
     }
@@ -100,6 +108,11 @@ impl Scene {
         };
         let taken = self.edge.taken.lock().expect("no test panics here");
         taken.iter().filter(|(id, _)| id == device).map(|(_, frame)| texts(frame)).collect()
+    }
+
+    async fn registered(&self) -> Vec<ConnectionId> {
+        let reachable = self.registry.connections(&self.user, NOW).await.expect("memory");
+        reachable.into_iter().map(|reachable| reachable.connection).collect()
     }
 
     async fn quiet(&self) {
@@ -143,7 +156,7 @@ async fn a_connection_that_the_edge_does_not_know_yet_is_waited_for() {
     let courier = scene.serve();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(scene.heard(&device), [["one"]]);
-    assert_eq!(scene.registry.connections(&scene.user, SystemClock.now()).await.expect("memory"), [device]);
+    assert_eq!(scene.registered().await, [device]);
     scene.stop(courier).await;
 }
 
@@ -158,7 +171,7 @@ async fn a_gone_connection_is_forgotten_and_the_rest_still_hear() {
     scene.quiet().await;
     assert!(scene.heard(&gone).is_empty());
     assert_eq!(scene.heard(&here), [["one"], ["two"]]);
-    assert_eq!(scene.registry.connections(&scene.user, SystemClock.now()).await.expect("memory"), [here]);
+    assert_eq!(scene.registered().await, [here]);
     scene.stop(courier).await;
 }
 
@@ -257,4 +270,59 @@ async fn being_stopped_while_waiting_to_try_again_gives_everything_back() {
     tokio::time::sleep(Duration::from_millis(10)).await;
     assert_eq!(scene.stop(courier).await, End::Stopped);
     assert_eq!(scene.left().await, ["one", "two"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_hears_anything_beyond_the_end_of_a_token() {
+    let scene = Scene::new().await;
+    let device = scene.device(vec![]).await;
+    scene.queue(&["in time"]).await;
+    let courier = scene.serve();
+    scene.quiet().await;
+    scene.clock.set(NOW.plus(HOUR));
+    scene.queue(&["too late"]).await;
+    let end = timeout(Duration::from_secs(60), courier).await.expect("it ends").expect("it does not panic");
+    assert_eq!(end, End::Offline);
+    assert_eq!(scene.heard(&device), [["in time"]]);
+    assert_eq!(scene.left().await, ["too late"]);
+}
+
+/// So many large messages that each frame leaves one over for the next.
+async fn backlog(scene: &Scene) -> Vec<String> {
+    let texts: Vec<String> = (0..40).map(|n| format!("{n} {}", "x".repeat(20_000))).collect();
+    scene.queue(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    texts
+}
+
+#[tokio::test(start_paused = true)]
+async fn being_stopped_in_the_middle_of_a_backlog_keeps_the_rest_in_order() {
+    let scene = Scene::new().await;
+    let device = scene.device(vec![]).await;
+    let texts = backlog(&scene).await;
+    let courier = scene.serve();
+    while scene.heard(&device).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(scene.stop(courier).await, End::Stopped);
+    let heard: Vec<String> = scene.heard(&device).concat();
+    assert!(heard.len() < texts.len(), "it did not listen until the backlog was done");
+    assert_eq!([heard, scene.left().await].concat(), texts);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_comes_in_the_middle_of_a_backlog_hears_the_rest() {
+    let scene = Scene::new().await;
+    let first = scene.device(vec![]).await;
+    let texts = backlog(&scene).await;
+    let courier = scene.serve();
+    while scene.heard(&first).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let second = scene.device(vec![]).await;
+    scene.signals.refresh.notify_one();
+    scene.quiet().await;
+    let (one, two) = (scene.heard(&first).concat(), scene.heard(&second).concat());
+    assert_eq!(one, texts);
+    assert!(!two.is_empty() && texts.ends_with(&two), "{} messages", two.len());
+    scene.stop(courier).await;
 }

@@ -10,22 +10,13 @@ use std::{
 use async_trait::async_trait;
 use kschat_core::Session;
 use kschat_core::{
-    Clock, Partitions, Timestamp,
-    contract::connection,
+    Partitions, Timestamp,
+    contract::{ManualClock, connection},
     memory::{MemoryBroker, MemoryRegistry},
     ports::{ConnectionRegistry, Mailbox, PublishError, Publisher, Queues, Unavailable},
     send::{Deps, Strangers, send},
 };
 use kschat_protocol::{ConnectionId, Message, SendFrame, UserId, Version};
-
-/// Stands still until it is moved.
-struct StoppedClock(Mutex<Timestamp>);
-
-impl Clock for StoppedClock {
-    fn now(&self) -> Timestamp {
-        *self.0.lock().expect("no test panics here")
-    }
-}
 
 /// A broker that fails as told before it works.
 struct Faulty {
@@ -49,7 +40,7 @@ impl Publisher for Faulty {
 struct Scene {
     deps: Deps,
     broker: MemoryBroker,
-    clock: Arc<StoppedClock>,
+    clock: Arc<ManualClock>,
     alice: ConnectionId,
     bob: UserId,
 }
@@ -60,7 +51,7 @@ impl Scene {
     async fn new(version: Version, faults: Vec<PublishError>, gets_through: bool) -> Self {
         let broker = MemoryBroker::new(Partitions::default()).0;
         let registry = Arc::new(MemoryRegistry::new(Partitions::default()));
-        let clock = Arc::new(StoppedClock(Mutex::new(NOW)));
+        let clock = Arc::new(ManualClock::new(NOW));
         let (alice, bob) = (connection(), UserId::try_from("bob").expect("an id"));
         let user = UserId::try_from("alice").expect("an id");
         let session = Session { user, version, connected: NOW, expires: Some(NOW.plus(Duration::from_secs(60))) };
@@ -144,7 +135,7 @@ async fn nobody_outlives_a_token_or_speaks_for_another() {
     let scene = Scene::new(Version::Seed, vec![], false).await;
     let stolen = scene.send(r#"{"uId":"bob","pId":"bob","msg":"hello","rno":1}"#).await;
     assert!(stolen.contains(r#""ER":5"#), "{stolen}");
-    *scene.clock.0.lock().expect("no test panics here") = NOW.plus(Duration::from_secs(60));
+    scene.clock.set(NOW.plus(Duration::from_secs(60)));
     assert!(scene.send(HELLO).await.contains(r#""ER":4"#));
     let unknown = send(&scene.deps, &connection(), SendFrame::parse(HELLO).expect("a frame")).await.to_text();
     assert!(unknown.contains(r#""ER":3"#), "{unknown}");

@@ -3,11 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use futures_util::{SinkExt, StreamExt, stream::SplitSink};
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
 use kschat_protocol::limits::{CONNECTION_LIFETIME, MAX_FRAME};
 use serde_json::{Value, json};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -53,8 +56,8 @@ pub(super) async fn run(guard: Forget, socket: WebSocket, mut outgoing: mpsc::Re
     let mut idle_since = Instant::now();
     let close = loop {
         tokio::select! {
-            incoming = stream.next() => {
-                match on_incoming(&guard, incoming, &permits).await {
+            (permit, incoming) = next_when_free(&mut stream, &permits) => {
+                match on_incoming(&guard, incoming, permit) {
                     Ok(spoke) if spoke => idle_since = Instant::now(),
                     Ok(_) => {}
                     Err(close) => break close,
@@ -74,16 +77,24 @@ pub(super) async fn run(guard: Forget, socket: WebSocket, mut outgoing: mpsc::Re
     guard.end(close.0, &close.1);
 }
 
+/// The client's next frame, once there is room for its invocation. What goes out does not wait for that.
+async fn next_when_free(
+    stream: &mut SplitStream<WebSocket>,
+    permits: &Arc<Semaphore>,
+) -> (Option<OwnedSemaphorePermit>, Option<Result<Message, axum::Error>>) {
+    // It is never closed, so there always is a permit in the end.
+    let permit = Arc::clone(permits).acquire_owned().await.ok();
+    (permit, stream.next().await)
+}
+
 /// Deals with what the client sent; says whether it spoke, which keeps the socket from being idle.
-async fn on_incoming(
+fn on_incoming(
     guard: &Forget,
     incoming: Option<Result<Message, axum::Error>>,
-    permits: &Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
 ) -> Result<bool, Close> {
     match incoming {
         Some(Ok(Message::Text(text))) => {
-            // It is never closed, so there always is a permit in the end.
-            let permit = Arc::clone(permits).acquire_owned().await;
             let (edge, client) = (guard.edge.clone(), Arc::clone(&guard.client));
             // As on the managed edge, frames of one client do not wait for one another.
             tokio::spawn(async move {

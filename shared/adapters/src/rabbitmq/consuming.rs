@@ -56,7 +56,7 @@ pub struct Consuming {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) connection: Connection,
-    pub(super) lease: Lease,
+    pub(super) lease: Arc<Lease>,
     prefetch: u16,
     channels: Mutex<Channels>,
 }
@@ -93,6 +93,18 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// A lease that is kept up for as long as this process runs without too long a pause.
+    fn start(heartbeat: Duration) -> Arc<Self> {
+        let lease = Arc::new(Self::new(heartbeat));
+        let beats = Arc::clone(&lease);
+        tokio::spawn(async move {
+            while beats.beat() {
+                tokio::time::sleep(heartbeat / 8).await;
+            }
+        });
+        lease
+    }
+
     fn new(heartbeat: Duration) -> Self {
         let (last_beat, ended) = (AtomicU64::new(0), AtomicBool::new(false));
         Self { start: Instant::now(), heartbeat, last_beat, ended }
@@ -108,7 +120,7 @@ impl Lease {
     }
 
     /// Says that the process runs; returns whether it has run without too long a pause.
-    pub(super) fn beat(&self) -> bool {
+    fn beat(&self) -> bool {
         if !self.is_valid() {
             self.end();
             return false;
@@ -129,7 +141,7 @@ impl Link {
         declare_shared(&declares).await?;
         declare_partitions(&declares, partitions).await?;
         let channels = Mutex::new(Channels { declares: Some(declares), drains: Vec::new() });
-        Ok(Self { connection, lease: Lease::new(url.heartbeat()), prefetch, channels })
+        Ok(Self { connection, lease: Lease::start(url.heartbeat()), prefetch, channels })
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -224,7 +236,7 @@ impl Mailbox for Consuming {
             Ok(Ok(queue)) => Ok(Box::new(queue)),
             Ok(Err(error)) => Err(unavailable("open a queue", error)),
             Err(late) => {
-                // A consumer may come to life on a channel that nobody listens to: start all over.
+                // A consumer may come to life on a channel to which nobody listens: start all over.
                 link.lease.end();
                 Err(unavailable("open a queue", late))
             }
@@ -252,6 +264,7 @@ impl OpenQueue {
                 Some(Delivery { tag, body: delivery.data, redelivered: delivery.redelivered })
             }
             Some(Err(error)) => {
+                let error = unavailable("deliver", error);
                 tracing::warn!(error = &error as &dyn std::error::Error, "a user's queue was lost");
                 self.ended = true;
                 None
@@ -274,6 +287,8 @@ impl OpenQueue {
         for tag in std::mem::take(&mut self.on_loan) {
             self.channel.basic_nack(tag, BasicNackOptions { requeue: true, multiple: false }).await?;
         }
+        // A nack has no answer, but this has: once it is here, all is back in the queue for whoever is next.
+        self.channel.basic_qos(self.link.prefetch, BasicQosOptions { global: false }).await?;
         Ok(())
     }
 }
@@ -318,7 +333,8 @@ impl Deliveries for OpenQueue {
     }
 
     async fn close(mut self: Box<Self>) {
-        if !self.link.is_up() || self.ended {
+        // What was on loan over a dead channel has gone back with it.
+        if !self.link.is_up() || self.ended || !self.channel.status().connected() {
             return;
         }
         let given_back = timeout(PATIENCE, self.give_back()).await;

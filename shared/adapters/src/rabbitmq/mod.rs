@@ -21,7 +21,7 @@ mod topology;
 use std::{fmt, str::FromStr, time::Duration};
 
 use kschat_core::ports::{BoxError, Unavailable};
-use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
+use lapin::{Connection, ConnectionProperties, ErrorKind, uri::AMQPUri};
 
 pub use consuming::Consuming;
 pub use ownership::PartitionOwnership;
@@ -29,6 +29,8 @@ pub use publishing::Publishing;
 
 /// After how many seconds without a sign the broker and we give each other up, unless the URL says otherwise.
 const HEARTBEAT_SECONDS: u16 = 10;
+
+const MIN_HEARTBEAT_SECONDS: u16 = 2;
 
 /// Where the broker is. Cannot be printed with its password.
 #[derive(Clone)]
@@ -53,7 +55,10 @@ impl FromStr for BrokerUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut uri = AMQPUri::from_str(text)
             .map_err(|_| "must be an AMQP URL such as amqps://user:password@host:5671/vhost".to_owned())?;
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        // Without one, or with a very short one, a dead peer can't be told from a living one.
+        if *uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS) < MIN_HEARTBEAT_SECONDS {
+            return Err(format!("its heartbeat must be at least {MIN_HEARTBEAT_SECONDS} (seconds)"));
+        }
         Ok(Self(uri))
     }
 }
@@ -65,7 +70,15 @@ impl fmt::Debug for BrokerUrl {
 }
 
 fn unavailable(action: &'static str, source: impl Into<BoxError>) -> Unavailable {
-    Unavailable::new("rabbitmq", action, source)
+    Unavailable::new("rabbitmq", action, without_names(source.into()))
+}
+
+/// What the broker says of an error names the queue, and so the user: only its number may reach a log.
+fn without_names(error: BoxError) -> BoxError {
+    match error.downcast_ref::<lapin::Error>().map(lapin::Error::kind) {
+        Some(ErrorKind::ProtocolError(refused)) => format!("the broker answered {}", refused.get_id()).into(),
+        _ => error,
+    }
 }
 
 #[cfg(test)]
@@ -84,5 +97,6 @@ mod tests {
         let heartbeat = |url: &str| url.parse::<BrokerUrl>().unwrap().heartbeat().as_secs();
         assert_eq!(heartbeat("amqp://localhost"), 10);
         assert_eq!(heartbeat("amqp://localhost/%2f?heartbeat=2"), 2);
+        assert!("amqp://localhost/%2f?heartbeat=0".parse::<BrokerUrl>().is_err());
     }
 }

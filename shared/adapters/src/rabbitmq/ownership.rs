@@ -25,17 +25,21 @@ use lapin::{
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinHandle},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
 use super::{
     Consuming,
     consuming::{Link, PATIENCE},
     topology::{MEMBERS, consumers_of, control_queue},
+    without_names,
 };
 
 /// How often a process looks for partitions without an owner: the larger part of a fail-over's time.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// How long one look may go on taking partitions; the next one goes on from there.
+const SPREE: Duration = Duration::from_secs(1);
 
 /// Pokes under way to us at most, for one partition.
 const POKES: u16 = 256;
@@ -123,6 +127,7 @@ async fn keep(broker: Consuming, events: mpsc::Sender<OwnershipEvent>, mut order
         };
         broker.disconnect();
         let TermEnd::Failed(error) = end else { return };
+        let error = without_names(error);
         tracing::warn!(error = &*error as &dyn std::error::Error, "no connection to the broker; trying again");
         if wait_or_resign(RECONNECT.wait(failures), &mut orders).await {
             return;
@@ -192,7 +197,7 @@ impl Term<'_> {
                 },
                 Some(partition) = lost.recv() => self.lose(partition).await,
                 _ = tick.tick() => {
-                    if !self.link.lease.beat() {
+                    if !self.link.lease.is_valid() {
                         return TermEnd::Failed("the connection was given up, or this process had been stopped".into());
                     }
                     match timeout(PATIENCE, self.balance(&looks)).await {
@@ -214,8 +219,9 @@ impl Term<'_> {
             self.broker.partitions.all().filter(|partition| !self.locks.contains_key(partition)).collect();
         // Two that look at the same moment should not run for the same partition.
         fastrand::shuffle(&mut free);
+        let enough = Instant::now() + SPREE;
         for partition in free {
-            if held >= share {
+            if held >= share || Instant::now() >= enough {
                 break;
             }
             if consumers_of(looks, control_queue(partition)).await? == 0 && self.acquire(partition).await? {
@@ -259,7 +265,10 @@ impl Term<'_> {
     }
 
     async fn release(&mut self, partition: Partition) {
-        self.asked.remove(&partition);
+        // An order from before a reconnect is not about the lock that we hold now.
+        if !self.asked.remove(&partition) {
+            return;
+        }
         if let Some(lock) = self.locks.remove(&partition) {
             lock.drop_in_order().await;
             tracing::info!(%partition, owned = self.locks.len(), "partition released");

@@ -4,7 +4,10 @@
 //! anybody noticing. So nothing here asks whether the connection is alive: each operation gets a deadline,
 //! and what fails is tried once more on a new connection, under the same message id.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex as SyncMutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use kschat_core::{
@@ -17,7 +20,7 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -36,6 +39,12 @@ const TRY: Duration = Duration::from_millis(1_000);
 /// The second try is on a new connection.
 const TRIES: u32 = 2;
 
+/// Publishes under way at once; each has a channel to itself. A function on Lambda never needs a second one.
+const LANES: usize = 32;
+
+/// How long a poke waits for an owner, in milliseconds. A new owner looks for itself, so none is missed.
+const POKE_LIFE: &str = "120000";
+
 const TRANSIENT: u8 = 1;
 const PERSISTENT: u8 = 2;
 
@@ -45,14 +54,19 @@ pub struct Publishing {
     url: BrokerUrl,
     partitions: Partitions,
     link: Mutex<Option<Arc<Link>>>,
+    lanes: Semaphore,
 }
 
 /// A connection with its channels; thrown away as a whole when anything on it fails.
 #[derive(Debug)]
 struct Link {
-    // Held because the connection closes when it is dropped.
-    _connection: Connection,
-    publishes: Channel,
+    connection: Connection,
+    /// Channels that confirm, and on which nothing is under way.
+    ///
+    /// lapin does not tie a returned message to its publish: with two under way on one channel, the wrong one
+    /// may be told that it had no route.
+    // A std mutex: no guard is held across an await.
+    idle: SyncMutex<Vec<Channel>>,
     /// A declaration that the broker refuses closes its channel: never the one of the publishes.
     declares: Channel,
 }
@@ -74,26 +88,45 @@ impl Failure {
     }
 }
 
+impl From<lapin::Error> for Failure {
+    fn from(error: lapin::Error) -> Self {
+        Self::perhaps(error)
+    }
+}
+
 impl Link {
     async fn open(url: &BrokerUrl) -> Result<Self, lapin::Error> {
         let connection = url.connect("kschat function").await?;
-        let publishes = connection.create_channel().await?;
-        publishes.confirm_select(ConfirmSelectOptions::default()).await?;
         let declares = connection.create_channel().await?;
         declare_shared(&declares).await?;
-        Ok(Self { _connection: connection, publishes, declares })
+        Ok(Self { connection, idle: SyncMutex::default(), declares })
     }
 
-    /// Whether the connection is known to be dead. That it is not known does not mean that it lives.
-    fn is_down(&self) -> bool {
-        !self.publishes.status().connected()
+    /// A channel that the caller has to itself until it puts it back.
+    async fn take_lane(&self) -> Result<Channel, lapin::Error> {
+        let idle = self.idle().pop();
+        if let Some(channel) = idle {
+            return Ok(channel);
+        }
+        let channel = self.connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(channel)
     }
 
-    async fn publish(&self, letter: &Letter) -> Result<Confirmation, lapin::Error> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn publish(&self, letter: &Letter) -> Result<Confirmation, Failure> {
         let options = BasicPublishOptions { mandatory: letter.mandatory, ..BasicPublishOptions::default() };
         let (exchange, key) = (letter.exchange.into(), letter.routing_key.clone());
         let properties = letter.properties.clone();
-        self.publishes.basic_publish(exchange, key, options, &letter.body, properties).await?.await
+        let lane = self.take_lane().await.map_err(Failure::surely)?;
+        // Until this has succeeded, not all of the message was written: the broker can't have it.
+        let sent = lane.basic_publish(exchange, key, options, &letter.body, properties).await;
+        let confirmation = sent.map_err(Failure::surely)?.await?;
+        self.idle().push(lane);
+        Ok(confirmation)
     }
 }
 
@@ -110,7 +143,7 @@ impl Publishing {
     /// Publishes to the broker at `url`, once there is something to publish.
     #[must_use]
     pub fn new(url: BrokerUrl, partitions: Partitions) -> Self {
-        Self { url, partitions, link: Mutex::default() }
+        Self { url, partitions, link: Mutex::default(), lanes: Semaphore::new(LANES) }
     }
 
     /// The link, made anew if need be. Those who come meanwhile wait for the same one.
@@ -133,12 +166,11 @@ impl Publishing {
     }
 
     /// Does `act` on the link, and once more on a new one, within the deadline.
-    async fn attempt<T, F, Fut>(&self, act: F) -> Result<T, Failure>
+    async fn attempt<T, F, Fut>(&self, deadline: Instant, act: F) -> Result<T, Failure>
     where
         F: Fn(Arc<Link>) -> Fut + Send + Sync,
-        Fut: Future<Output = Result<T, lapin::Error>> + Send,
+        Fut: Future<Output = Result<T, Failure>> + Send,
     {
-        let deadline = Instant::now() + DEADLINE;
         let mut earlier = false;
         let mut last = Failure::surely("no time was left for a try");
         for _ in 0..TRIES {
@@ -147,12 +179,10 @@ impl Publishing {
                 Ok(Err(error)) => return Err(Failure { maybe_done: earlier, source: error.into() }),
                 Err(late) => return Err(Failure { maybe_done: earlier, source: late.into() }),
             };
-            let (end, was_down) = (deadline.min(Instant::now() + TRY), link.is_down());
+            let end = deadline.min(Instant::now() + TRY);
             last = match timeout_at(end, act(Arc::clone(&link))).await {
                 Ok(Ok(done)) => return Ok(done),
-                // Nothing goes out over what was closed before.
-                Ok(Err(error)) if was_down => Failure::surely(error),
-                Ok(Err(error)) => Failure::perhaps(error),
+                Ok(Err(failure)) => failure,
                 Err(late) => Failure::perhaps(late),
             };
             earlier |= last.maybe_done;
@@ -175,7 +205,10 @@ impl Publishing {
 
     async fn deliver(&self, letter: Letter) -> Result<Confirmation, Failure> {
         let letter = Arc::new(letter);
-        self.attempt(|link| {
+        let deadline = Instant::now() + DEADLINE;
+        // It is never closed, so there is a permit in time or not at all.
+        let _lane = timeout_at(deadline, self.lanes.acquire()).await.map_err(Failure::surely)?;
+        self.attempt(deadline, |link| {
             let letter = Arc::clone(&letter);
             async move { link.publish(&letter).await }
         })
@@ -186,7 +219,7 @@ impl Publishing {
     pub async fn close(&self) {
         if let Some(link) = self.link.lock().await.take() {
             // Nothing is lost if the broker does not answer: every publish was confirmed or reported.
-            let _ = timeout(TRY, link._connection.close(200, "done".into())).await;
+            let _ = timeout(TRY, link.connection.close(200, "done".into())).await;
         }
     }
 }
@@ -224,9 +257,9 @@ impl Publisher for Publishing {
 #[async_trait]
 impl Queues for Publishing {
     async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
-        let declared = self.attempt(|link| {
+        let declared = self.attempt(Instant::now() + DEADLINE, |link| {
             let user = user.clone();
-            async move { declare_user(&link.declares, &user).await }
+            async move { Ok(declare_user(&link.declares, &user).await?) }
         });
         declared.await.map_err(|failure| unavailable("declare a queue", failure.source))
     }
@@ -240,7 +273,7 @@ impl Pokes for Publishing {
             routing_key: control_queue(self.partitions.of(user)),
             // Where no consumer has ever run there is no such queue: the first one will look for itself.
             mandatory: false,
-            properties: BasicProperties::default().with_delivery_mode(TRANSIENT),
+            properties: BasicProperties::default().with_delivery_mode(TRANSIENT).with_expiration(POKE_LIFE.into()),
             body: user.as_str().as_bytes().to_vec(),
         };
         match self.deliver(letter).await {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use kschat_protocol::{Message, UserId};
 
 use super::{message, somebody};
@@ -158,6 +159,30 @@ pub async fn what_is_here_already_can_be_taken_without_waiting(broker: &impl Bro
     Ok(())
 }
 
+/// Of many publishes at once, each hears of its own route, not of its neighbour's.
+///
+/// # Errors
+/// The port's own.
+pub async fn each_publish_hears_of_its_own_route(broker: &impl Broker) -> Outcome {
+    let (user, stranger) = (somebody(), somebody());
+    broker.ensure(&user).await?;
+    let publish = |n: usize| {
+        let (user, stranger) = (&user, &stranger);
+        async move {
+            let to = if n.is_multiple_of(3) { stranger } else { user };
+            (to, broker.publish(to, &message(to, &n.to_string())).await)
+        }
+    };
+    for (to, outcome) in join_all((0..300).map(publish)).await {
+        match outcome {
+            Ok(()) => assert_eq!(to, &user),
+            Err(PublishError::NoRoute) => assert_eq!(to, &stranger),
+            Err(other) => return Err(other.into()),
+        }
+    }
+    Ok(())
+}
+
 /// One test a clause, against what `$setup` (an async expression) makes.
 #[macro_export]
 macro_rules! broker_contract {
@@ -169,6 +194,7 @@ macro_rules! broker_contract {
             a_discarded_message_is_out_of_the_way,
             giving_up_waiting_loses_nothing,
             what_is_here_already_can_be_taken_without_waiting,
+            each_publish_hears_of_its_own_route,
         );
     };
     (@ $setup:expr, $($clause:ident,)*) => {

@@ -10,7 +10,7 @@ use kschat_protocol::{ConnectionId, UserId};
 
 use crate::{
     Partition, Partitions, Session, Timestamp,
-    ports::{Claim, Claimed, ConnectionRegistry, IdempotencyStore, Unavailable},
+    ports::{Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
 };
 
 /// Remembers connections until the process ends.
@@ -55,10 +55,12 @@ impl ConnectionRegistry for MemoryRegistry {
         Ok(())
     }
 
-    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<ConnectionId>, Unavailable> {
+    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<Reachable>, Unavailable> {
         let state = self.state();
-        let reachable = |session: &Session| session.user == *user && session.reachable_until() > now;
-        Ok(state.sessions.iter().filter(|(_, session)| reachable(session)).map(|(id, _)| id.clone()).collect())
+        let theirs = state.sessions.iter().filter(|(_, session)| session.user == *user);
+        let reachable =
+            theirs.map(|(id, session)| Reachable { connection: id.clone(), until: session.reachable_until() });
+        Ok(reachable.filter(|reachable| reachable.until > now).collect())
     }
 
     async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
