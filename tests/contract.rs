@@ -84,9 +84,10 @@ mod broker {
 mod ownership {
     use std::{collections::BTreeSet, time::Duration};
 
-    use kschat_adapters::rabbitmq::{Consuming, PartitionOwnership};
+    use kschat_adapters::rabbitmq::{Consuming, PartitionOwnership, Publishing};
     use kschat_core::{
         Partition, Partitions,
+        contract::ownership,
         ports::{Ownership, OwnershipEvent},
     };
     use tokio::time::timeout;
@@ -111,14 +112,16 @@ mod ownership {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn members_share_the_partitions_and_each_has_one_owner() {
-        // A virtual host would do as well, but a broker of its own needs no rights.
         let rabbitmq = kschat_tests::rabbitmq::RabbitMq::start().await;
         let partitions = Partitions::default();
+        let pokes = Publishing::new(rabbitmq.url().parse().expect("a URL"), partitions);
         let member = || Consuming::new(rabbitmq.url().parse().expect("a URL"), partitions, 32).ownership();
         let all: BTreeSet<Partition> = partitions.all().collect();
-        let (mut first, mut first_owns) = (member(), BTreeSet::new());
-        settle(&mut first, &mut first_owns).await;
-        assert_eq!(first_owns, all);
+        let mut first = member();
+        ownership::the_only_member_owns_everything_and_hears_pokes(&mut first, &pokes, partitions)
+            .await
+            .expect("the broker failed");
+        let mut first_owns = all.clone();
         let (mut second, mut second_owns) = (member(), BTreeSet::new());
         for _ in 0..2 {
             tokio::join!(settle(&mut first, &mut first_owns), settle(&mut second, &mut second_owns));
@@ -128,5 +131,46 @@ mod ownership {
         first.resign().await;
         settle(&mut second, &mut second_owns).await;
         assert_eq!(second_owns, all);
+    }
+}
+
+mod connections_api {
+    use kschat_adapters::api_gateway::ApiGateway;
+    use kschat_core::ports::{ConnectionsApi, PostError};
+    use kschat_protocol::ConnectionId;
+    use kschat_tests::{
+        client::{Client, token},
+        stack::{SECRET, embedded, somebody},
+    };
+
+    async fn api(url: &str) -> ApiGateway {
+        ApiGateway::new(&url.parse().expect("a callback URL")).await
+    }
+
+    fn id(text: &str) -> ConnectionId {
+        ConnectionId::try_from(text).expect("an id")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_answer_of_the_edge_is_told_for_what_it_is() {
+        let stack = embedded().await;
+        let user = somebody("alice");
+        let client = Client::connect_v2(&stack.websocket_url(), &token(SECRET, &user), &user).await;
+        let mut client = client.expect("connected");
+        let open = id(&stack.edge().ids()[0]);
+        let here = api(&stack.callback_url()).await;
+        here.post(&open, r#"{"event":"HELLO"}"#).await.expect("the connection is open");
+        client.next("HELLO").await;
+        for gone in ["BFHPhfCWIAMCKlQ=", "no id of the edge"] {
+            assert!(matches!(here.post(&id(gone), "{}").await, Err(PostError::Gone)), "{gone}");
+        }
+        let large = "x".repeat(128 * 1024 + 1);
+        assert!(matches!(here.post(&open, &large).await, Err(PostError::Refused(_))));
+        let wrong_stage = api(&stack.callback_url().replace("/dev", "/prod")).await;
+        assert!(matches!(wrong_stage.post(&open, "{}").await, Err(PostError::Retryable(_))));
+        client.close().await;
+        assert!(matches!(here.post(&open, "{}").await, Err(PostError::Gone)));
+        stack.stop().await;
+        assert!(matches!(here.post(&open, "{}").await, Err(PostError::Retryable(_))));
     }
 }

@@ -7,10 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kschat::stack::{Options, Stack};
+use kschat::stack::{Backends, Options, Stack};
 use kschat_tests::{
     client::{Client, Refused, token},
     eventually,
+    proxy::Proxy,
     stack::{Consumer, SECRET, Services, connect, connect_eventually, options, somebody},
 };
 use lapin::{
@@ -196,6 +197,33 @@ async fn a_registry_that_dies_and_comes_back_is_told_and_forgotten() {
     services.redis.run().await;
     assert_eq!(alice.send(&b, "after").await["ER"], 0);
     assert_eq!(bob.texts(1).await, ["after"]);
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wire_that_is_cut_without_a_sign_costs_no_message() {
+    let services = Services::start().await;
+    let (broker, redis) = (services.rabbitmq.port(), services.redis.port());
+    let (to_broker, to_redis) = (Proxy::start(broker).await, Proxy::start(redis).await);
+    let backends = Backends {
+        broker: to_broker.in_front_of(&services.rabbitmq.url(), broker).parse().expect("a URL"),
+        redis: to_redis.in_front_of(&services.redis.url(), redis).parse().expect("a URL"),
+    };
+    // Only the functions' wires are cut; the consumer has its own.
+    let options = Options { backends: Some(backends), consumer: false, ..options() };
+    let stack = Stack::start(options).await.expect("the edge starts");
+    let _consumer = Consumer::start(&services, &stack.callback_url()).await;
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(&stack.websocket_url(), &a).await, connect(&stack.websocket_url(), &b).await);
+    for (text, wire) in [("without a broker", &to_broker), ("without a registry", &to_redis)] {
+        alice.send(&b, "before").await;
+        wire.cut();
+        let began = Instant::now();
+        let reply = alice.send(&b, text).await;
+        assert_eq!(reply["ER"], 0, "{reply}");
+        assert!(began.elapsed() < Duration::from_secs(3), "it took {:?}", began.elapsed());
+        assert_eq!(bob.texts(2).await, ["before", text]);
+    }
     stack.stop().await;
 }
 

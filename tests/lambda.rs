@@ -28,12 +28,7 @@ impl Deployment {
         let mut services = Services::start().await;
         services.heartbeat = Some(HEARTBEAT);
         let lambda = Lambda::start(&services.variables()).await;
-        let options = Options {
-            backends: Some(services.backends()),
-            functions: Some(lambda.url()),
-            consumer: false,
-            ..options()
-        };
+        let options = Options { functions: Some(lambda.url()), consumer: false, ..options() };
         let stack = Stack::start(options).await.expect("the edge starts");
         let consumer = Consumer::start(&services, &stack.callback_url()).await;
         Self { services, lambda, stack, consumer }

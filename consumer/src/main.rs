@@ -8,10 +8,10 @@ use kschat_adapters::{
     install_crypto_provider, log,
     rabbitmq::Consuming,
     redis::RedisRegistry,
+    signal::stop_requested,
 };
 use kschat_consumer::{Deps, health, run};
 use kschat_core::{SystemClock, deliver};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -45,7 +45,15 @@ async fn main() -> ExitCode {
 
 async fn serve(backends: Backends, settings: ConsumerSettings) -> std::io::Result<()> {
     let shutdown = CancellationToken::new();
-    stop_on_signal(shutdown.clone())?;
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        if let Err(error) = stop_requested().await {
+            tracing::error!(%error, "signals can't be listened to");
+            return;
+        }
+        tracing::info!("stopping: posts under way are finished first");
+        stop.cancel();
+    });
     let broker = Consuming::new(backends.broker, backends.partitions, settings.prefetch);
     let registry = RedisRegistry::new(backends.redis, backends.partitions, DEFAULT_RNO_WINDOW);
     let connections = ApiGateway::new(&settings.callback_url).await;
@@ -57,19 +65,5 @@ async fn serve(backends: Backends, settings: ConsumerSettings) -> std::io::Resul
         deliver::Deps::new(Arc::new(registry), Arc::new(broker), Arc::new(connections), Arc::new(SystemClock));
     run(Deps { delivery, partitions: backends.partitions }, ownership, shutdown).await;
     tracing::info!("the consumer has stopped");
-    Ok(())
-}
-
-/// Stops in good order on what an orchestrator (TERM) or a person (INT) sends.
-fn stop_on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-        tracing::info!("stopping: posts under way are finished first");
-        shutdown.cancel();
-    });
     Ok(())
 }

@@ -9,6 +9,7 @@ pub mod browser;
 pub mod client;
 pub mod lambda;
 pub mod process;
+pub mod proxy;
 pub mod rabbitmq;
 pub mod redis;
 pub mod stack;

@@ -65,6 +65,12 @@ impl RabbitMq {
         self.node = None;
     }
 
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where it is.
     #[must_use]
     pub fn url(&self) -> String {

@@ -54,6 +54,12 @@ impl Redis {
         self.server = None;
     }
 
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where it is.
     #[must_use]
     pub fn url(&self) -> String {

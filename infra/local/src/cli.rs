@@ -10,6 +10,7 @@ use kschat_adapters::{
     log,
     rabbitmq::BrokerUrl,
     redis::RedisUrl,
+    signal::stop_requested,
 };
 use kschat_core::{Clock, Partitions, SystemClock, send::Strangers};
 use kschat_protocol::UserId;
@@ -49,11 +50,11 @@ struct Serve {
     /// Redis, such as redis://127.0.0.1:6379. Needs --amqp-url.
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL", requires = "amqp_url")]
     redis_url: Option<RedisUrl>,
-    /// Where functions run, such as http://127.0.0.1:9000 for `cargo lambda watch`. Needs --amqp-url.
-    #[arg(long, value_name = "URL", requires = "amqp_url")]
+    /// Where functions run, such as http://127.0.0.1:9000 for `cargo lambda watch`.
+    #[arg(long, value_name = "URL", value_parser = http_url)]
     functions: Option<String>,
-    /// Leave the consumer to a process of its own. Needs --amqp-url.
-    #[arg(long, requires = "amqp_url")]
+    /// Leave the consumer to a process of its own.
+    #[arg(long)]
     no_consumer: bool,
     /// Refuse messages for users who have never connected, instead of queueing them.
     #[arg(long)]
@@ -94,6 +95,11 @@ fn stage(text: &str) -> Result<String, String> {
     if is_name { Ok(text.to_owned()) } else { Err("must be letters, digits, `-` or `_`".to_owned()) }
 }
 
+fn http_url(text: &str) -> Result<String, String> {
+    let is_http = text.starts_with("http://") || text.starts_with("https://");
+    if is_http { Ok(text.to_owned()) } else { Err("must be an http URL such as http://127.0.0.1:9000".to_owned()) }
+}
+
 fn partitions(text: &str) -> Result<u16, String> {
     let count = text.parse().map_err(|_| "must be a whole number".to_owned())?;
     Partitions::new(count).map(Partitions::count).map_err(|error| error.to_string())
@@ -132,6 +138,14 @@ impl Serve {
         }
         let partitions = Partitions::new(self.partitions).map_err(|error| error.to_string())?;
         let backends = self.amqp_url.zip(self.redis_url).map(|(broker, redis)| Backends { broker, redis });
+        let apart = self.functions.is_some() != self.no_consumer;
+        if apart && backends.is_none() {
+            let elsewhere = if self.no_consumer { "--no-consumer" } else { "--functions" };
+            return Err(format!(
+                "with {elsewhere} messages leave this process: give --amqp-url and --redis-url, or both \
+                 --functions and --no-consumer"
+            ));
+        }
         Ok(Options {
             listen: self.listen,
             stage: self.stage,
@@ -156,20 +170,22 @@ async fn serve(args: Serve) -> ExitCode {
         Err(error) => return fail(&chain(&error), 1),
     };
     say(&banner(&stack, &description));
-    // Without signals it can only be killed, which is as good an end.
-    let _ = tokio::signal::ctrl_c().await;
+    if let Err(error) = stop_requested().await {
+        return fail(&error, 1);
+    }
     say("\nstopping\n");
     stack.stop().await;
     ExitCode::SUCCESS
 }
 
 fn describe(options: &Options) -> String {
+    let here = "in this process".to_owned();
     let in_memory = "in memory; --amqp-url and --redis-url use real ones".to_owned();
     let (broker, registry) = match &options.backends {
+        _ if options.is_edge_only() => ("as the functions and the consumer say".to_owned(), "likewise".to_owned()),
         Some(backends) => (format!("{:?}", backends.broker), format!("{:?}", backends.redis)),
         None => (in_memory.clone(), in_memory),
     };
-    let here = "in this process".to_owned();
     let functions = options.functions.clone().unwrap_or_else(|| here.clone());
     let consumer = if options.consumer { here } else { "a process of its own".to_owned() };
     format!("  broker      {broker}\n  registry    {registry}\n  functions   {functions}\n  consumer    {consumer}\n")

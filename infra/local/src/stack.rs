@@ -47,6 +47,14 @@ pub struct Options {
     pub consumer: bool,
 }
 
+impl Options {
+    /// Whether functions and consumer both run elsewhere: then nothing here needs a broker or a registry.
+    #[must_use]
+    pub fn is_edge_only(&self) -> bool {
+        self.functions.is_some() && !self.consumer
+    }
+}
+
 /// The real services.
 #[derive(Clone, Debug)]
 pub struct Backends {
@@ -184,8 +192,10 @@ impl Stack {
     /// [`StartError`].
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let parts = match &options.backends {
-            None => Parts::in_memory(options.partitions),
-            Some(backends) => Parts::real(backends, options.partitions).await.map_err(StartError::Backend)?,
+            Some(backends) if !options.is_edge_only() => {
+                Parts::real(backends, options.partitions).await.map_err(StartError::Backend)?
+            }
+            _ => Parts::in_memory(options.partitions),
         };
         let functions: Arc<dyn Functions> = match &options.functions {
             Some(url) => Arc::new(Remote::new(url)),

@@ -15,6 +15,7 @@ pub mod jwt;
 pub mod log;
 pub mod rabbitmq;
 pub mod redis;
+pub mod signal;
 
 /// Chooses the one TLS provider of this process. Call it first in `main`; a second call does nothing.
 pub fn install_crypto_provider() {

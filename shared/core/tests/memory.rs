@@ -11,3 +11,13 @@ mod broker {
 
     kschat_core::broker_contract!(async { MemoryBroker::new(Partitions::default()).0 });
 }
+
+#[tokio::test]
+async fn the_only_member_owns_everything_and_hears_pokes() {
+    use kschat_core::{Partitions, contract::ownership, memory::MemoryBroker};
+
+    let (broker, mut member) = MemoryBroker::new(Partitions::default());
+    let clause =
+        ownership::the_only_member_owns_everything_and_hears_pokes(&mut member, &broker, Partitions::default());
+    clause.await.unwrap();
+}

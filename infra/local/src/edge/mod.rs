@@ -71,16 +71,10 @@ impl Edge {
             .with_state(self.clone())
     }
 
-    /// How many sockets are open.
+    /// The ids of all connections.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.connections().len()
-    }
-
-    /// Whether no socket is open.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub fn ids(&self) -> Vec<String> {
+        self.connections().keys().cloned().collect()
     }
 
     /// Tells every client that the edge goes away.

@@ -5,6 +5,7 @@
 //! to the same words.
 
 pub mod broker;
+pub mod ownership;
 pub mod registry;
 
 use std::{

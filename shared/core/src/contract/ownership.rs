@@ -1,0 +1,39 @@
+//! Clauses of [`Ownership`] and [`Pokes`].
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::somebody;
+use crate::{
+    Partition, Partitions,
+    ports::{BoxError, Ownership, OwnershipEvent, Pokes},
+};
+
+/// What a clause returns: the port's own failure fails the test.
+pub type Outcome = Result<(), BoxError>;
+
+/// How long a change may take to be told.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Whoever is alone owns every partition once, and then hears every poke.
+///
+/// # Errors
+/// The port's own.
+pub async fn the_only_member_owns_everything_and_hears_pokes(
+    ownership: &mut impl Ownership,
+    pokes: &impl Pokes,
+    partitions: Partitions,
+) -> Outcome {
+    let mut owned: BTreeSet<Partition> = BTreeSet::new();
+    while owned.len() < usize::from(partitions.count()) {
+        match tokio::time::timeout(SOON, ownership.next()).await? {
+            OwnershipEvent::Acquired(partition) => assert!(owned.insert(partition), "{partition} was told twice"),
+            other => assert!(matches!(other, OwnershipEvent::Poked(_)), "{other:?}"),
+        }
+    }
+    for user in [somebody(), somebody(), somebody()] {
+        pokes.poke(&user).await?;
+        let heard = tokio::time::timeout(SOON, ownership.next()).await?;
+        assert_eq!(heard, OwnershipEvent::Poked(user));
+    }
+    Ok(())
+}
