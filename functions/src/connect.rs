@@ -16,7 +16,11 @@ pub async fn handle(deps: &Deps, event: Event) -> Response {
         Ok(_) => event::accept(handshake.subprotocol),
         Err(error) => {
             let code = error.code();
-            tracing::warn!(er = code.number(), error = &error as &dyn std::error::Error, "connect refused");
+            if code.is_ours() {
+                tracing::warn!(er = code.number(), error = &error as &dyn std::error::Error, "connect failed");
+            } else {
+                tracing::info!(er = code.number(), %error, "connect refused");
+            }
             event::respond(code.http_status(), Some(ErrorFrame::new(code).to_text()))
         }
     }

@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// How many messages wait for one user at most.
+const CAPACITY: usize = 100_000;
+
 /// Holds queues until the process ends, and owns every partition itself.
 #[derive(Clone, Debug)]
 pub struct MemoryBroker {
@@ -84,6 +87,9 @@ impl Publisher for MemoryBroker {
     async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError> {
         let mut queues = self.queues();
         let queue = queues.get_mut(to).ok_or(PublishError::NoRoute)?;
+        if queue.ready.len() >= CAPACITY {
+            return Err(PublishError::Full);
+        }
         queue.last_tag += 1;
         let entry = Entry { tag: queue.last_tag, body: message.to_vec(), redelivered: false };
         queue.ready.push_back(entry);

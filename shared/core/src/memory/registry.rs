@@ -1,7 +1,7 @@
 //! Connections and `rno`s in a map.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,6 +12,9 @@ use crate::{
     Partition, Partitions, Session, Timestamp,
     ports::{Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
 };
+
+/// How many `rno`s are remembered; then the oldest is forgotten.
+const CLAIMS: usize = 100_000;
 
 /// Remembers connections until the process ends.
 #[derive(Debug, Default)]
@@ -25,6 +28,8 @@ pub struct MemoryRegistry {
 struct State {
     sessions: HashMap<ConnectionId, Session>,
     claims: HashMap<(UserId, String), (Claim, bool)>,
+    /// The keys of `claims`, the oldest first.
+    claimed: VecDeque<(UserId, String)>,
 }
 
 impl MemoryRegistry {
@@ -36,6 +41,18 @@ impl MemoryRegistry {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self, key: (UserId, String), claim: Claim) {
+        self.claimed.push_back(key.clone());
+        self.claims.insert(key, (claim, false));
+        if self.claimed.len() > CLAIMS
+            && let Some(oldest) = self.claimed.pop_front()
+        {
+            self.claims.remove(&oldest);
+        }
     }
 }
 
@@ -84,14 +101,17 @@ impl IdempotencyStore for MemoryRegistry {
             Some((claim, true)) => Claimed::Done(claim),
             Some((claim, false)) => Claimed::Pending(claim),
             None => {
-                state.claims.insert(key, (claim.clone(), false));
+                state.take(key, claim.clone());
                 Claimed::First
             }
         })
     }
 
     async fn settle(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<(), Unavailable> {
-        self.state().claims.insert((user.clone(), rno.to_owned()), (claim.clone(), true));
+        // One that was forgotten meanwhile stays so.
+        if let Some(entry) = self.state().claims.get_mut(&(user.clone(), rno.to_owned())) {
+            *entry = (claim.clone(), true);
+        }
         Ok(())
     }
 }
