@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 
 use crate::{eventually, free_port, process::Process};
 
@@ -28,6 +29,9 @@ impl RabbitMq {
 
     /// Starts it again after [`Self::kill`], on the same data and port.
     pub async fn run(&mut self) {
+        // A start takes seconds of a processor: many at once would all be late.
+        static STARTS: Semaphore = Semaphore::const_new(2);
+        let _turn = STARTS.acquire().await.expect("it is never closed");
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let [distribution, names] = self.ports;
         // Its own name server, as a shared one would outlive us.
