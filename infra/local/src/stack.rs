@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
+use axum::serve::ListenerExt;
 use kschat_adapters::{
     api_gateway::{ApiGateway, CallbackUrl},
     config::{DEFAULT_PREFETCH, DEFAULT_RNO_WINDOW},
@@ -207,6 +208,12 @@ impl Stack {
         let listener =
             TcpListener::bind(options.listen).await.map_err(|error| StartError::Listen(options.listen, error))?;
         let address = listener.local_addr().map_err(|error| StartError::Listen(options.listen, error))?;
+        // Frames are small and wait for nobody: held back for more to come, each could cost 40 ms.
+        let listener = listener.tap_io(|socket| {
+            if let Err(error) = socket.set_nodelay(true) {
+                tracing::debug!(%error, "a socket may delay small frames");
+            }
+        });
         let routes = page.routes().merge(edge.routes()).into_make_service_with_connect_info::<SocketAddr>();
         let until = shutdown.clone();
         let server = tokio::spawn(async move {

@@ -19,8 +19,8 @@ use kschat_core::{
 };
 use kschat_protocol::{ConnectionId, InvalidId, MessageId, UserId, Version};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ExistenceCheck, FromRedisValue, Pipeline, SetExpiry, SetOptions,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, ExistenceCheck, FromRedisValue, IntoConnectionInfo, Pipeline, SetExpiry,
+    SetOptions, aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, time::timeout};
@@ -45,8 +45,11 @@ impl FromStr for RedisUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let client = Client::open(text);
-        client.map(Self).map_err(|_| "must be a Redis URL such as rediss://:password@host:6379/0".to_owned())
+        let wrong = |_| "must be a Redis URL such as rediss://:password@host:6379/0".to_owned();
+        let info = text.into_connection_info().map_err(wrong)?;
+        // Commands are small and somebody waits for each.
+        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        Client::open(info).map(Self).map_err(wrong)
     }
 }
 
