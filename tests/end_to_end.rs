@@ -33,6 +33,7 @@ macro_rules! scenarios {
             an_id_comes_back_in_the_type_in_which_it_came
             the_largest_message_arrives_and_a_larger_one_is_refused
             what_the_edge_does_not_carry_closes_the_socket
+            a_close_is_answered_with_its_own_code
             waiting_messages_share_frames_of_the_edges_size
             anything_can_be_said
             a_client_that_talks_without_listening_gets_every_reply
@@ -222,6 +223,12 @@ async fn what_the_edge_does_not_carry_closes_the_socket(url: &str) {
     let mut alice = connect(url, &user).await;
     alice.say_binary(vec![1, 2, 3]).await;
     assert_eq!(alice.closed().await, 1003);
+}
+
+async fn a_close_is_answered_with_its_own_code(url: &str) {
+    let mut alice = connect(url, &somebody("alice")).await;
+    alice.say_goodbye(1000).await;
+    assert_eq!(alice.closed().await, 1000);
 }
 
 async fn waiting_messages_share_frames_of_the_edges_size(url: &str) {

@@ -58,7 +58,12 @@ async fn serve(backends: Backends, settings: ConsumerSettings) -> std::io::Resul
     let registry = RedisRegistry::new(backends.redis, backends.partitions, DEFAULT_RNO_WINDOW);
     let connections = ApiGateway::new(&settings.callback_url).await;
     let asked = broker.clone();
-    health::listen(settings.health_addr, Arc::new(move || asked.is_connected()), shutdown.clone()).await?;
+    let listening =
+        health::listen(settings.health_addr, Arc::new(move || asked.is_connected()), shutdown.clone()).await;
+    listening.map_err(|error| {
+        let text = format!("can't listen on {}, choose another HEALTH_ADDR: {error}", settings.health_addr);
+        std::io::Error::new(error.kind(), text)
+    })?;
     tracing::info!(health = %settings.health_addr, callback = %settings.callback_url, "the consumer starts");
     let ownership = broker.ownership();
     let delivery =

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{Error, Message, client::IntoClientRequest},
+    tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
 use crate::PATIENCE;
@@ -206,6 +206,12 @@ impl Client {
             replies
         };
         tokio::join!(talk, listen).1
+    }
+
+    /// Sends a close frame with that code.
+    pub async fn say_goodbye(&mut self, code: u16) {
+        let frame = CloseFrame { code: code.into(), reason: "bye".into() };
+        self.socket.send(Message::Close(Some(frame))).await.expect("the socket is open");
     }
 
     /// Sends a binary frame.

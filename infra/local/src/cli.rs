@@ -4,18 +4,16 @@ use std::{io::Write, net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use kschat_adapters::{
-    config::{EXIT_CONFIG, Environment, LogSettings},
+    config::{self, Address, Backends, EXIT_CONFIG, Environment, LogSettings},
     install_crypto_provider,
     jwt::sign_seed_token,
     log,
-    rabbitmq::BrokerUrl,
-    redis::RedisUrl,
     signal::stop_requested,
 };
-use kschat_core::{Clock, Partitions, SystemClock, send::Strangers};
+use kschat_core::{Clock, SystemClock, send::Strangers};
 use kschat_protocol::UserId;
 
-use crate::stack::{Backends, Options, Stack};
+use crate::stack::{self, Options, Stack};
 
 /// A chat backend on one machine: socket edge, functions, consumer and page in one process.
 ///
@@ -39,19 +37,19 @@ enum Command {
 #[derive(Args)]
 struct Serve {
     /// Address to listen on. Beyond loopback, JWT_SECRET must be set, and the chat page stays away.
-    #[arg(long, value_name = "ADDR", default_value_t = Options::default().listen)]
+    #[arg(long, value_name = "ADDR", default_value_t = Options::default().listen, value_parser = address)]
     listen: SocketAddr,
     /// Name of the stage: the WebSocket is at /STAGE.
     #[arg(long, default_value_t = Options::default().stage, value_parser = stage)]
     stage: String,
-    /// RabbitMQ, such as amqp://guest:guest@127.0.0.1:5672. Needs --redis-url.
-    #[arg(long, env = "AMQP_URL", hide_env_values = true, value_name = "URL", requires = "redis_url")]
-    amqp_url: Option<BrokerUrl>,
-    /// Redis, such as redis://127.0.0.1:6379. Needs --amqp-url.
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL", requires = "amqp_url")]
-    redis_url: Option<RedisUrl>,
+    /// RabbitMQ, such as amqp://guest:guest@127.0.0.1:5672. Needs --redis-url. [env: AMQP_URL]
+    #[arg(long, value_name = "URL")]
+    amqp_url: Option<String>,
+    /// Redis, such as redis://127.0.0.1:6379. Needs --amqp-url. [env: REDIS_URL]
+    #[arg(long, value_name = "URL")]
+    redis_url: Option<String>,
     /// Where functions run, such as http://127.0.0.1:9000 for `cargo lambda watch`.
-    #[arg(long, value_name = "URL", value_parser = http_url)]
+    #[arg(long, value_name = "URL")]
     functions: Option<String>,
     /// Leave the consumer to a process of its own.
     #[arg(long)]
@@ -59,17 +57,17 @@ struct Serve {
     /// Refuse messages for users who have never connected, instead of queueing them.
     #[arg(long)]
     refuse_strangers: bool,
-    /// Into how many parts the users are cut; must be the same in functions and consumer.
-    #[arg(long, env = "PARTITIONS", value_name = "N", default_value_t = Partitions::default().count(), value_parser = partitions)]
-    partitions: u16,
+    /// Into how many parts the users are cut; the same in functions and consumer. [env: PARTITIONS] [default: 16]
+    #[arg(long, value_name = "N")]
+    partitions: Option<String>,
     #[command(flatten)]
     secret: Secret,
 }
 
 #[derive(Args)]
 struct Secret {
-    /// Secret that signs and checks tokens (HS256). A built-in one serves on loopback.
-    #[arg(long, env = "JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    /// Secret that signs and checks tokens (HS256). A built-in one serves on loopback. [env: JWT_SECRET]
+    #[arg(long, value_name = "SECRET")]
     jwt_secret: Option<String>,
 }
 
@@ -77,17 +75,20 @@ struct Secret {
 struct Token {
     /// The user whom the token names.
     user: UserId,
-    /// How long it is good for.
-    #[arg(long, value_name = "TIME", default_value = "1h")]
-    ttl: humantime::Duration,
+    /// How long it is good for: such as 30s, 15m, 1h or 7d.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = ttl)]
+    ttl: Duration,
     #[command(flatten)]
     secret: Secret,
 }
 
-impl Secret {
-    fn or_local(self) -> String {
-        self.jwt_secret.unwrap_or_else(|| Options::default().secret)
-    }
+/// Beyond loopback a token can be guessed at: HS256 needs a key at least as long as its hash.
+///
+/// Source: RFC 7518, section 3.2.
+const MIN_SECRET: usize = 32;
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map(|Address(address)| address)
 }
 
 fn stage(text: &str) -> Result<String, String> {
@@ -95,14 +96,9 @@ fn stage(text: &str) -> Result<String, String> {
     if is_name { Ok(text.to_owned()) } else { Err("must be letters, digits, `-` or `_`".to_owned()) }
 }
 
-fn http_url(text: &str) -> Result<String, String> {
-    let is_http = text.starts_with("http://") || text.starts_with("https://");
-    if is_http { Ok(text.to_owned()) } else { Err("must be an http URL such as http://127.0.0.1:9000".to_owned()) }
-}
-
-fn partitions(text: &str) -> Result<u16, String> {
-    let count = text.parse().map_err(|_| "must be a whole number".to_owned())?;
-    Partitions::new(count).map(Partitions::count).map_err(|error| error.to_string())
+fn ttl(text: &str) -> Result<Duration, &'static str> {
+    let span = text.parse::<humantime::Duration>().map(Duration::from);
+    span.ok().filter(|span| !span.is_zero()).ok_or("must be a time such as 30s, 15m, 1h or 7d")
 }
 
 /// Runs the command that this process was started with.
@@ -110,60 +106,86 @@ pub async fn run() -> ExitCode {
     let cli = Cli::parse();
     install_crypto_provider();
     let mut env = Environment::read();
-    let logging = LogSettings::read(&mut env);
-    let logging = match env.finish(logging) {
-        Ok(logging) => logging,
-        Err(error) => return fail(&error, EXIT_CONFIG),
-    };
-    log::init(logging.format, logging.filter.as_deref());
     match cli.command {
-        Some(Command::Token(token)) => print_token(token),
-        None => serve(cli.serve).await,
+        Some(Command::Token(token)) => print_token(token, env),
+        None => {
+            let settings = (LogSettings::read(&mut env), cli.serve.options(&mut env));
+            match env.finish(settings.0.zip(settings.1)) {
+                Ok((logging, options)) => {
+                    log::init(logging.format, logging.filter.as_deref());
+                    serve(options).await
+                }
+                Err(error) => fail(&error, EXIT_CONFIG),
+            }
+        }
     }
 }
 
-fn print_token(args: Token) -> ExitCode {
+fn print_token(args: Token, mut env: Environment) -> ExitCode {
+    env.set("JWT_SECRET", args.secret.jwt_secret);
+    let secret = env.local_secret().unwrap_or_else(|| Options::default().secret);
     let now = SystemClock.now();
-    let signed = sign_seed_token(&args.secret.or_local(), &args.user, now, now.plus(Duration::from(args.ttl)));
-    match signed {
+    match sign_seed_token(&secret, &args.user, now, now.plus(args.ttl)) {
         Ok(token) => say(&format!("{token}\n")),
         Err(error) => fail(&error, 1),
     }
 }
 
 impl Serve {
-    fn options(self) -> Result<Options, String> {
-        if !self.listen.ip().is_loopback() && self.secret.jwt_secret.is_none() {
-            return Err(format!("{} is not loopback: set JWT_SECRET to a secret of your own", self.listen));
-        }
-        let partitions = Partitions::new(self.partitions).map_err(|error| error.to_string())?;
-        let backends = self.amqp_url.zip(self.redis_url).map(|(broker, redis)| Backends { broker, redis });
-        let apart = self.functions.is_some() != self.no_consumer;
-        if apart && backends.is_none() {
-            let elsewhere = if self.no_consumer { "--no-consumer" } else { "--functions" };
-            return Err(format!(
-                "with {elsewhere} messages leave this process: give --amqp-url and --redis-url, or both \
-                 --functions and --no-consumer"
-            ));
-        }
-        Ok(Options {
+    /// What is on the command line goes before what is in the environment; both are checked the same way.
+    fn options(self, env: &mut Environment) -> Option<Options> {
+        env.set("AMQP_URL", self.amqp_url);
+        env.set("REDIS_URL", self.redis_url);
+        env.set("PARTITIONS", self.partitions);
+        env.set("JWT_SECRET", self.secret.jwt_secret);
+        let (partitions, backends) = match Backends::read_if_set(env) {
+            Some(Some(backends)) => (Some(backends.partitions), Some(Some(backends))),
+            Some(None) => (config::partitions(env), Some(None)),
+            None => (None, None),
+        };
+        let secret = secret(env, self.listen);
+        let functions = functions(env, self.functions);
+        let options = Options {
             listen: self.listen,
             stage: self.stage,
-            secret: self.secret.or_local(),
-            partitions,
+            secret: secret?,
+            partitions: partitions?,
             strangers: if self.refuse_strangers { Strangers::Refuse } else { Strangers::Queue },
-            backends,
-            functions: self.functions,
+            backends: backends?.map(|Backends { broker, redis, .. }| stack::Backends { broker, redis }),
+            functions: functions?,
             consumer: !self.no_consumer,
-        })
+        };
+        let is_apart = options.functions.is_some() == options.consumer;
+        if is_apart && options.backends.is_none() {
+            let cure = "messages leave this process: give --amqp-url and --redis-url, or both of --functions and \
+                        --no-consumer";
+            env.note(if options.consumer { "--functions" } else { "--no-consumer" }, cure);
+        }
+        Some(options)
     }
 }
 
-async fn serve(args: Serve) -> ExitCode {
-    let options = match args.options() {
-        Ok(options) => options,
-        Err(error) => return fail(&error, EXIT_CONFIG),
-    };
+fn secret(env: &mut Environment, listen: SocketAddr) -> Option<String> {
+    let secret = env.local_secret();
+    if !listen.ip().is_loopback() && secret.as_ref().is_none_or(|secret| secret.len() < MIN_SECRET) {
+        let problem = format!("{listen} is not loopback: set a secret of your own, of at least {MIN_SECRET} bytes");
+        env.note("JWT_SECRET", &problem);
+        return None;
+    }
+    Some(secret.unwrap_or_else(|| Options::default().secret))
+}
+
+/// `None` inside is a stack that has its functions in this process.
+fn functions(env: &mut Environment, url: Option<String>) -> Option<Option<String>> {
+    let is_plain = |url: &String| url.starts_with("http://") && !url.contains('@');
+    if url.as_ref().is_some_and(|url| !is_plain(url)) {
+        env.note("--functions", "must be an http URL without a password, such as http://127.0.0.1:9000");
+        return None;
+    }
+    Some(url)
+}
+
+async fn serve(options: Options) -> ExitCode {
     let description = describe(&options);
     let stack = match Stack::start(options).await {
         Ok(stack) => stack,
@@ -209,7 +231,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
+        // Some libraries repeat their cause in their own words.
+        if !text.ends_with(&cause.to_string()) {
+            text.push_str(&format!(": {cause}"));
+        }
         source = cause.source();
     }
     text

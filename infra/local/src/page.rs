@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
-    extract::{ConnectInfo, Query, State},
+    extract::{ConnectInfo, Query, State, rejection::QueryRejection},
     http::{
         HeaderMap, StatusCode,
         header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
@@ -73,7 +73,7 @@ impl Page {
 
 async fn index(
     State(page): State<Page>,
-    Query(names): Query<Names>,
+    names: Result<Query<Names>, QueryRejection>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
@@ -81,6 +81,9 @@ async fn index(
     if !peer.ip().is_loopback() || !is_loopback(host) {
         return refuse();
     }
+    let Ok(Query(names)) = names else {
+        return html(StatusCode::BAD_REQUEST, start("Each name is needed once."));
+    };
     match (given(names.uid), given(names.rid)) {
         (None, None) => html(StatusCode::OK, start("")),
         (Some(Ok(uid)), Some(Ok(rid))) => match page.render(host, &uid, &rid) {

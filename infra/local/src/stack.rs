@@ -87,8 +87,8 @@ pub enum StartError {
     #[error("can't listen on {0}; choose another address with --listen")]
     Listen(SocketAddr, #[source] io::Error),
     /// A service does not answer.
-    #[error("a service that the stack was told to use does not answer")]
-    Backend(#[source] Unavailable),
+    #[error("{0} does not answer")]
+    Backend(String, #[source] Unavailable),
     /// The secret can't check tokens, or the callback URL can't be made.
     #[error("the configuration does not fit: {0}")]
     Configuration(String),
@@ -134,12 +134,13 @@ impl Parts {
         }
     }
 
-    async fn real(backends: &Backends, partitions: Partitions) -> Result<Self, Unavailable> {
+    async fn real(backends: &Backends, partitions: Partitions) -> Result<Self, StartError> {
         let broker = Arc::new(Publishing::new(backends.broker.clone(), partitions));
         let registry = Arc::new(RedisRegistry::new(backends.redis.clone(), partitions, DEFAULT_RNO_WINDOW));
         // Asked now, so that a wrong URL is told at the start and not to the first client.
-        broker.check().await?;
-        registry.check().await?;
+        let silent = |url: String| |error| StartError::Backend(url, error);
+        broker.check().await.map_err(silent(format!("RabbitMQ at {:?} (AMQP_URL)", backends.broker)))?;
+        registry.check().await.map_err(silent(format!("Redis at {:?} (REDIS_URL)", backends.redis)))?;
         Ok(Self {
             registry: registry.clone(),
             idempotency: registry,
@@ -193,9 +194,7 @@ impl Stack {
     /// [`StartError`].
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let parts = match &options.backends {
-            Some(backends) if !options.is_edge_only() => {
-                Parts::real(backends, options.partitions).await.map_err(StartError::Backend)?
-            }
+            Some(backends) if !options.is_edge_only() => Parts::real(backends, options.partitions).await?,
             _ => Parts::in_memory(options.partitions),
         };
         let functions: Arc<dyn Functions> = match &options.functions {

@@ -19,9 +19,7 @@
 //! | `LOG_FORMAT` | all: `text` or `json` | `text`; `json` on Lambda |
 //! | `RUST_LOG` | all | `info` |
 
-#[cfg(feature = "api-gateway")]
-use std::net::SocketAddr;
-use std::{collections::HashMap, fmt, num::NonZero, str::FromStr, time::Duration};
+use std::{collections::HashMap, fmt, net::SocketAddr, num::NonZero, str::FromStr, time::Duration};
 
 use kschat_core::{Partitions, send::Strangers};
 
@@ -69,8 +67,26 @@ impl Environment {
     /// Given ones, for tests and embedders.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         // A variable that is set to nothing is not set: templates render absent parameters that way.
-        let variables = variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let variables = variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
         Self { variables, problems: Vec::new() }
+    }
+
+    /// Puts what the command line says in the place of what the environment says.
+    pub fn set(&mut self, name: &str, value: Option<String>) {
+        if let Some(value) = value {
+            self.variables.insert(name.to_owned(), value);
+        }
+    }
+
+    /// Notes one more thing that is wrong.
+    pub fn note(&mut self, name: &str, problem: &str) {
+        self.problem(name, problem);
+    }
+
+    /// The secret with which a developer's machine signs and checks tokens, if one is set.
+    #[must_use]
+    pub fn local_secret(&self) -> Option<String> {
+        self.text("JWT_SECRET").map(str::to_owned)
     }
 
     /// The settings, unless anything was wrong on the way.
@@ -179,9 +195,15 @@ impl Backends {
         let partitions = partitions(env);
         Some(Self { broker: broker?, redis: redis?, partitions: partitions? })
     }
+
+    /// The same, where a process can do without both; but not without only one of them.
+    pub fn read_if_set(env: &mut Environment) -> Option<Option<Self>> {
+        if env.is_set("AMQP_URL") || env.is_set("REDIS_URL") { Self::read(env).map(Some) } else { Some(None) }
+    }
 }
 
-fn partitions(env: &mut Environment) -> Option<Partitions> {
+/// Reads `PARTITIONS`.
+pub fn partitions(env: &mut Environment) -> Option<Partitions> {
     let range = format!("from 1 to {}", Partitions::MAX);
     let count = env.number("PARTITIONS", Partitions::default().count(), &range)?;
     Partitions::new(count).map_err(|error| env.problem("PARTITIONS", error)).ok()
@@ -262,6 +284,18 @@ impl SendSettings {
     }
 }
 
+/// An address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub SocketAddr);
+
+impl FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self).map_err(|_| "must be an IP address and a port such as 127.0.0.1:3000")
+    }
+}
+
 /// Messages of one user under way at once unless configured.
 pub const DEFAULT_PREFETCH: NonZero<u16> = NonZero::new(32).unwrap();
 
@@ -284,8 +318,9 @@ impl ConsumerSettings {
         let callback_url =
             env.required("CALLBACK_URL", "set it to the stage's https URL, or to http://127.0.0.1:3000/dev locally");
         let prefetch = env.number("PREFETCH", DEFAULT_PREFETCH, "from 1 to 65535");
-        let health_addr = env.optional("HEALTH_ADDR", SocketAddr::from(([127, 0, 0, 1], 8080)));
-        Some(Self { callback_url: callback_url?, prefetch: prefetch?.get(), health_addr: health_addr? })
+        let default = Address(SocketAddr::from(([127, 0, 0, 1], 8080)));
+        let health_addr = env.optional("HEALTH_ADDR", default);
+        Some(Self { callback_url: callback_url?, prefetch: prefetch?.get(), health_addr: health_addr?.0 })
     }
 }
 

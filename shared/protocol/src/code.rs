@@ -92,7 +92,7 @@ impl Er {
             Self::TokenInvalid => "the token is missing or invalid; get a new one and reconnect",
             Self::TokenExpired => "the token has expired; get a new one and reconnect",
             Self::NotYou => "uId must be the user that the token names",
-            Self::Malformed => "the frame must be one JSON object",
+            Self::Malformed => "the frame must be one JSON object with each field once",
             Self::InvalidField => "a field is missing or invalid; see ERRS",
             Self::TooLarge => "the message is too large",
             Self::RateLimited => "too many requests; wait as long as RETRY says",

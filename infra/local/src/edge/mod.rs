@@ -15,7 +15,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::{ConnectInfo, Path, RawQuery, State, WebSocketUpgrade},
+    extract::{ConnectInfo, Path, RawQuery, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
     http::{HeaderMap, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
     routing::get,
@@ -107,11 +107,14 @@ async fn handshake(
     RawQuery(query): RawQuery,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
-    if !edge.is_stage(&stage) {
-        return StatusCode::FORBIDDEN.into_response();
-    }
+    let upgrade = match upgrade {
+        Ok(_) if !edge.is_stage(&stage) => return StatusCode::FORBIDDEN.into_response(),
+        Ok(upgrade) => upgrade,
+        Err(_) if !edge.is_stage(&stage) => return StatusCode::NOT_FOUND.into_response(),
+        Err(_) => return (StatusCode::UPGRADE_REQUIRED, "This is for WebSocket clients.\n").into_response(),
+    };
     let client = Arc::new(Client::new(&stage, peer, &headers, query.as_deref()));
     let (outbox, outgoing) = mpsc::channel(OUTBOX);
     let connection = Connection { client: Arc::clone(&client), outbox, open: false };

@@ -34,12 +34,22 @@ const CONCURRENCY: usize = 64;
 /// How long a client may take to answer a close frame, or to take a frame of ours.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A close: its code, and what `$disconnect` is told.
-struct Close(u16, String);
+/// A close.
+struct Close {
+    /// What `$disconnect` is told.
+    code: u16,
+    reason: String,
+    /// Whether the client began it: then the library answers in its stead.
+    by_client: bool,
+}
 
 impl Close {
     fn new(code: u16, reason: &str) -> Self {
-        Self(code, reason.to_owned())
+        Self { code, reason: reason.to_owned(), by_client: false }
+    }
+
+    fn by_client(code: u16, reason: &str) -> Self {
+        Self { by_client: true, ..Self::new(code, reason) }
     }
 }
 
@@ -74,7 +84,7 @@ pub(super) async fn run(guard: Forget, socket: WebSocket, mut outgoing: mpsc::Re
         }
     };
     say_goodbye(&mut sink, &close).await;
-    guard.end(close.0, &close.1);
+    guard.end(close.code, &close.reason);
 }
 
 /// The client's next frame, once there is room for its invocation. What goes out does not wait for that.
@@ -106,8 +116,8 @@ fn on_incoming(
         Some(Ok(Message::Binary(_))) => Err(Close::new(1003, "Binary frames are not supported")),
         // Answered by the library. Whether they keep a socket alive is not documented: here they do not.
         Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(false),
-        Some(Ok(Message::Close(Some(frame)))) => Err(Close::new(frame.code, frame.reason.as_str())),
-        Some(Ok(Message::Close(None))) => Err(Close::new(1005, "Client-side close frame status not set")),
+        Some(Ok(Message::Close(Some(frame)))) => Err(Close::by_client(frame.code, frame.reason.as_str())),
+        Some(Ok(Message::Close(None))) => Err(Close::by_client(1005, "Client-side close frame status not set")),
         Some(Err(error)) if is_too_long(&error) => Err(Close::new(1009, "Message too long")),
         Some(Err(_)) | None => Err(Close::new(1006, "Connection closed abnormally")),
     }
@@ -131,11 +141,16 @@ async fn on_outgoing(sink: &mut SplitSink<WebSocket, Message>, outgoing: Option<
 }
 
 async fn say_goodbye(sink: &mut SplitSink<WebSocket, Message>, close: &Close) {
-    // These two are never on the wire: they say that no close frame was there.
-    let code = if matches!(close.0, 1005 | 1006) { 1000 } else { close.0 };
-    let frame = CloseFrame { code, reason: close.1.as_str().into() };
+    let goodbye = async {
+        if close.by_client {
+            return sink.flush().await;
+        }
+        // 1006 is never on the wire: it says that no close frame was there.
+        let code = if close.code == 1006 { 1000 } else { close.code };
+        sink.send(Message::Close(Some(CloseFrame { code, reason: close.reason.as_str().into() }))).await
+    };
     // The client may be gone.
-    let _ = timeout(PATIENCE, sink.send(Message::Close(Some(frame)))).await;
+    let _ = timeout(PATIENCE, goodbye).await;
 }
 
 /// Routes one frame to its function; what it answers goes back to the client.

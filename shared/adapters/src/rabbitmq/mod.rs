@@ -32,6 +32,9 @@ const HEARTBEAT_SECONDS: u16 = 10;
 
 const MIN_HEARTBEAT_SECONDS: u16 = 2;
 
+/// Source: AMQP 0-9-1, "Reply codes".
+const ACCESS_REFUSED: u16 = 403;
+
 /// Where the broker is. Cannot be printed with its password.
 #[derive(Clone)]
 pub struct BrokerUrl(AMQPUri);
@@ -76,6 +79,9 @@ fn unavailable(action: &'static str, source: impl Into<BoxError>) -> Unavailable
 /// What the broker says of an error names the queue, and so the user: only its number may reach a log.
 fn without_names(error: BoxError) -> BoxError {
     match error.downcast_ref::<lapin::Error>().map(lapin::Error::kind) {
+        Some(ErrorKind::ProtocolError(refused)) if refused.get_id() == ACCESS_REFUSED => {
+            "the broker answered 403, access refused: are user, password and virtual host right?".into()
+        }
         Some(ErrorKind::ProtocolError(refused)) => format!("the broker answered {}", refused.get_id()).into(),
         _ => error,
     }
