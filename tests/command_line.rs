@@ -29,7 +29,7 @@ fn every_wrong_setting_is_told_at_once_and_no_password() {
 #[test]
 fn beyond_loopback_a_secret_of_ones_own_is_needed() {
     for secret in ["", " ", "short"] {
-        let (code, text) = kschat(&["--listen", "0.0.0.0:0"], &[("JWT_SECRET", secret)]);
+        let (code, text) = kschat(&["--listen", "0.0.0.0:0", "--jwt-secret", secret], &[("JWT_SECRET", secret)]);
         assert_eq!(code, Some(64), "{text}");
         assert!(text.contains("JWT_SECRET: 0.0.0.0:0 is not loopback"), "{text}");
     }

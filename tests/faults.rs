@@ -237,15 +237,16 @@ async fn a_connection_whose_end_nobody_told_is_forgotten_and_holds_nobody_up() {
     // An edge of its own does not know the ghost's connection, as after a disconnect that got lost.
     let stack = Stack::start(options).await.expect("the stack starts");
     let url = stack.websocket_url();
-    let mut alice = connect(&url, &a).await;
-    assert_eq!(alice.send(&b, "to a ghost").await["ER"], 0);
     let connections = async || {
         let client = redis::Client::open(services.redis.url()).expect("a URL");
         let mut connection = client.get_multiplexed_async_connection().await.expect("Redis answers");
         let key = format!("ks:u:{{{b}}}:c");
         redis::cmd("ZCARD").arg(key).query_async::<u64>(&mut connection).await.expect("a count")
     };
+    // Nothing was posted to it yet, so nobody can know.
     assert_eq!(connections().await, 1);
+    let mut alice = connect(&url, &a).await;
+    assert_eq!(alice.send(&b, "to a ghost").await["ER"], 0);
     eventually("the ghost is forgotten", async || connections().await == 0).await;
     let mut bob = connect(&url, &b).await;
     assert_eq!(bob.texts(1).await, ["to a ghost"]);

@@ -51,12 +51,15 @@ impl Process {
         assert!(sent.success(), "{name} could not be sent");
     }
 
-    /// Whether the program itself still runs.
+    /// Whether the program itself still runs, or is about to.
     #[must_use]
     pub fn is_running(&self) -> bool {
         let children = Command::new("ps").args(["-o", "comm=", "--ppid", &self.keeper.id().to_string()]).output();
         let children = String::from_utf8(children.expect("ps can be started").stdout).expect("names");
-        children.lines().any(|name| name.trim() != "cat" && !name.contains("defunct"))
+        // The keeper starts `cat` second: as long as that is not there, the program is still to come.
+        let (keeping, others): (Vec<&str>, Vec<&str>) =
+            children.lines().map(str::trim).partition(|name| *name == "cat");
+        keeping.is_empty() || others.iter().any(|name| !name.contains("defunct"))
     }
 
     /// Kills it, at once and with all that it started.

@@ -159,7 +159,7 @@ impl Serve {
         if is_apart && options.backends.is_none() {
             let cure = "messages leave this process: give --amqp-url and --redis-url, or both of --functions and \
                         --no-consumer";
-            env.note(if options.consumer { "--functions" } else { "--no-consumer" }, cure);
+            env.problem(if options.consumer { "--functions" } else { "--no-consumer" }, cure);
         }
         Some(options)
     }
@@ -169,7 +169,7 @@ fn secret(env: &mut Environment, listen: SocketAddr) -> Option<String> {
     let secret = env.local_secret();
     if !listen.ip().is_loopback() && secret.as_ref().is_none_or(|secret| secret.len() < MIN_SECRET) {
         let problem = format!("{listen} is not loopback: set a secret of your own, of at least {MIN_SECRET} bytes");
-        env.note("JWT_SECRET", &problem);
+        env.problem("JWT_SECRET", problem);
         return None;
     }
     Some(secret.unwrap_or_else(|| Options::default().secret))
@@ -179,7 +179,7 @@ fn secret(env: &mut Environment, listen: SocketAddr) -> Option<String> {
 fn functions(env: &mut Environment, url: Option<String>) -> Option<Option<String>> {
     let is_plain = |url: &String| url.starts_with("http://") && !url.contains('@');
     if url.as_ref().is_some_and(|url| !is_plain(url)) {
-        env.note("--functions", "must be an http URL without a password, such as http://127.0.0.1:9000");
+        env.problem("--functions", "must be an http URL without a password, such as http://127.0.0.1:9000");
         return None;
     }
     Some(url)

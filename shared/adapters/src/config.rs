@@ -19,7 +19,7 @@
 //! | `LOG_FORMAT` | all: `text` or `json` | `text`; `json` on Lambda |
 //! | `RUST_LOG` | all | `info` |
 
-use std::{collections::HashMap, fmt, net::SocketAddr, num::NonZero, str::FromStr, time::Duration};
+use std::{collections::HashMap, ffi::OsString, fmt, net::SocketAddr, num::NonZero, str::FromStr, time::Duration};
 
 use kschat_core::{Partitions, send::Strangers};
 
@@ -61,26 +61,27 @@ impl Environment {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     #[must_use]
     pub fn read() -> Self {
-        Self::from_variables(std::env::vars())
+        // What is no text can be none of ours.
+        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Self::from_variables(std::env::vars_os().filter_map(text))
     }
 
     /// Given ones, for tests and embedders.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        // A variable that is set to nothing is not set: templates render absent parameters that way.
-        let variables = variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
+        let variables = variables.into_iter().filter(|(_, value)| is_given(value)).collect();
         Self { variables, problems: Vec::new() }
     }
 
     /// Puts what the command line says in the place of what the environment says.
     pub fn set(&mut self, name: &str, value: Option<String>) {
-        if let Some(value) = value {
+        if let Some(value) = value.filter(is_given) {
             self.variables.insert(name.to_owned(), value);
         }
     }
 
     /// Notes one more thing that is wrong.
-    pub fn note(&mut self, name: &str, problem: &str) {
-        self.problem(name, problem);
+    pub fn problem(&mut self, name: &str, problem: impl fmt::Display) {
+        self.problems.push(format!("{name}: {problem}"));
     }
 
     /// The secret with which a developer's machine signs and checks tokens, if one is set.
@@ -103,10 +104,6 @@ impl Environment {
 
     fn is_set(&self, name: &str) -> bool {
         self.variables.contains_key(name)
-    }
-
-    fn problem(&mut self, name: &str, problem: impl fmt::Display) {
-        self.problems.push(format!("{name}: {problem}"));
     }
 
     /// A value that has a default. What is wrong with it is told without the value, which may be a secret.
@@ -152,6 +149,12 @@ impl Environment {
             }
         }
     }
+}
+
+/// What is set to nothing is not set: templates render absent parameters that way, and an empty secret would
+/// be a key that everybody knows.
+fn is_given(value: &String) -> bool {
+    !value.trim().is_empty()
 }
 
 /// How this process logs.
