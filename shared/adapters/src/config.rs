@@ -74,7 +74,7 @@ impl Environment {
 
     /// Puts what the command line says in the place of what the environment says.
     pub fn set(&mut self, name: &str, value: Option<String>) {
-        if let Some(value) = value.filter(is_given) {
+        if let Some(value) = value.filter(|value| is_given(value)) {
             self.variables.insert(name.to_owned(), value);
         }
     }
@@ -153,7 +153,7 @@ impl Environment {
 
 /// What is set to nothing is not set: templates render absent parameters that way, and an empty secret would
 /// be a key that everybody knows.
-fn is_given(value: &String) -> bool {
+fn is_given(value: &str) -> bool {
     !value.trim().is_empty()
 }
 
