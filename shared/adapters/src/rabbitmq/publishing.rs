@@ -214,14 +214,6 @@ impl Publishing {
         })
         .await
     }
-
-    /// Closes the connection in good order; the next use makes a new one.
-    pub async fn close(&self) {
-        if let Some(link) = self.link.lock().await.take() {
-            // Nothing is lost if the broker does not answer: every publish was confirmed or reported.
-            let _ = timeout(TRY, link.connection.close(200, "done".into())).await;
-        }
-    }
 }
 
 #[async_trait]

@@ -23,7 +23,6 @@ const CAPACITY: usize = 100_000;
 /// Holds queues until the process ends, and owns every partition itself.
 #[derive(Clone, Debug)]
 pub struct MemoryBroker {
-    partitions: Partitions,
     // A std mutex: no guard is held across an await.
     queues: Arc<Mutex<HashMap<UserId, Queue>>>,
     pokes: mpsc::UnboundedSender<UserId>,
@@ -68,13 +67,7 @@ impl MemoryBroker {
     pub fn new(partitions: Partitions) -> (Self, MemoryOwnership) {
         let (pokes, poked) = mpsc::unbounded_channel();
         let ownership = MemoryOwnership { unclaimed: partitions.all().collect(), poked };
-        (Self { partitions, queues: Arc::default(), pokes }, ownership)
-    }
-
-    /// The partitions it was made for.
-    #[must_use]
-    pub fn partitions(&self) -> Partitions {
-        self.partitions
+        (Self { queues: Arc::default(), pokes }, ownership)
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<UserId, Queue>> {
