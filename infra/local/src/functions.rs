@@ -1,48 +1,40 @@
 //! Where the edge's events go.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
-use aws_lambda_events::encodings::Body;
-use kschat_functions::{Event, Response, connect, disconnect, send};
+use kschat_functions::{Event, connect, disconnect, send};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// How long the managed edge waits for a function.
-///
-/// Source: Amazon API Gateway quotas, "Integration timeout" of WebSocket APIs.
-pub const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(29);
-
-/// One of the functions, by the name of its binary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Function {
-    /// Behind `$connect`.
-    Connect,
-    /// Behind `$disconnect`.
-    Disconnect,
-    /// Behind `send` and `$default`.
-    Send,
-}
-
-impl Function {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Disconnect => "disconnect",
-            Self::Send => "send",
-        }
-    }
-}
-
 /// What a function answered, as far as the edge cares.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Reply {
     /// The status with which a handshake is answered.
+    #[serde(rename = "statusCode")]
     pub status: u16,
-    /// The subprotocol that the client may hear.
-    pub subprotocol: Option<String>,
+    #[serde(default)]
+    headers: Option<Map<String, Value>>,
     /// The frame for the client, on a route with a route response.
+    #[serde(default)]
     pub body: Option<String>,
+}
+
+impl Reply {
+    /// Reads a proxy response.
+    ///
+    /// # Errors
+    /// [`InvokeError::Failed`] if it is none.
+    pub fn read(answer: Value) -> Result<Self, InvokeError> {
+        let not_a_response = |error| InvokeError::Failed(format!("it answered no proxy response: {error}"));
+        serde_json::from_value(answer).map_err(not_a_response)
+    }
+
+    /// The subprotocol that the client may hear.
+    #[must_use]
+    pub fn subprotocol(&self) -> Option<&str> {
+        let is_subprotocol = |name: &str| name.eq_ignore_ascii_case("sec-websocket-protocol");
+        self.headers.as_ref()?.iter().find(|(name, _)| is_subprotocol(name))?.1.as_str()
+    }
 }
 
 /// A function did not answer as one should.
@@ -55,18 +47,18 @@ pub enum InvokeError {
     #[error("the function failed: {0}")]
     Failed(String),
     /// It took too long.
-    #[error("the function took longer than {}", humantime::format_duration(INTEGRATION_TIMEOUT))]
+    #[error("the function took longer than the integration timeout")]
     TimedOut,
 }
 
 /// Calls functions.
 #[async_trait]
 pub trait Functions: Send + Sync {
-    /// Hands an event to a function; returns within [`INTEGRATION_TIMEOUT`].
+    /// Hands an event to the function of that name; returns what it answers.
     ///
     /// # Errors
     /// [`InvokeError`].
-    async fn invoke(&self, function: Function, event: Value) -> Result<Reply, InvokeError>;
+    async fn invoke(&self, function: &str, event: Value) -> Result<Value, InvokeError>;
 }
 
 /// The handlers of `kschat-functions`, called in this process.
@@ -82,28 +74,19 @@ pub struct InProcess {
 
 #[async_trait]
 impl Functions for InProcess {
-    async fn invoke(&self, function: Function, event: Value) -> Result<Reply, InvokeError> {
-        let event: Event = serde_json::from_value(event).map_err(|error| InvokeError::Failed(error.to_string()))?;
-        let answer = async {
-            match function {
-                Function::Connect => connect::handle(&self.connect, event).await,
-                Function::Disconnect => disconnect::handle(&self.disconnect, event).await,
-                Function::Send => send::handle(&self.send, event).await,
+    async fn invoke(&self, function: &str, event: Value) -> Result<Value, InvokeError> {
+        let failed = |error: serde_json::Error| InvokeError::Failed(error.to_string());
+        let event: Event = serde_json::from_value(event).map_err(failed)?;
+        let response = match function {
+            "connect" => connect::handle(&self.connect, event).await,
+            "disconnect" => disconnect::handle(&self.disconnect, event).await,
+            "send" => send::handle(&self.send, event).await,
+            other => {
+                return Err(InvokeError::Failed(format!("there is no `{other}`, only connect, disconnect and send")));
             }
         };
-        let response = tokio::time::timeout(INTEGRATION_TIMEOUT, answer).await.map_err(|_| InvokeError::TimedOut)?;
-        Ok(reply_of(response))
+        serde_json::to_value(response).map_err(failed)
     }
-}
-
-fn reply_of(response: Response) -> Reply {
-    let subprotocol = response.headers.get("sec-websocket-protocol").and_then(|value| value.to_str().ok());
-    let subprotocol = subprotocol.map(str::to_owned);
-    let body = match response.body {
-        Some(Body::Text(text)) => Some(text),
-        _ => None,
-    };
-    Reply { status: u16::try_from(response.status_code).unwrap_or(500), subprotocol, body }
 }
 
 /// Functions in other processes, behind the Invoke API as `cargo lambda watch` serves it.
@@ -123,50 +106,37 @@ impl Remote {
 
 #[async_trait]
 impl Functions for Remote {
-    async fn invoke(&self, function: Function, event: Value) -> Result<Reply, InvokeError> {
-        let url = format!("{}/2015-03-31/functions/{}/invocations", self.base, function.name());
+    async fn invoke(&self, function: &str, event: Value) -> Result<Value, InvokeError> {
+        let url = format!("{}/2015-03-31/functions/{function}/invocations", self.base);
         let call = async {
             let answer = self.client.post(url).body(event.to_string()).send().await?;
             // Lambda itself answers 200 and names the error in a header; `cargo lambda watch` answers 500.
             let failed = !answer.status().is_success() || answer.headers().contains_key("x-amz-function-error");
             Ok((failed, answer.bytes().await?))
         };
-        let answered = tokio::time::timeout(INTEGRATION_TIMEOUT, call).await.map_err(|_| InvokeError::TimedOut)?;
-        let (failed, body) = answered.map_err(InvokeError::Unreachable)?;
+        let (failed, body) = call.await.map_err(InvokeError::Unreachable)?;
         if failed {
             return Err(InvokeError::Failed(String::from_utf8_lossy(&body).into_owned()));
         }
-        read_reply(&body)
+        serde_json::from_slice(&body).map_err(|error| InvokeError::Failed(format!("it answered no JSON: {error}")))
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Payload {
-    status_code: u16,
-    #[serde(default)]
-    headers: Map<String, Value>,
-    body: Option<String>,
-}
-
-fn read_reply(body: &[u8]) -> Result<Reply, InvokeError> {
-    let not_a_response = |error| InvokeError::Failed(format!("it answered no proxy response: {error}"));
-    let payload: Payload = serde_json::from_slice(body).map_err(not_a_response)?;
-    let is_subprotocol = |name: &str| name.eq_ignore_ascii_case("sec-websocket-protocol");
-    let subprotocol =
-        payload.headers.iter().find(|(name, _)| is_subprotocol(name)).and_then(|(_, value)| value.as_str());
-    Ok(Reply { status: payload.status_code, subprotocol: subprotocol.map(str::to_owned), body: payload.body })
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn a_proxy_response_is_read_whatever_the_case_of_its_headers() {
-        let reply = read_reply(br#"{"statusCode":200,"headers":{"Sec-WebSocket-Protocol":"kschat.v2"},"body":"hi"}"#);
-        let expected = Reply { status: 200, subprotocol: Some("kschat.v2".to_owned()), body: Some("hi".to_owned()) };
-        assert_eq!(reply.unwrap(), expected);
-        assert!(read_reply(b"null").is_err());
+        let reply = json!({ "statusCode": 200, "headers": { "Sec-WebSocket-Protocol": "kschat.v2" }, "body": "hi" });
+        let reply = Reply::read(reply).unwrap();
+        assert_eq!((reply.status, reply.subprotocol(), reply.body.as_deref()), (200, Some("kschat.v2"), Some("hi")));
+        let bare = Reply::read(json!({ "statusCode": 200, "headers": null, "body": null })).unwrap();
+        assert_eq!((bare.subprotocol(), &bare.body), (None, &None));
+        for wrong in [json!(null), json!({}), json!("hi"), json!({ "statusCode": 200, "body": {} })] {
+            assert!(Reply::read(wrong).is_err());
+        }
     }
 }

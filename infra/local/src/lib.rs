@@ -2,12 +2,16 @@
 //!
 //! - [`edge`]: the managed socket edge, imitated: handshakes, routes, the connections API.
 //! - [`functions`]: where events go: the handlers in this process, or functions under `cargo lambda watch`.
+//! - [`loopback`]: who may see what is for this machine only.
 //! - [`page`]: the chat page, and the tokens that it gets on a developer's own machine.
+//! - [`server`]: listening, and the end of it.
 //! - [`stack`]: all of it together with the consumer.
 //! - [`cli`]: the command line.
 
 pub mod cli;
 pub mod edge;
 pub mod functions;
+pub mod loopback;
 pub mod page;
+pub mod server;
 pub mod stack;

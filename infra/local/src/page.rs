@@ -21,6 +21,8 @@ use kschat_core::{Clock, SystemClock};
 use kschat_protocol::UserId;
 use serde::Deserialize;
 
+use crate::loopback::is_local;
+
 const CLIENT: &str = include_str!("../../../templates/client.html");
 const START: &str = include_str!("../../../templates/start.html");
 const SCRIPT: &str = include_str!("../../../templates/client.js");
@@ -77,10 +79,10 @@ async fn index(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if !peer.ip().is_loopback() || !is_loopback(host) {
+    if !is_local(peer, &headers) {
         return refuse();
     }
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let Ok(Query(names)) = names else {
         return html(StatusCode::BAD_REQUEST, start("Each name is needed once."));
     };
@@ -96,15 +98,6 @@ async fn index(
 
 fn given(name: Option<String>) -> Option<Result<UserId, kschat_protocol::InvalidId>> {
     name.map(UserId::try_from)
-}
-
-/// Whether a browser that names this host can only mean its own machine.
-fn is_loopback(host: &str) -> bool {
-    let name = host
-        .rsplit_once(':')
-        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
-        .map_or(host, |(name, _)| name);
-    name == "localhost" || name.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 fn start(notice: &str) -> String {
@@ -177,15 +170,5 @@ mod tests {
         assert!(text.contains(r#"data-uid="al&quot;ice" data-rid="bob""#));
         assert!(text.contains(r#"data-url="ws://localhost:3000/dev""#));
         assert!(text.contains("data-token-id=\"ey") && !text.contains("{{"));
-    }
-
-    #[test]
-    fn only_loopback_is_loopback() {
-        for host in ["localhost", "localhost:3000", "127.0.0.1:3000", "[::1]:3000", "127.1.2.3"] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in ["", "example.org", "localhost.example.org:3000", "127.0.0.1.example.org", "10.0.0.1:3000"] {
-            assert!(!is_loopback(host), "{host}");
-        }
     }
 }

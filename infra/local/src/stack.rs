@@ -2,7 +2,6 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use axum::serve::ListenerExt;
 use kschat_adapters::{
     api_gateway::{ApiGateway, CallbackUrl},
     config::{DEFAULT_PREFETCH, DEFAULT_RNO_WINDOW},
@@ -18,13 +17,14 @@ use kschat_core::{
     send::Strangers,
 };
 use kschat_functions::{connect, disconnect, send};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    edge::Edge,
+    edge::{Edge, Settings},
     functions::{Functions, InProcess, Remote},
     page::Page,
+    server::Server,
 };
 
 /// What the local stack is made of.
@@ -32,8 +32,8 @@ use crate::{
 pub struct Options {
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The name of the edge's stage.
-    pub stage: String,
+    /// How the edge behaves.
+    pub edge: Settings,
     /// With what tokens are signed and checked.
     pub secret: String,
     /// Into how many parts the users are cut.
@@ -69,7 +69,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 3000)),
-            stage: "dev".to_owned(),
+            edge: Settings::default(),
             secret: "kschat-local-development-only".to_owned(),
             partitions: Partitions::default(),
             strangers: Strangers::default(),
@@ -96,12 +96,11 @@ pub enum StartError {
 
 /// A running stack. Dropping it leaves it running; [`Self::stop`] ends it.
 pub struct Stack {
-    address: SocketAddr,
     stage: String,
     edge: Edge,
+    server: Server,
     shutdown: CancellationToken,
     consumer: Option<JoinHandle<()>>,
-    server: JoinHandle<()>,
 }
 
 /// The ports that functions and consumer share.
@@ -201,27 +200,12 @@ impl Stack {
             Some(url) => Arc::new(Remote::new(url)),
             None => Arc::new(parts.functions(&options).map_err(StartError::Configuration)?),
         };
-        let edge = Edge::new(&options.stage, functions);
-        let page = Page { stage: options.stage.clone(), secret: options.secret };
-        let shutdown = CancellationToken::new();
-        let listener =
-            TcpListener::bind(options.listen).await.map_err(|error| StartError::Listen(options.listen, error))?;
-        let address = listener.local_addr().map_err(|error| StartError::Listen(options.listen, error))?;
-        // Frames are small and wait for nobody: held back for more to come, each could cost 40 ms.
-        let listener = listener.tap_io(|socket| {
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(%error, "a socket may delay small frames");
-            }
-        });
-        let routes = page.routes().merge(edge.routes()).into_make_service_with_connect_info::<SocketAddr>();
-        let until = shutdown.clone();
-        let server = tokio::spawn(async move {
-            let served = axum::serve(listener, routes).with_graceful_shutdown(until.cancelled_owned()).await;
-            if let Err(error) = served {
-                tracing::error!(%error, "the edge has failed");
-            }
-        });
-        let mut stack = Self { address, stage: options.stage, edge, shutdown, consumer: None, server };
+        let stage = options.edge.stage.clone();
+        let edge = Edge::new(options.edge, functions);
+        let page = Page { stage: stage.clone(), secret: options.secret };
+        let server = Server::start(options.listen, page.routes().merge(edge.routes())).await;
+        let server = server.map_err(|error| StartError::Listen(options.listen, error))?;
+        let mut stack = Self { stage, edge, server, shutdown: CancellationToken::new(), consumer: None };
         if options.consumer {
             stack.start_consumer(parts, options.partitions).await?;
         }
@@ -235,28 +219,28 @@ impl Stack {
         Ok(())
     }
 
-    /// Where it listens.
+    /// Where it can be reached.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.server.reachable()
     }
 
     /// What clients connect to.
     #[must_use]
     pub fn websocket_url(&self) -> String {
-        format!("ws://{}/{}", self.reachable(), self.stage)
+        format!("ws://{}/{}", self.address(), self.stage)
     }
 
     /// Where a consumer pushes.
     #[must_use]
     pub fn callback_url(&self) -> String {
-        format!("http://{}/{}", self.reachable(), self.stage)
+        format!("http://{}/{}", self.address(), self.stage)
     }
 
     /// Where the page is.
     #[must_use]
     pub fn page_url(&self) -> String {
-        format!("http://{}/", self.reachable())
+        format!("http://{}/", self.address())
     }
 
     /// The edge, for a look at it.
@@ -265,24 +249,15 @@ impl Stack {
         &self.edge
     }
 
-    /// An address by which this machine reaches itself, also when it listens on all.
-    fn reachable(&self) -> SocketAddr {
-        let mut address = self.address;
-        if address.ip().is_unspecified() {
-            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-        }
-        address
-    }
-
     /// Ends it in good order: clients are told, posts under way are finished.
     pub async fn stop(mut self) {
         self.edge.close_all().await;
+        self.server.close();
         self.shutdown.cancel();
         if let Some(consumer) = self.consumer.take() {
             // It ends by itself within its own deadline.
             let _ = consumer.await;
         }
-        // A connection that a client holds open must not hold us.
-        self.server.abort();
+        self.server.end();
     }
 }

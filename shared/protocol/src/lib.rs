@@ -25,4 +25,4 @@ pub use code::Er;
 pub use handshake::{BEARER_PREFIX, Handshake, SUBPROTOCOL, Version};
 pub use id::{ConnectionId, InvalidId, JsonId, MessageId, UserId};
 pub use message::{Message, MessageError, Status};
-pub use server::{ErrorFrame, ReceiverFrame, SendReply, refusal};
+pub use server::{ErrorFrame, PONG, ReceiverFrame, SendReply, refusal};

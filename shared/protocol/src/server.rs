@@ -11,6 +11,9 @@ pub(crate) fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
+/// `RESPPONG`: the answer to `{"action":"ping"}`. The edge itself gives it, without any function.
+pub const PONG: &str = r#"{"event":"RESPPONG","RC":1,"ER":0}"#;
+
 /// `RESPSEND`: what became of one send.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]

@@ -2,6 +2,11 @@
 //!
 //! Clients tell errors apart by the header `x-amzn-ErrorType`, so every refusal has it.
 
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
 use axum::{
     Json, Router,
     body::Bytes,
@@ -11,38 +16,61 @@ use axum::{
     routing::post,
 };
 use serde_json::json;
-use time::format_description::well_known::Rfc3339;
+use tokio::time::{sleep, timeout};
 
-use super::{Connection, Edge, Outgoing, events::is_id};
+use super::{
+    Connection, Edge, Outgoing,
+    events::is_id,
+    faults::PostFault,
+    journal::{Entry, Kind, Outcome, rfc3339},
+};
 
-/// Source: Amazon API Gateway quotas, "Message payload size".
-const MAX_PAYLOAD: usize = 128 * 1024;
+/// How long a post waits for room in front of a client that is slow to take what it gets.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) fn routes() -> Router<Edge> {
+pub(super) fn routes(max_message: usize) -> Router<Edge> {
     Router::new()
         .route("/{stage}/{marker}/{id}", post(push).get(describe).delete(close))
-        .layer(DefaultBodyLimit::max(MAX_PAYLOAD))
+        .layer(DefaultBodyLimit::max(max_message))
 }
 
 /// A request of the connections API that is refused.
+#[derive(Debug)]
 enum Refusal {
     Forbidden,
     NotFound,
     BadId(String),
     Gone,
     TooLarge,
+    TooMany,
+    Failed,
+}
+
+impl Refusal {
+    const fn status(&self) -> StatusCode {
+        match self {
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::BadId(_) => StatusCode::BAD_REQUEST,
+            Self::Gone => StatusCode::GONE,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let (status, name, message) = match self {
-            Self::NotFound => return StatusCode::NOT_FOUND.into_response(),
-            Self::Gone => return (StatusCode::GONE, [("x-amzn-ErrorType", "GoneException")]).into_response(),
-            Self::Forbidden => (StatusCode::FORBIDDEN, "ForbiddenException", "Forbidden".to_owned()),
-            Self::BadId(id) => (StatusCode::BAD_REQUEST, "BadRequestException", format!("Invalid connectionId: {id}")),
-            Self::TooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLargeException", "Message too long".to_owned())
-            }
+        let status = self.status();
+        let (name, message) = match self {
+            Self::NotFound => return status.into_response(),
+            Self::Gone => return (status, [("x-amzn-ErrorType", "GoneException")]).into_response(),
+            Self::Forbidden => ("ForbiddenException", "Forbidden".to_owned()),
+            Self::BadId(id) => ("BadRequestException", format!("Invalid connectionId: {id}")),
+            Self::TooLarge => ("PayloadTooLargeException", "Message too long".to_owned()),
+            Self::TooMany => ("LimitExceededException", "Too many requests".to_owned()),
+            Self::Failed => ("InternalServerErrorException", "Internal server error".to_owned()),
         };
         (status, [("x-amzn-ErrorType", name)], Json(json!({ "message": message }))).into_response()
     }
@@ -50,42 +78,96 @@ impl IntoResponse for Refusal {
 
 type Target = Path<(String, String, String)>;
 
-fn find(edge: &Edge, Path((stage, marker, id)): Target) -> Result<Connection, Refusal> {
+/// Notes how a call went that a backend has made.
+fn note(edge: &Edge, kind: Kind, id: &str, done: Result<StatusCode, Refusal>, text: Option<&str>) -> Result<StatusCode, Refusal> {
+    let status = done.as_ref().map_or_else(Refusal::status, |status| *status);
+    let mut entry = Entry::new(kind, id).status(status.as_u16());
+    if let Some(text) = text {
+        entry = entry.text(text);
+    }
+    let totals = &edge.journal().totals;
+    if done.is_ok() {
+        totals.pushes.fetch_add(u64::from(kind == Kind::Push), Relaxed);
+    } else {
+        totals.pushes_refused.fetch_add(u64::from(kind == Kind::Push), Relaxed);
+        entry = entry.outcome(Outcome::Refused);
+    }
+    edge.journal().record(entry);
+    done
+}
+
+fn find(edge: &Edge, (stage, marker, id): &(String, String, String)) -> Result<Arc<Connection>, Refusal> {
     // The marker comes decoded: some clients write `%40connections`.
     if marker != "@connections" {
         return Err(Refusal::NotFound);
     }
-    if !edge.is_stage(&stage) {
+    if !edge.is_stage(stage) {
         return Err(Refusal::Forbidden);
     }
-    if !is_id(&id) {
-        return Err(Refusal::BadId(id));
+    if !edge.0.post_rate.allows() {
+        return Err(Refusal::TooMany);
     }
-    edge.open_connection(&id).ok_or(Refusal::Gone)
+    if !is_id(id) {
+        return Err(Refusal::BadId(id.clone()));
+    }
+    edge.connection(id).ok_or(Refusal::Gone)
 }
 
 async fn push(
     State(edge): State<Edge>,
-    target: Target,
+    Path(target): Target,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Refusal> {
-    let connection = find(&edge, target)?;
-    let body = body.map_err(|_| Refusal::TooLarge)?;
-    let text = String::from_utf8_lossy(&body).into_owned();
-    connection.outbox.send(Outgoing::Text(text)).await.map_err(|_| Refusal::Gone)?;
-    Ok(StatusCode::OK)
+    let text = body.as_ref().ok().map(|body| String::from_utf8_lossy(body).into_owned());
+    let done = match (find(&edge, &target), text.clone()) {
+        (Ok(connection), Some(text)) => pass_on(&edge, &connection, text).await,
+        (Ok(_), None) => Err(Refusal::TooLarge),
+        (Err(refusal), _) => Err(refusal),
+    };
+    note(&edge, Kind::Push, &target.2, done, text.as_deref())
 }
 
-async fn describe(State(edge): State<Edge>, target: Target) -> Result<Response, Refusal> {
-    let client = find(&edge, target)?.client;
-    let connected = client.connected.format(&Rfc3339).unwrap_or_default();
-    let described = json!({ "connectedAt": connected, "identity": client.identity, "lastActiveAt": connected });
+/// Queues a frame for a client, unless a fault rule knows better.
+async fn pass_on(edge: &Edge, connection: &Connection, text: String) -> Result<StatusCode, Refusal> {
+    if let Some(hit) = edge.0.faults.on_post(&connection.client.id) {
+        let entry = Entry::new(Kind::Fault, &connection.client.id).note(hit.rule);
+        let is_lost = hit.fault == PostFault::Swallow;
+        edge.journal().record(if is_lost { entry.outcome(Outcome::Lost) } else { entry });
+        match hit.fault {
+            PostFault::Gone => return Err(Refusal::Gone),
+            PostFault::Throttled => return Err(Refusal::TooMany),
+            PostFault::Failed => return Err(Refusal::Failed),
+            PostFault::Swallow => return Ok(StatusCode::OK),
+            PostFault::Delay(time) => sleep(time).await,
+        }
+    }
+    match timeout(PATIENCE, connection.outbox.send(Outgoing::Text(text))).await {
+        Ok(Ok(())) => Ok(StatusCode::OK),
+        Ok(Err(_)) => Err(Refusal::Gone),
+        Err(_) => Err(Refusal::TooMany),
+    }
+}
+
+async fn describe(State(edge): State<Edge>, Path(target): Target) -> Result<Response, Refusal> {
+    let found = find(&edge, &target);
+    let described = found.as_ref().ok().map(|connection| {
+        let (client, last_active) = (&connection.client, rfc3339(connection.last_active()));
+        json!({ "connectedAt": rfc3339(client.connected), "identity": client.identity, "lastActiveAt": last_active })
+    });
+    note(&edge, Kind::Describe, &target.2, found.map(|_| StatusCode::OK), None)?;
     Ok(Json(described).into_response())
 }
 
-async fn close(State(edge): State<Edge>, target: Target) -> Result<StatusCode, Refusal> {
-    let connection = find(&edge, target)?;
-    let told = connection.outbox.send(Outgoing::Close(1000, "Connection Closed Normally")).await;
-    told.map_err(|_| Refusal::Gone)?;
-    Ok(StatusCode::NO_CONTENT)
+async fn close(State(edge): State<Edge>, Path(target): Target) -> Result<StatusCode, Refusal> {
+    let done = match find(&edge, &target) {
+        Ok(connection) => {
+            let told = connection.outbox.send(Outgoing::Close(1000, "Connection Closed Normally"));
+            match timeout(PATIENCE, told).await {
+                Ok(Ok(())) => Ok(StatusCode::NO_CONTENT),
+                _ => Err(Refusal::Gone),
+            }
+        }
+        Err(refusal) => Err(refusal),
+    };
+    note(&edge, Kind::Delete, &target.2, done, None)
 }

@@ -11,10 +11,17 @@ const REQUEST_TIME: StaticFormatDescription =
     format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
 
 /// What the edge calls the API itself; nobody here asks for it by that name.
-const API_ID: &str = "local";
+pub(super) const API_ID: &str = "local";
 
 /// Bytes behind an id: 15 characters and a `=`.
 const ID_BYTES: usize = 11;
+
+/// The characters of an id that tell a connection from another; a message shares the rest with its connection.
+const OWN: usize = 8;
+
+/// What the ids of connections and of requests have in common, in captured events of one API.
+const OF_CONNECTION: [u8; 3] = [0x20, 0x03, 0x02];
+const OF_REQUEST: [u8; 3] = [0x20, 0x03, 0x05];
 
 /// One client, as it introduced itself.
 pub(super) struct Client {
@@ -25,10 +32,13 @@ pub(super) struct Client {
     domain: String,
     headers: BTreeMap<String, Vec<String>>,
     query: BTreeMap<String, Vec<String>>,
+    /// What the authorizer has said of the client.
+    pub(super) authorizer: Option<Value>,
 }
 
-fn new_id() -> String {
-    let bytes: [u8; ID_BYTES] = std::array::from_fn(|_| fastrand::u8(..));
+fn new_id(middle: [u8; 3]) -> String {
+    let mut bytes: [u8; ID_BYTES] = std::array::from_fn(|_| fastrand::u8(..));
+    bytes[6..9].copy_from_slice(&middle);
     URL_SAFE.encode(bytes)
 }
 
@@ -45,14 +55,50 @@ impl Client {
             identity["userAgent"] = text("user-agent").into();
         }
         Self {
-            id: new_id(),
+            id: new_id(OF_CONNECTION),
             connected: OffsetDateTime::now_utc(),
             identity,
             stage: stage.to_owned(),
             domain: text("host"),
             headers: edge_headers(headers, peer),
             query: query_values(query),
+            authorizer: None,
         }
+    }
+
+    /// The first value of a header, whatever the case of its name.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.and_then(|(_, values)| values.first()).map(String::as_str)
+    }
+
+    /// The first value of a query parameter.
+    pub(super) fn query(&self, name: &str) -> Option<&str> {
+        self.query.get(name).and_then(|values| values.first()).map(String::as_str)
+    }
+
+    /// What an authorizer may allow or deny.
+    pub(super) fn method_arn(&self) -> String {
+        format!("arn:aws:execute-api:us-east-1:000000000000:{API_ID}/{}/$connect", self.stage)
+    }
+
+    /// The event for an authorizer of type REQUEST.
+    ///
+    /// Source: Amazon API Gateway developer guide, "Lambda REQUEST authorizers for WebSocket APIs".
+    pub(super) fn authorize_event(&self) -> Value {
+        let mut event = self.connect_event();
+        event["type"] = "REQUEST".into();
+        event["methodArn"] = self.method_arn().into();
+        event["stageVariables"] = json!({});
+        for name in ["queryStringParameters", "multiValueQueryStringParameters"] {
+            if event.get(name).is_none() {
+                event[name] = json!({});
+            }
+        }
+        if let Some(event) = event.as_object_mut() {
+            event.remove("isBase64Encoded");
+        }
+        event
     }
 
     pub(super) fn connect_event(&self) -> Value {
@@ -71,7 +117,7 @@ impl Client {
 
     pub(super) fn message_event(&self, route: &str, body: &str) -> Value {
         let mut context = self.context(route, "MESSAGE");
-        context["messageId"] = new_id().into();
+        context["messageId"] = self.message_id().into();
         json!({ "requestContext": context, "body": body, "isBase64Encoded": false })
     }
 
@@ -94,9 +140,14 @@ impl Client {
         })
     }
 
+    fn message_id(&self) -> String {
+        let (own, shared) = (new_id(OF_CONNECTION), self.id.get(OWN..).unwrap_or_default());
+        format!("{}{shared}", own.get(..OWN).unwrap_or_default())
+    }
+
     fn context(&self, route: &str, event: &str) -> Value {
-        let (now, request) = (OffsetDateTime::now_utc(), new_id());
-        json!({
+        let (now, request) = (OffsetDateTime::now_utc(), new_id(OF_REQUEST));
+        let mut context = json!({
             "routeKey": route,
             "eventType": event,
             "extendedRequestId": request,
@@ -110,11 +161,15 @@ impl Client {
             "domainName": self.domain,
             "connectionId": self.id,
             "apiId": API_ID,
-        })
+        });
+        if let Some(authorizer) = &self.authorizer {
+            context["authorizer"] = authorizer.clone();
+        }
+        context
     }
 }
 
-fn millis(moment: OffsetDateTime) -> i64 {
+pub(super) fn millis(moment: OffsetDateTime) -> i64 {
     i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
 }
 

@@ -1,51 +1,84 @@
-//! The managed socket edge, imitated as far as kschat's own flow needs it.
+//! The managed socket edge, imitated.
 //!
-//! Source of every behaviour here: the Amazon API Gateway developer guide on WebSocket APIs, and captured
-//! events. What differs is said where it does.
+//! Source of every behaviour here, where no other is named: the Amazon API Gateway developer guide on WebSocket
+//! APIs, and captured events. `infra/local/README.md` lists them one by one, each with its test, and what no
+//! source settles.
+//!
+//! A client goes through [`handshake`], then [`socket`] serves it: [`routes`] says which function gets a frame,
+//! [`dispatch`] hands it over. Backends push through [`connections`]. [`faults`] makes things go wrong on
+//! purpose; [`journal`] notes what has happened, and [`view`] shows it.
 
+mod authorize;
 mod connections;
+mod dispatch;
 mod events;
+mod faults;
+mod handshake;
+mod journal;
+mod rate;
+pub mod routes;
+mod settings;
 mod socket;
+pub mod template;
+mod view;
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
 };
 
-use axum::{
-    Router,
-    extract::{ConnectInfo, Path, RawQuery, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
-    http::{HeaderMap, HeaderValue, StatusCode},
-    response::{IntoResponse, Response},
-    routing::get,
-};
-use tokio::sync::mpsc;
+use axum::{Router, routing::get};
+use time::OffsetDateTime;
+use tokio::sync::{Notify, Semaphore, mpsc};
 
-use crate::functions::{Function, Functions};
+use crate::functions::Functions;
+use dispatch::Invocation;
 use events::Client;
+use faults::Faults;
+use journal::{Entry, Journal, Kind, Outcome};
+use rate::Rate;
 
-/// Frames on their way to one client at most; the connections API waits for room.
-const OUTBOX: usize = 256;
+pub use faults::Rule;
+pub use settings::{MAX_FRAME, MAX_MESSAGE, MAX_URL, Settings};
+
+/// Frames on their way to one client at most; whoever pushes waits for room.
+const OUTBOX: usize = 64;
 
 /// The edge of one stage.
 #[derive(Clone)]
 pub struct Edge(Arc<Inner>);
 
 struct Inner {
-    stage: String,
+    settings: Settings,
     functions: Arc<dyn Functions>,
+    websocket: yawc::Options,
     // A std mutex: no guard is held across an await.
-    connections: Mutex<HashMap<String, Connection>>,
+    connections: Mutex<HashMap<String, Arc<Connection>>>,
+    faults: Faults,
+    journal: Journal,
+    /// Room for invocations.
+    concurrency: Arc<Semaphore>,
+    connect_rate: Rate,
+    post_rate: Rate,
+    started: OffsetDateTime,
 }
 
-/// What the edge knows of one socket.
-#[derive(Clone)]
+/// What the edge knows of one open socket.
 struct Connection {
-    client: Arc<Client>,
+    client: Client,
+    subprotocol: Option<String>,
+    compressed: bool,
     outbox: mpsc::Sender<Outgoing>,
-    /// Until `$connect` has answered, the connections API does not know the connection.
-    open: bool,
+    /// When something was last said, in milliseconds since 1970.
+    last_active: AtomicI64,
+    frames_in: AtomicU64,
+    frames_out: AtomicU64,
+    in_flight: AtomicUsize,
+    /// Told whenever a function has answered.
+    answered: Notify,
 }
 
 /// What the socket's task is to do.
@@ -56,18 +89,31 @@ enum Outgoing {
 }
 
 impl Edge {
-    /// An edge whose one stage is named `stage`, in front of `functions`.
-    pub fn new(stage: &str, functions: Arc<dyn Functions>) -> Self {
-        Self(Arc::new(Inner { stage: stage.to_owned(), functions, connections: Mutex::default() }))
+    /// An edge in front of `functions`.
+    #[must_use]
+    pub fn new(settings: Settings, functions: Arc<dyn Functions>) -> Self {
+        Self(Arc::new(Inner {
+            functions,
+            websocket: socket::options(&settings),
+            connections: Mutex::default(),
+            faults: Faults::new(settings.faults.clone()),
+            journal: Journal::default(),
+            concurrency: Arc::new(Semaphore::new(settings.concurrency)),
+            connect_rate: Rate::new(settings.connect_rate),
+            post_rate: Rate::new(settings.post_rate),
+            started: OffsetDateTime::now_utc(),
+            settings,
+        }))
     }
 
-    /// The routes of the edge: the WebSocket and the connections API.
+    /// The routes of the edge: the WebSocket, the connections API, and the view for developers.
     pub fn routes(&self) -> Router {
         Router::new()
-            .route("/{stage}", get(handshake))
+            .route("/{stage}", get(handshake::handshake))
             // The Socket.IO clients ask for it with a slash.
-            .route("/{stage}/", get(handshake))
-            .merge(connections::routes())
+            .route("/{stage}/", get(handshake::handshake))
+            .merge(connections::routes(self.0.settings.max_message))
+            .merge(view::routes())
             .with_state(self.clone())
     }
 
@@ -79,100 +125,85 @@ impl Edge {
 
     /// Tells every client that the edge goes away.
     pub async fn close_all(&self) {
-        let outboxes: Vec<_> = self.connections().values().map(|connection| connection.outbox.clone()).collect();
-        for outbox in outboxes {
+        let open: Vec<_> = self.connections().values().cloned().collect();
+        for connection in open {
             // One that is gone already needs no telling.
-            let _ = outbox.send(Outgoing::Close(1001, "Going away")).await;
+            let _ = connection.outbox.try_send(Outgoing::Close(1001, "Going away"));
         }
     }
 
-    fn connections(&self) -> MutexGuard<'_, HashMap<String, Connection>> {
+    fn connections(&self) -> MutexGuard<'_, HashMap<String, Arc<Connection>>> {
         self.0.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection as the connections API sees it.
-    fn open_connection(&self, id: &str) -> Option<Connection> {
-        self.connections().get(id).filter(|connection| connection.open).cloned()
+    /// A connection whose `$connect` has returned and that has not ended.
+    fn connection(&self, id: &str) -> Option<Arc<Connection>> {
+        self.connections().get(id).cloned()
     }
 
     fn is_stage(&self, name: &str) -> bool {
-        self.0.stage == name
+        self.0.settings.stage == name
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.0.journal
     }
 }
 
-/// Asks `$connect` before it upgrades: a refusal is the handshake's status.
-async fn handshake(
-    State(edge): State<Edge>,
-    Path(stage): Path<String>,
-    RawQuery(query): RawQuery,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Response {
-    let upgrade = match upgrade {
-        Ok(_) if !edge.is_stage(&stage) => return StatusCode::FORBIDDEN.into_response(),
-        Ok(upgrade) => upgrade,
-        Err(_) if !edge.is_stage(&stage) => return StatusCode::NOT_FOUND.into_response(),
-        Err(_) => return (StatusCode::UPGRADE_REQUIRED, "This is for WebSocket clients.\n").into_response(),
-    };
-    let client = Arc::new(Client::new(&stage, peer, &headers, query.as_deref()));
-    let (outbox, outgoing) = mpsc::channel(OUTBOX);
-    let connection = Connection { client: Arc::clone(&client), outbox, open: false };
-    edge.connections().insert(client.id.clone(), connection);
-    let guard = Forget { edge: edge.clone(), client: Arc::clone(&client), connected: false };
-    match edge.0.functions.invoke(Function::Connect, client.connect_event()).await {
-        Ok(reply) if (200..300).contains(&reply.status) => accept(guard, upgrade, reply.subprotocol, outgoing),
-        Ok(reply) => StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY).into_response(),
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "$connect failed");
-            StatusCode::BAD_GATEWAY.into_response()
-        }
+impl Connection {
+    fn touch(&self) {
+        self.last_active.store(events::millis(OffsetDateTime::now_utc()), Relaxed);
+    }
+
+    fn last_active(&self) -> OffsetDateTime {
+        let nanos = i128::from(self.last_active.load(Relaxed)) * 1_000_000;
+        OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(self.client.connected)
     }
 }
 
-fn accept(
-    mut guard: Forget,
-    mut upgrade: WebSocketUpgrade,
-    subprotocol: Option<String>,
-    outgoing: mpsc::Receiver<Outgoing>,
-) -> Response {
-    guard.connected = true;
-    if let Some(connection) = guard.edge.connections().get_mut(&guard.client.id) {
-        connection.open = true;
-    }
-    if let Some(subprotocol) = subprotocol.and_then(|name| HeaderValue::try_from(name).ok()) {
-        upgrade.set_selected_protocol(subprotocol);
-    }
-    socket::limited(upgrade).on_upgrade(move |socket| async move { socket::run(guard, socket, outgoing).await })
-}
-
-/// Forgets a connection, however it ends, and tells `$disconnect` if `$connect` had accepted it.
-struct Forget {
+/// A connection that the edge knows until this is dropped; then it tells `$disconnect`, however it came to that.
+struct Joined {
     edge: Edge,
-    client: Arc<Client>,
-    connected: bool,
+    connection: Arc<Connection>,
+    ended: bool,
 }
 
-impl Forget {
+impl Joined {
+    fn new(edge: &Edge, connection: Arc<Connection>) -> Self {
+        edge.connections().insert(connection.client.id.clone(), Arc::clone(&connection));
+        edge.journal().totals.accepted.fetch_add(1, Relaxed);
+        Self { edge: edge.clone(), connection, ended: false }
+    }
+
     /// Ends the connection with the code and reason that `$disconnect` is told.
     fn end(mut self, code: u16, reason: &str) {
         self.forget(code, reason);
     }
 
     fn forget(&mut self, code: u16, reason: &str) {
-        self.edge.connections().remove(&self.client.id);
-        if std::mem::take(&mut self.connected) {
-            let (functions, event) = (Arc::clone(&self.edge.0.functions), self.client.disconnect_event(code, reason));
-            tokio::spawn(async move {
-                if let Err(error) = functions.invoke(Function::Disconnect, event).await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "$disconnect failed");
-                }
-            });
+        if std::mem::replace(&mut self.ended, true) {
+            return;
         }
+        let id = &self.connection.client.id;
+        self.edge.connections().remove(id);
+        self.edge.journal().record(Entry::new(Kind::Close, id).status(code).note(reason));
+        if let Some(hit) = self.edge.0.faults.on_disconnect(id) {
+            let entry = Entry::new(Kind::Fault, id).route(routes::DISCONNECT, "").outcome(Outcome::Lost);
+            self.edge.journal().record(entry.note(hit.rule));
+            return;
+        }
+        let event = self.connection.client.disconnect_event(code, reason);
+        let (edge, client) = (self.edge.clone(), Arc::clone(&self.connection));
+        tokio::spawn(async move {
+            // It can't be told to the client any more: the journal has it.
+            let _ = Invocation { edge: &edge, client: &client.client, connection: None }
+                .of_route(Kind::Disconnect, routes::DISCONNECT, event)
+                .await;
+        });
     }
 }
 
-impl Drop for Forget {
+impl Drop for Joined {
     fn drop(&mut self) {
         // The client has left before the upgrade was done.
         self.forget(1006, "Connection closed abnormally");

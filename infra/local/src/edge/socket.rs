@@ -1,31 +1,25 @@
 //! One client's socket, from the upgrade to its end.
 
-use std::{sync::Arc, time::Duration};
-
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use futures_util::{
-    SinkExt, StreamExt,
-    stream::{SplitSink, SplitStream},
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
-use kschat_protocol::limits::{CONNECTION_LIFETIME, MAX_FRAME};
-use serde_json::{Value, json};
+
+use futures_util::{FutureExt, SinkExt};
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, sleep_until, timeout},
 };
+use yawc::{DeflatePool, Frame, OpCode, Options, Role, WebSocket, WebSocketError, close::CloseCode};
 
-use super::{Edge, Forget, Outgoing, events::Client};
-use crate::functions::Function;
-
-/// The managed edge closes a socket on which nothing was said for so long.
-///
-/// Source: Amazon API Gateway quotas, "Idle Connection Timeout".
-const IDLE: Duration = Duration::from_secs(10 * 60);
-
-/// The largest message, however many frames it comes in.
-///
-/// Source: Amazon API Gateway quotas, "Message payload size".
-const MAX_MESSAGE: usize = 128 * 1024;
+use super::{
+    Connection, Edge, Joined, Outgoing,
+    dispatch::{answer, error_frame},
+    journal::{Entry, Kind, Outcome},
+    routes::{Route, Target},
+    settings::Settings,
+};
 
 /// Invocations under way for one socket at most; then its frames wait. The managed edge has no such bound but
 /// the account's.
@@ -34,175 +28,272 @@ const CONCURRENCY: usize = 64;
 /// How long a client may take to answer a close frame, or to take a frame of ours.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a client may still send after a close before it is cut off, in bytes: at once, it might not hear why.
+const LINGER: usize = 1024 * 1024;
+
+/// What the buffers of a silent socket take, in bytes: most sockets are silent.
+const BUFFER: usize = 1024;
+
+/// Frames below this size are not worth compressing, in bytes.
+const COMPRESSED: usize = 256;
+
 /// A close.
+#[derive(Debug, PartialEq, Eq)]
 struct Close {
     /// What `$disconnect` is told.
     code: u16,
     reason: String,
-    /// Whether the client began it: then the library answers in its stead.
-    by_client: bool,
+    /// Whether nothing has to be said any more: the client began it, or is gone.
+    said: bool,
 }
 
 impl Close {
     fn new(code: u16, reason: &str) -> Self {
-        Self { code, reason: reason.to_owned(), by_client: false }
+        Self { code, reason: reason.to_owned(), said: false }
     }
 
-    fn by_client(code: u16, reason: &str) -> Self {
-        Self { by_client: true, ..Self::new(code, reason) }
+    fn gone() -> Self {
+        Self { said: true, ..Self::new(1006, "Connection closed abnormally") }
     }
 }
 
-/// Sets the sizes beyond which the edge closes with 1009.
-pub(super) fn limited(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-    upgrade.max_frame_size(MAX_FRAME).max_message_size(MAX_MESSAGE)
+/// How frames are read and written.
+pub(super) fn options(settings: &Settings) -> Options {
+    let options = Options::default()
+        // The library refuses what reaches its limits, the edge what is beyond.
+        .with_limits(settings.max_frame + 1, settings.max_message + 1)
+        .with_max_fragment_size(settings.max_frame)
+        .with_read_buffer_capacity(BUFFER)
+        .with_write_buffer_capacity(BUFFER)
+        .with_utf8();
+    if !settings.compression {
+        return options;
+    }
+    // Without context between messages, a silent socket has no compressor.
+    options
+        .with_low_latency_compression()
+        .server_no_context_takeover()
+        .client_no_context_takeover()
+        .with_compression_threshold(COMPRESSED)
+        .with_deflate_pool(DeflatePool::new(std::thread::available_parallelism().map_or(1, usize::from)))
 }
 
 /// Serves a socket until either side ends it.
-pub(super) async fn run(guard: Forget, socket: WebSocket, mut outgoing: mpsc::Receiver<Outgoing>) {
-    let (mut sink, mut stream) = socket.split();
-    let permits = Arc::new(Semaphore::new(CONCURRENCY));
-    let end_of_life = Instant::now() + CONNECTION_LIFETIME;
-    let mut idle_since = Instant::now();
-    let close = loop {
-        tokio::select! {
-            (permit, incoming) = next_when_free(&mut stream, &permits) => {
-                match on_incoming(&guard, incoming, permit) {
-                    Ok(spoke) if spoke => idle_since = Instant::now(),
-                    Ok(_) => {}
-                    Err(close) => break close,
-                }
-            }
-            outgoing = outgoing.recv() => {
-                idle_since = Instant::now();
-                match on_outgoing(&mut sink, outgoing).await {
-                    Ok(()) => {}
-                    Err(close) => break close,
-                }
-            }
-            () = sleep_until(end_of_life.min(idle_since + IDLE)) => break Close::new(1001, "Going away"),
-        }
+pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+    joined: Joined,
+    mut io: S,
+    extensions: Option<&str>,
+    outgoing: mpsc::Receiver<Outgoing>,
+) {
+    let options = joined.edge.0.websocket.clone();
+    let close = match WebSocket::from_stream_with_extensions(&mut io, Role::Server, extensions, options) {
+        Ok(socket) => Talk::new(&joined, socket, outgoing).run().await,
+        Err(_) => Close::gone(),
     };
-    say_goodbye(&mut sink, &close).await;
-    guard.end(close.code, &close.reason);
+    joined.end(close.code, &close.reason);
+    linger(&mut io).await;
+}
+
+/// One socket and what is known of it.
+struct Talk<'a, S> {
+    edge: &'a Edge,
+    connection: &'a Arc<Connection>,
+    socket: WebSocket<S>,
+    outgoing: mpsc::Receiver<Outgoing>,
+    permits: Arc<Semaphore>,
+    idle_since: Instant,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
+    fn new(joined: &'a Joined, socket: WebSocket<S>, outgoing: mpsc::Receiver<Outgoing>) -> Self {
+        let Joined { edge, connection, .. } = joined;
+        let permits = Arc::new(Semaphore::new(if edge.0.settings.in_order { 1 } else { CONCURRENCY }));
+        Self { edge, connection, socket, outgoing, permits, idle_since: Instant::now() }
+    }
+
+    async fn run(mut self) -> Close {
+        let settings = &self.edge.0.settings;
+        let end_of_life = Instant::now() + settings.lifetime();
+        let close = loop {
+            let silence = self.idle_since + settings.idle();
+            let done = tokio::select! {
+                (permit, incoming) = next_when_free(&mut self.socket, &self.permits) => {
+                    self.on_incoming(incoming, permit).await
+                }
+                outgoing = self.outgoing.recv() => self.on_outgoing(outgoing).await,
+                () = sleep_until(end_of_life.min(silence)) => {
+                    Err(Close::new(settings.timeout_close_code, "Going away"))
+                }
+            };
+            if let Err(close) = done {
+                break close;
+            }
+        };
+        // The client may be gone.
+        let _ = timeout(PATIENCE, say_goodbye(&mut self.socket, &close)).await;
+        close
+    }
+
+    /// Something was said: the socket is not idle.
+    fn touch(&mut self) {
+        self.idle_since = Instant::now();
+        self.connection.touch();
+    }
+
+    async fn on_incoming(
+        &mut self,
+        incoming: Result<Frame, WebSocketError>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), Close> {
+        let frame = incoming.map_err(|error| close_after(&error))?;
+        match frame.opcode() {
+            OpCode::Text => {
+                self.touch();
+                self.connection.frames_in.fetch_add(1, Relaxed);
+                self.edge.journal().totals.frames_in.fetch_add(1, Relaxed);
+                // Checked by the library already.
+                let text = String::from_utf8_lossy(frame.payload()).into_owned();
+                self.on_text(text, permit).await
+            }
+            OpCode::Binary => Err(Close::new(1003, "Binary frames are not supported")),
+            // Answered by the library.
+            OpCode::Ping if self.edge.0.settings.ping_resets_idle => {
+                self.touch();
+                Ok(())
+            }
+            OpCode::Close => Err(close_by_client(&frame)),
+            OpCode::Ping | OpCode::Pong | OpCode::Continuation => Ok(()),
+        }
+    }
+
+    /// Routes a frame. As on the managed edge, frames of one client do not wait for one another.
+    async fn on_text(&mut self, text: String, permit: Option<OwnedSemaphorePermit>) -> Result<(), Close> {
+        let Some((key, route)) = self.edge.0.settings.routes.select(&text) else {
+            return self.forbid(&text).await;
+        };
+        if let Target::Mock(reply) = &route.target {
+            let (key, route) = (key.to_owned(), Route::mock(reply));
+            return self.mock(&key, &route, &text).await;
+        }
+        let (edge, connection) = (self.edge.clone(), Arc::clone(self.connection));
+        let (key, route) = (key.to_owned(), route.clone());
+        tokio::spawn(async move {
+            answer(&edge, &connection, &key, &route, &text).await;
+            drop(permit);
+        });
+        Ok(())
+    }
+
+    /// Answers for a route without a function.
+    async fn mock(&mut self, key: &str, route: &Route, text: &str) -> Result<(), Close> {
+        let Target::Mock(reply) = &route.target else { return Ok(()) };
+        let entry = Entry::new(Kind::Message, &self.connection.client.id).route(key, "mock").status(200);
+        self.edge.journal().record(entry.text(text));
+        self.write(Frame::text(reply.clone())).await?;
+        self.flush().await
+    }
+
+    /// Answers a frame that has no route.
+    async fn forbid(&mut self, text: &str) -> Result<(), Close> {
+        let client = &self.connection.client;
+        let event = client.message_event("", text);
+        let frame = error_frame("Forbidden", &client.id, &event["requestContext"]["requestId"]);
+        let entry = Entry::new(Kind::Message, &client.id).text(text).outcome(Outcome::Refused);
+        self.edge.journal().record(entry.note("no route has that key, and there is no $default"));
+        self.write(Frame::text(frame)).await?;
+        self.flush().await
+    }
+
+    /// Writes what waits, in one go.
+    async fn on_outgoing(&mut self, first: Option<Outgoing>) -> Result<(), Close> {
+        self.touch();
+        let mut next = first;
+        loop {
+            match next {
+                Some(Outgoing::Text(text)) => self.write(Frame::text(text)).await?,
+                Some(Outgoing::Close(code, reason)) => return Err(Close::new(code, reason)),
+                // The connection itself holds a sender: it can't be.
+                None => return Err(Close::new(1001, "Going away")),
+            }
+            match self.outgoing.try_recv() {
+                Ok(more) => next = Some(more),
+                Err(_) => return self.flush().await,
+            }
+        }
+    }
+
+    async fn write(&mut self, frame: Frame) -> Result<(), Close> {
+        self.connection.frames_out.fetch_add(1, Relaxed);
+        self.edge.journal().totals.frames_out.fetch_add(1, Relaxed);
+        in_time(self.socket.feed(frame)).await
+    }
+
+    async fn flush(&mut self) -> Result<(), Close> {
+        in_time(self.socket.flush()).await
+    }
+}
+
+async fn in_time(writing: impl Future<Output = Result<(), WebSocketError>>) -> Result<(), Close> {
+    if matches!(timeout(PATIENCE, writing).await, Ok(Ok(()))) { Ok(()) } else { Err(Close::gone()) }
 }
 
 /// The client's next frame, once there is room for its invocation. What goes out does not wait for that.
-async fn next_when_free(
-    stream: &mut SplitStream<WebSocket>,
+async fn next_when_free<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocket<S>,
     permits: &Arc<Semaphore>,
-) -> (Option<OwnedSemaphorePermit>, Option<Result<Message, axum::Error>>) {
+) -> (Option<OwnedSemaphorePermit>, Result<Frame, WebSocketError>) {
     // It is never closed, so there always is a permit in the end.
     let permit = Arc::clone(permits).acquire_owned().await.ok();
-    (permit, stream.next().await)
+    (permit, socket.next_frame().await)
 }
 
-/// Deals with what the client sent; says whether it spoke, which keeps the socket from being idle.
-fn on_incoming(
-    guard: &Forget,
-    incoming: Option<Result<Message, axum::Error>>,
-    permit: Option<OwnedSemaphorePermit>,
-) -> Result<bool, Close> {
-    match incoming {
-        Some(Ok(Message::Text(text))) => {
-            let (edge, client) = (guard.edge.clone(), Arc::clone(&guard.client));
-            // As on the managed edge, frames of one client do not wait for one another.
-            tokio::spawn(async move {
-                invoke(&edge, &client, text.as_str()).await;
-                drop(permit);
-            });
-            Ok(true)
-        }
-        Some(Ok(Message::Binary(_))) => Err(Close::new(1003, "Binary frames are not supported")),
-        // Answered by the library. Whether they keep a socket alive is not documented: here they do not.
-        Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(false),
-        Some(Ok(Message::Close(Some(frame)))) => Err(Close::by_client(frame.code, frame.reason.as_str())),
-        Some(Ok(Message::Close(None))) => Err(Close::by_client(1005, "Client-side close frame status not set")),
-        Some(Err(error)) if is_too_long(&error) => Err(Close::new(1009, "Message too long")),
-        Some(Err(_)) | None => Err(Close::new(1006, "Connection closed abnormally")),
+/// What a frame that can't be read leads to.
+fn close_after(error: &WebSocketError) -> Close {
+    match error {
+        WebSocketError::FrameTooLarge => Close::new(1009, "Message too long"),
+        WebSocketError::InvalidUTF8 => Close::new(1007, "Text is not UTF-8"),
+        WebSocketError::ConnectionClosed | WebSocketError::IoError(_) => Close::gone(),
+        _ => Close::new(1002, "Protocol error"),
     }
 }
 
-fn is_too_long(error: &axum::Error) -> bool {
-    // The library's own type is not public: its words are all that tells.
-    std::error::Error::source(error).is_some_and(|source| source.to_string().contains("too long"))
-}
-
-async fn on_outgoing(sink: &mut SplitSink<WebSocket, Message>, outgoing: Option<Outgoing>) -> Result<(), Close> {
-    match outgoing {
-        Some(Outgoing::Text(text)) => {
-            let sent = timeout(PATIENCE, sink.send(Message::Text(text.into()))).await;
-            if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(Close::new(1006, "Connection closed abnormally")) }
-        }
-        Some(Outgoing::Close(code, reason)) => Err(Close::new(code, reason)),
-        // The edge itself holds a sender: it has forgotten us.
-        None => Err(Close::new(1001, "Going away")),
-    }
-}
-
-async fn say_goodbye(sink: &mut SplitSink<WebSocket, Message>, close: &Close) {
-    let goodbye = async {
-        if close.by_client {
-            return sink.flush().await;
-        }
-        // 1006 is never on the wire: it says that no close frame was there.
-        let code = if close.code == 1006 { 1000 } else { close.code };
-        sink.send(Message::Close(Some(CloseFrame { code, reason: close.reason.as_str().into() }))).await
+fn close_by_client(frame: &Frame) -> Close {
+    let reason = frame.close_reason().ok().flatten().unwrap_or_default();
+    let close = match frame.close_code() {
+        Some(code) => Close::new(code.into(), reason),
+        None => Close::new(1005, "Client-side close frame status not set"),
     };
-    // The client may be gone.
-    let _ = timeout(PATIENCE, goodbye).await;
+    Close { said: true, ..close }
 }
 
-/// Routes one frame to its function; what it answers goes back to the client.
-async fn invoke(edge: &Edge, client: &Client, text: &str) {
-    let event = client.message_event(route(text), text);
-    let request = event["requestContext"]["requestId"].clone();
-    let body = match edge.0.functions.invoke(Function::Send, event).await {
-        Ok(reply) if reply.status < 500 => reply.body,
-        Ok(_) => Some(internal_error(&client.id, &request)),
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "a function failed");
-            Some(internal_error(&client.id, &request))
+/// Says why the socket ends, and hears the client out.
+async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocket<S>, close: &Close) {
+    // The library has an answer to the client's close frame, or to a frame that can't be read, but sends it only
+    // when it is asked for the next one.
+    let has_ended = matches!(socket.next_frame().now_or_never(), Some(Err(WebSocketError::ConnectionClosed)));
+    if close.said || has_ended {
+        while socket.next_frame().await.is_ok() {}
+        return;
+    }
+    let frame = Frame::close(CloseCode::from(close.code), &close.reason);
+    if socket.send(frame).await.is_ok() {
+        while socket.next_frame().await.is_ok_and(|frame| frame.opcode() != OpCode::Close) {}
+    }
+}
+
+/// Closes our side and reads what is still on its way. Otherwise the system would answer that with a reset, and
+/// the client might never see the close frame.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) {
+    let hear_out = async {
+        let _ = io.shutdown().await;
+        let (mut buffer, mut heard) = ([0; 4096], 0);
+        while heard < LINGER {
+            match io.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(more) => heard += more,
+            }
         }
     };
-    let outbox = edge.connections().get(&client.id).map(|connection| connection.outbox.clone());
-    if let (Some(body), Some(outbox)) = (body, outbox) {
-        // The client may have left meanwhile.
-        let _ = outbox.send(Outgoing::Text(body)).await;
-    }
-}
-
-/// `$request.body.action`: whatever names no route goes to `$default`.
-fn route(text: &str) -> &'static str {
-    let body: Option<Value> = serde_json::from_str(text).ok();
-    match body.as_ref().and_then(|body| body.get("action")).and_then(Value::as_str) {
-        Some("send") => "send",
-        _ => "$default",
-    }
-}
-
-/// What the client hears when a function failed, as the managed edge writes it.
-fn internal_error(connection: &str, request: &Value) -> String {
-    let [connection, request] = [json!(connection), request.clone()];
-    format!(r#"{{"message": "Internal server error", "connectionId":{connection}, "requestId":{request}}}"#)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_known_action_has_a_route() {
-        assert_eq!(route(r#"{"action":"send"}"#), "send");
-        for text in ["", "7", "[]", "{}", r#"{"action":7}"#, r#"{"action":"fly"}"#, "{"] {
-            assert_eq!(route(text), "$default", "{text}");
-        }
-    }
-
-    #[test]
-    fn a_failure_is_told_in_the_edges_own_words() {
-        let frame = internal_error("L0SM9cOFvHcCIhw=", &json!("Ahg9fEFYPHcFcIg="));
-        let expected = r#"{"message": "Internal server error", "connectionId":"L0SM9cOFvHcCIhw=", "requestId":"Ahg9fEFYPHcFcIg="}"#;
-        assert_eq!(frame, expected);
-    }
+    // A client that goes on talking is cut off.
+    let _ = timeout(PATIENCE, hear_out).await;
 }

@@ -1,4 +1,7 @@
-//! The command line: `kschat` runs the local stack, `kschat token` signs a token.
+//! The command line: `kschat` runs the local stack, `kschat edge` the socket edge alone, `kschat token` signs a
+//! token.
+
+mod edge;
 
 use std::{io::Write, net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -13,6 +16,7 @@ use kschat_adapters::{
 use kschat_core::{Clock, SystemClock, send::Strangers};
 use kschat_protocol::UserId;
 
+use self::edge::{EdgeArgs, EdgeCommand};
 use crate::stack::{self, Options, Stack};
 
 /// A chat backend on one machine: socket edge, functions, consumer and page in one process.
@@ -24,12 +28,16 @@ use crate::stack::{self, Options, Stack};
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    /// How log lines look: text or json. [env: LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT", global = true)]
+    log: Option<String>,
     #[command(flatten)]
     serve: Serve,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    Edge(Box<EdgeCommand>),
     /// Print a token for a user, signed with the local secret.
     Token(Token),
 }
@@ -39,9 +47,6 @@ struct Serve {
     /// Address to listen on. Beyond loopback, JWT_SECRET must be set, and the chat page stays away.
     #[arg(long, value_name = "ADDR", default_value_t = Options::default().listen, value_parser = address)]
     listen: SocketAddr,
-    /// Name of the stage: the WebSocket is at /STAGE.
-    #[arg(long, default_value_t = Options::default().stage, value_parser = stage)]
-    stage: String,
     /// RabbitMQ, such as amqp://guest:guest@127.0.0.1:5672. Needs --redis-url. [env: AMQP_URL]
     #[arg(long, value_name = "URL")]
     amqp_url: Option<String>,
@@ -62,6 +67,8 @@ struct Serve {
     partitions: Option<String>,
     #[command(flatten)]
     secret: Secret,
+    #[command(flatten)]
+    edge: EdgeArgs,
 }
 
 #[derive(Args)]
@@ -76,7 +83,7 @@ struct Token {
     /// The user whom the token names.
     user: UserId,
     /// How long it is good for: such as 30s, 15m, 1h or 7d.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = ttl)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = positive_time)]
     ttl: Duration,
     #[command(flatten)]
     secret: Secret,
@@ -91,12 +98,7 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map(|Address(address)| address)
 }
 
-fn stage(text: &str) -> Result<String, String> {
-    let is_name = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if is_name { Ok(text.to_owned()) } else { Err("must be letters, digits, `-` or `_`".to_owned()) }
-}
-
-fn ttl(text: &str) -> Result<Duration, &'static str> {
+fn positive_time(text: &str) -> Result<Duration, &'static str> {
     let span = text.parse::<humantime::Duration>().map(Duration::from);
     span.ok().filter(|span| !span.is_zero()).ok_or("must be a time such as 30s, 15m, 1h or 7d")
 }
@@ -105,16 +107,32 @@ fn ttl(text: &str) -> Result<Duration, &'static str> {
 pub async fn run() -> ExitCode {
     let cli = Cli::parse();
     install_crypto_provider();
+    // Every socket is a file; what the system grants by default is for programs that open few.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
     let mut env = Environment::read();
+    env.set("LOG_FORMAT", cli.log);
+    if let Some(Command::Token(token)) = cli.command {
+        return print_token(token, env);
+    }
+    // What follows may already have something to say.
+    let logging = LogSettings::read(&mut env);
+    if let Some(logging) = &logging {
+        log::init(logging.format, logging.filter.as_deref());
+    }
     match cli.command {
-        Some(Command::Token(token)) => print_token(token, env),
-        None => {
-            let settings = (LogSettings::read(&mut env), cli.serve.options(&mut env));
-            match env.finish(settings.0.zip(settings.1)) {
-                Ok((logging, options)) => {
-                    log::init(logging.format, logging.filter.as_deref());
-                    serve(options).await
-                }
+        Some(Command::Edge(command)) => {
+            let alone = command.options(&mut env);
+            match env.finish(logging.and(alone)) {
+                Ok(alone) => edge::serve(alone).await,
+                Err(error) => fail(&error, EXIT_CONFIG),
+            }
+        }
+        _ => {
+            let options = cli.serve.options(&mut env);
+            match env.finish(logging.and(options)) {
+                Ok(options) => serve(options).await,
                 Err(error) => fail(&error, EXIT_CONFIG),
             }
         }
@@ -145,9 +163,10 @@ impl Serve {
         };
         let secret = secret(env, self.listen);
         let functions = functions(env, self.functions);
+        let edge = self.edge.settings(env);
         let options = Options {
             listen: self.listen,
-            stage: self.stage,
+            edge: edge?,
             secret: secret?,
             partitions: partitions?,
             strangers: if self.refuse_strangers { Strangers::Refuse } else { Strangers::Queue },
@@ -222,6 +241,7 @@ fn banner(stack: &Stack, description: &str) -> String {
          \x20   bob       {page}?uid=bob&rid=alice\n\
          \x20 websocket   {socket}\n\
          \x20 callback    {callback}/@connections/{{id}}\n\
+         \x20 view        {page}_edge\n\
          {description}\n\
          Open alice and bob in two windows. Ctrl-C stops.\n"
     )

@@ -1,0 +1,167 @@
+//! What a person wants to see when "nothing arrives", and the switches of the faults. On this machine only.
+
+use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed};
+
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, Path, Query, Request, State, rejection::JsonRejection},
+    http::{
+        StatusCode,
+        header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
+    },
+    middleware::{Next, from_fn},
+    response::{IntoResponse, Response},
+    routing::{delete, get},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::{Connection, Edge, OUTBOX, journal::rfc3339};
+use crate::loopback::{is_local, is_own_page};
+
+const PAGE: &str = include_str!("../../../../templates/edge.html");
+const STYLE: &str = include_str!("../../../../templates/edge.css");
+const SCRIPT: &str = include_str!("../../../../templates/edge.js");
+const ICON: &str = include_str!("../../../../templates/icon.svg");
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                      img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Connections that are listed at most, the newest.
+const LISTED: usize = 200;
+
+/// Bytes of a fault rule at most.
+const RULE_SIZE: usize = 1024;
+
+pub(super) fn routes() -> Router<Edge> {
+    let file = |content_type, body| get(move || async move { with_type(content_type, body) });
+    Router::new()
+        .route("/_edge", file("text/html; charset=utf-8", PAGE))
+        .route("/_edge/edge.css", file("text/css; charset=utf-8", STYLE))
+        .route("/_edge/edge.js", file("text/javascript; charset=utf-8", SCRIPT))
+        .route("/_edge/icon.svg", file("image/svg+xml", ICON))
+        .route("/_edge/state", get(state))
+        .route("/_edge/faults", get(faults).post(add_fault).delete(clear_faults))
+        .route("/_edge/faults/{id}", delete(remove_fault))
+        .layer(from_fn(local_only))
+}
+
+/// It shows what clients say and can break what works: it is for this machine, and for our own page.
+async fn local_only(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
+    if is_local(peer, request.headers()) && is_own_page(request.headers()) {
+        return next.run(request).await;
+    }
+    let why = "The view of the edge is for its own machine only: open it by localhost or 127.0.0.1.\n";
+    (StatusCode::FORBIDDEN, why).into_response()
+}
+
+#[derive(Deserialize)]
+struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+#[derive(Deserialize)]
+struct NewRule {
+    rule: String,
+}
+
+async fn state(State(edge): State<Edge>, Query(After { after }): Query<After>) -> Json<Value> {
+    let settings = &edge.0.settings;
+    let (entries, lost) = edge.journal().after(after);
+    let connections = newest(&edge);
+    Json(json!({
+        "started": rfc3339(edge.0.started),
+        "now": rfc3339(OffsetDateTime::now_utc()),
+        "stage": settings.stage,
+        "totals": totals(&edge),
+        "limits": {
+            "idleSeconds": settings.idle.as_secs_f64(),
+            "lifetimeSeconds": settings.lifetime.as_secs_f64(),
+            "timeScale": settings.time_scale,
+        },
+        "connections": connections,
+        "entries": entries,
+        "lost": lost,
+        "faults": edge.0.faults.list(),
+    }))
+}
+
+fn totals(edge: &Edge) -> Value {
+    let totals = &edge.journal().totals;
+    json!({
+        "connections": edge.connections().len(),
+        "accepted": totals.accepted.load(Relaxed),
+        "refused": totals.refused.load(Relaxed),
+        "framesIn": totals.frames_in.load(Relaxed),
+        "framesOut": totals.frames_out.load(Relaxed),
+        "pushes": totals.pushes.load(Relaxed),
+        "pushesRefused": totals.pushes_refused.load(Relaxed),
+        "invocations": totals.invocations.load(Relaxed),
+        "failures": totals.failures.load(Relaxed),
+        "inFlight": totals.in_flight.load(Relaxed),
+    })
+}
+
+fn newest(edge: &Edge) -> Vec<Value> {
+    let mut all: Vec<_> = edge.connections().values().cloned().collect();
+    all.sort_unstable_by_key(|connection| std::cmp::Reverse(connection.client.connected));
+    all.iter().take(LISTED).map(|connection| described(connection)).collect()
+}
+
+fn described(connection: &Connection) -> Value {
+    let client = &connection.client;
+    json!({
+        "connectionId": client.id,
+        "state": "open",
+        "sourceIp": client.identity["sourceIp"],
+        "userAgent": client.identity["userAgent"],
+        "subprotocol": connection.subprotocol,
+        "compressed": connection.compressed,
+        "connectedAt": rfc3339(client.connected),
+        "lastActiveAt": rfc3339(connection.last_active()),
+        "framesIn": connection.frames_in.load(Relaxed),
+        "framesOut": connection.frames_out.load(Relaxed),
+        "waiting": OUTBOX - connection.outbox.capacity(),
+        "inFlight": connection.in_flight.load(Relaxed),
+    })
+}
+
+async fn faults(State(edge): State<Edge>) -> Response {
+    Json(edge.0.faults.list()).into_response()
+}
+
+async fn add_fault(State(edge): State<Edge>, rule: Result<Json<NewRule>, JsonRejection>) -> Response {
+    let told = |message: String| (StatusCode::BAD_REQUEST, Json(json!({ "message": message }))).into_response();
+    let Ok(Json(NewRule { rule })) = rule else {
+        return told(r#"send JSON, with that content type: {"rule":"post=410 share=10%"}"#.to_owned());
+    };
+    if rule.len() > RULE_SIZE {
+        return told(format!("a rule has at most {RULE_SIZE} bytes"));
+    }
+    match rule.parse().and_then(|rule| edge.0.faults.add(rule)) {
+        Ok(added) => (StatusCode::CREATED, Json(added)).into_response(),
+        Err(problem) => told(problem),
+    }
+}
+
+async fn remove_fault(State(edge): State<Edge>, Path(id): Path<u64>) -> StatusCode {
+    if edge.0.faults.remove(id) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
+}
+
+async fn clear_faults(State(edge): State<Edge>) -> StatusCode {
+    edge.0.faults.clear();
+    StatusCode::NO_CONTENT
+}
+
+fn with_type(content_type: &'static str, body: &'static str) -> Response {
+    let headers = [
+        (CONTENT_TYPE, content_type),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (CACHE_CONTROL, "no-cache"),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, body).into_response()
+}
