@@ -7,6 +7,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod edge;
 pub mod lambda;
 pub mod process;
 pub mod proxy;

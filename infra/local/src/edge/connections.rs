@@ -163,7 +163,10 @@ async fn close(State(edge): State<Edge>, Path(target): Target) -> Result<StatusC
         Ok(connection) => {
             let told = connection.outbox.send(Outgoing::Close(1000, "Connection Closed Normally"));
             match timeout(PATIENCE, told).await {
-                Ok(Ok(())) => Ok(StatusCode::NO_CONTENT),
+                Ok(Ok(())) => {
+                    edge.forget(&target.2);
+                    Ok(StatusCode::NO_CONTENT)
+                }
                 _ => Err(Refusal::Gone),
             }
         }

@@ -141,6 +141,11 @@ impl Edge {
         self.connections().get(id).cloned()
     }
 
+    /// From now on every call to that connection is answered 410.
+    fn forget(&self, id: &str) {
+        self.connections().remove(id);
+    }
+
     fn is_stage(&self, name: &str) -> bool {
         self.0.settings.stage == name
     }
@@ -185,7 +190,7 @@ impl Joined {
             return;
         }
         let id = &self.connection.client.id;
-        self.edge.connections().remove(id);
+        self.edge.forget(id);
         self.edge.journal().record(Entry::new(Kind::Close, id).status(code).note(reason));
         if let Some(hit) = self.edge.0.faults.on_disconnect(id) {
             let entry = Entry::new(Kind::Fault, id).route(routes::DISCONNECT, "").outcome(Outcome::Lost);

@@ -17,7 +17,7 @@ use super::{
     Connection, Edge, Joined, Outgoing,
     dispatch::{answer, error_frame},
     journal::{Entry, Kind, Outcome},
-    routes::{Route, Target},
+    routes::Target,
     settings::Settings,
 };
 
@@ -129,6 +129,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
                 break close;
             }
         };
+        // What is pushed from now on would not arrive.
+        self.edge.forget(&self.connection.client.id);
         // The client may be gone.
         let _ = timeout(PATIENCE, say_goodbye(&mut self.socket, &close)).await;
         close
@@ -171,12 +173,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
         let Some((key, route)) = self.edge.0.settings.routes.select(&text) else {
             return self.forbid(&text).await;
         };
-        if let Target::Mock(reply) = &route.target {
-            let (key, route) = (key.to_owned(), Route::mock(reply));
-            return self.mock(&key, &route, &text).await;
+        let (key, route) = (key.to_owned(), route.clone());
+        if let Target::Mock(reply) = route.target {
+            let reply = Some(reply).filter(|_| route.response);
+            return self.mock(&key, reply, &text).await;
         }
         let (edge, connection) = (self.edge.clone(), Arc::clone(self.connection));
-        let (key, route) = (key.to_owned(), route.clone());
         tokio::spawn(async move {
             answer(&edge, &connection, &key, &route, &text).await;
             drop(permit);
@@ -185,11 +187,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
     }
 
     /// Answers for a route without a function.
-    async fn mock(&mut self, key: &str, route: &Route, text: &str) -> Result<(), Close> {
-        let Target::Mock(reply) = &route.target else { return Ok(()) };
+    async fn mock(&mut self, key: &str, reply: Option<String>, text: &str) -> Result<(), Close> {
         let entry = Entry::new(Kind::Message, &self.connection.client.id).route(key, "mock").status(200);
         self.edge.journal().record(entry.text(text));
-        self.write(Frame::text(reply.clone())).await?;
+        if let Some(reply) = reply {
+            self.write(Frame::text(reply)).await?;
+        }
         self.flush().await
     }
 

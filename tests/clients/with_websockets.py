@@ -1,0 +1,86 @@
+"""Python's `websockets` against the edge: handshake, compression, fragments, limits and closes.
+
+Usage: with_websockets.py WS_URL
+"""
+
+import faulthandler
+import sys
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+[WS_URL] = sys.argv[1:]
+KB = 1024
+
+faulthandler.dump_traceback_later(60, exit=True)
+
+
+def check(what, expected, got):
+    if got != expected:
+        sys.exit(f"FAILED {what}\nexpected: {expected!r:.500}\ngot:      {got!r:.500}")
+    print(f"ok {what}", flush=True)
+
+
+def echo_of(ws, message):
+    """What comes back for a text, or for fragments of one."""
+    ws.send(message)
+    return ws.recv(timeout=10)
+
+
+def close_code_after(message):
+    """The code with which the edge closes when it gets that message, uncompressed."""
+    with connect(WS_URL, compression=None) as ws:
+        try:
+            return f"no close but {echo_of(ws, message)!r:.100}"
+        except ConnectionClosed as closed:
+            return closed.rcvd.code if closed.rcvd else f"no close frame: {closed}"
+
+
+def fragments(count):
+    return [letter * 8 * KB for letter in "abcdefghijklmnopqrstuvwxyz"[:count]]
+
+
+def check_handshake():
+    with connect(WS_URL, subprotocols=["chat.v1", "other"]) as ws:
+        check("a subprotocol is chosen", "chat.v1", ws.subprotocol)
+    with connect(WS_URL) as ws:
+        check("none is chosen when none is offered", None, ws.subprotocol)
+    try:
+        with connect(WS_URL + "?refuse=403"):
+            status = "accepted"
+    except InvalidStatus as refused:
+        status = refused.response.status_code
+    check("a refusal by $connect is the status of the handshake", 403, status)
+
+
+def check_texts(compression, extensions):
+    how = "compressed" if compression else "uncompressed"
+    with connect(WS_URL, compression=compression) as ws:
+        check(f"{how}: extensions are {extensions}", extensions, [extension.name for extension in ws.protocol.extensions])
+        text = ("to be or not to be, ö, 👋; " * 2 * KB).encode()[: 32 * KB].decode(errors="ignore")
+        check(f"{how}: 32 KB in one frame come back", text, echo_of(ws, text))
+        five = fragments(5)
+        check(f"{how}: 5 fragments of 8 KB come back as one message", "".join(five), echo_of(ws, five))
+
+
+def check_limits():
+    sixteen = fragments(16)
+    with connect(WS_URL, compression=None) as ws:
+        check("16 fragments of 8 KB come back", "".join(sixteen), echo_of(ws, sixteen))
+    check("a fragment more closes with 1009", 1009, close_code_after(fragments(17)))
+    check("a frame of 40 KB closes with 1009", 1009, close_code_after("x" * 40 * KB))
+    check("a binary frame closes with 1003", 1003, close_code_after(b"\x00\x01"))
+
+
+def check_control_frames():
+    with connect(WS_URL) as ws:
+        check("a ping gets its pong", True, ws.ping("are you there?").wait(timeout=10))
+        ws.close(4001, "bye")
+        check("a close by the client is answered with its code", 4001, ws.close_code)
+
+
+check_handshake()
+check_texts("deflate", ["permessage-deflate"])
+check_texts(None, [])
+check_limits()
+check_control_frames()

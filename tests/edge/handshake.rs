@@ -1,0 +1,155 @@
+//! From a request to a socket.
+
+use std::time::Duration;
+
+use kschat::edge::{MAX_URL, Settings, routes::Routes};
+use kschat_tests::{
+    edge::{EdgeUnderTest, guarded_routes, routes, settings},
+    eventually,
+};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_the_handshakes_status() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    for status in [400, 401, 403, 429, 500, 503] {
+        assert_eq!(edge.connect_with(&format!("?refuse={status}"), &[]).await.err(), Some(status));
+    }
+    assert!(edge.ids().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_connect_is_502() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    assert_eq!(edge.connect_with("?crash=1", &[]).await.err(), Some(502));
+    assert_eq!(edge.connect_with("?panic=1", &[]).await.err(), Some(502));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_of_connect_is_502() {
+    let edge = EdgeUnderTest::start(Settings { integration_timeout: Duration::from_millis(200), ..settings() }).await;
+    assert_eq!(edge.connect_with("?wait=5000", &[]).await.err(), Some(502));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subprotocol_is_echoed_only_as_connect_answers() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let offered = |names: &'static str| [("sec-websocket-protocol", names)];
+    let chosen = edge.connect_with("", &offered("other, chat.v1")).await.expect("connected").subprotocol;
+    assert_eq!(chosen.as_deref(), Some("chat.v1"));
+    assert_eq!(edge.connect().await.subprotocol, None);
+    // The library's client gives up where its offer is not answered: a raw one sees what was answered.
+    let answer = raw_handshake(&edge, "/dev", "Sec-WebSocket-Protocol: other\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 101") && !answer.to_lowercase().contains("sec-websocket-protocol"), "{answer}");
+}
+
+/// Sends a handshake by hand and returns the answer's head.
+async fn raw_handshake(edge: &EdgeUnderTest, path: &str, more: &str) -> String {
+    let mut socket = TcpStream::connect(edge.address).await.expect("a connection");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{more}\r\n",
+        edge.address
+    );
+    socket.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(socket.read_u8().await.expect("an answer"));
+    }
+    String::from_utf8(answer).expect("text")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_handshake_is_that_of_rfc_6455() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let answer = raw_handshake(&edge, "/dev", "").await;
+    // The key and its answer are the example of section 1.3.
+    assert!(answer.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
+    let plain = reqwest::get(edge.callback()).await.expect("an answer");
+    assert_eq!(plain.status(), 426);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trailing_slash_is_accepted_unless_paths_are_strict() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    assert!(edge.connect_with("/?token=T", &[]).await.is_ok());
+    let strict = EdgeUnderTest::start(Settings { strict_path: true, ..settings() }).await;
+    assert_eq!(strict.connect_with("/?token=T", &[]).await.err(), Some(403));
+    assert!(strict.connect_with("?token=T", &[]).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_stage_is_forbidden() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let other = edge.websocket().replace("/dev", "/prod");
+    assert_eq!(edge.connect_to(&other, &[]).await.err(), Some(403));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permessage_deflate_is_agreed_to() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let offer = [("sec-websocket-extensions", "permessage-deflate; client_max_window_bits")];
+    let agreed = edge.connect_with("", &offer).await.expect("connected").extensions.expect("an answer");
+    assert!(agreed.starts_with("permessage-deflate"), "{agreed}");
+    assert_eq!(edge.connect().await.extensions, None);
+    let without = EdgeUnderTest::start(Settings { compression: false, ..settings() }).await;
+    assert_eq!(without.connect_with("", &offer).await.expect("connected").extensions, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_has_at_most_4096_characters() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    // The managed edge is asked by wss.
+    let base = edge.websocket().len() + 1 + "?t=".len();
+    let query = |length: usize| format!("?t={}", "x".repeat(length - base));
+    assert!(edge.connect_with(&query(MAX_URL), &[]).await.is_ok());
+    assert_eq!(edge.connect_with(&query(MAX_URL + 1), &[]).await.err(), Some(414));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authorizers_refusal_is_401_or_403() {
+    let edge = EdgeUnderTest::start(Settings { routes: guarded_routes(), ..settings() }).await;
+    assert!(edge.connect_with("?token=good", &[]).await.is_ok());
+    assert_eq!(edge.connect_with("?token=bad", &[]).await.err(), Some(403));
+    assert_eq!(edge.connect_with("?token=unknown", &[]).await.err(), Some(401));
+    let asked = edge.events("authorizer", 3).await.len();
+    // Without its identity source the authorizer is not even asked.
+    assert_eq!(edge.connect_with("", &[]).await.err(), Some(401));
+    assert_eq!(edge.events("authorizer", asked).await.len(), 3);
+    edge.events("connect", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_without_a_connect_route_lets_everybody_in() {
+    let mut table = routes().table;
+    table.remove("$connect");
+    let edge = EdgeUnderTest::start(Settings { routes: Routes { table, ..routes() }, ..settings() }).await;
+    let mut client = edge.connect().await;
+    client.say("hello").await;
+    assert_eq!(client.text().await, "hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_while_connect_works_is_disconnected_all_the_same() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let url = format!("{}?wait=300", edge.websocket());
+    let leaving = tokio::time::timeout(Duration::from_millis(100), tokio_tungstenite::connect_async(url)).await;
+    assert!(leaving.is_err());
+    let event = &edge.events("disconnect", 1).await[0];
+    assert_eq!(event["requestContext"]["disconnectStatusCode"], json!(1006));
+    eventually("the connection is forgotten", async || edge.ids().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_new_connections_a_second_are_429() {
+    let edge = EdgeUnderTest::start(Settings { connect_rate: Some(2), ..settings() }).await;
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(edge.connect_with("", &[]).await.err());
+    }
+    assert!(statuses[..2] == [None, None] && statuses.contains(&Some(429)), "{statuses:?}");
+}

@@ -1,0 +1,99 @@
+//! Sizes, kinds and codes. Times are tested where time can be paused: beside the socket itself.
+
+use kschat::edge::{MAX_FRAME, MAX_MESSAGE, Settings};
+use kschat_tests::edge::{EdgeUnderTest, settings};
+use serde_json::json;
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::frame::{
+        Frame, FrameHeader,
+        coding::{Control, Data, OpCode},
+    },
+};
+
+const FRAGMENT: usize = 8 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_has_at_most_32_kb() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let mut client = edge.connect().await;
+    client.say("x".repeat(MAX_FRAME)).await;
+    assert_eq!(client.text().await.len(), MAX_FRAME);
+    client.say("x".repeat(MAX_FRAME + 1)).await;
+    assert_eq!(client.closed().await.0, 1009);
+    let context = &edge.events("disconnect", 1).await[0]["requestContext"];
+    assert_eq!(context["disconnectStatusCode"], json!(1009));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_has_at_most_128_kb_in_whatever_frames() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let mut client = edge.connect().await;
+    let fragment = "x".repeat(FRAGMENT);
+    client.say_in_fragments(&fragment, MAX_MESSAGE / FRAGMENT).await;
+    assert_eq!(client.text().await.len(), MAX_MESSAGE);
+    client.say_in_fragments(&fragment, MAX_MESSAGE / FRAGMENT + 1).await;
+    assert_eq!(client.closed().await.0, 1009);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forty_kb_fit_in_five_frames_and_not_in_one() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let mut client = edge.connect().await;
+    client.say_in_fragments(&"x".repeat(FRAGMENT), 5).await;
+    assert_eq!(client.text().await.len(), 5 * FRAGMENT);
+    client.say("x".repeat(5 * FRAGMENT)).await;
+    assert_eq!(client.closed().await.0, 1009);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_close_frame_is_seen_even_by_who_goes_on_talking() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    for _ in 0..20 {
+        let mut client = edge.connect().await;
+        client.say("x".repeat(900 * 1024)).await;
+        assert_eq!(client.closed().await.0, 1009);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_can_be_set() {
+    let edge = EdgeUnderTest::start(Settings { max_frame: 10, max_message: 20, ..settings() }).await;
+    let mut client = edge.connect().await;
+    client.say_in_fragments("0123456789", 2).await;
+    assert_eq!(client.text().await, "01234567890123456789");
+    client.say("0123456789a").await;
+    assert_eq!(client.closed().await.0, 1009);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn binary_is_closed_with_1003() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let mut client = edge.connect().await;
+    client.send(Message::binary(vec![1, 2, 3])).await;
+    assert_eq!(client.closed().await.0, 1003);
+    let context = &edge.events("disconnect", 1).await[0]["requestContext"];
+    assert_eq!(context["disconnectStatusCode"], json!(1003));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_breaks_the_websocket_protocol_is_closed_with_1002_and_what_is_no_text_with_1007() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let not_text = Frame::message(vec![0xff, 0xfe], OpCode::Data(Data::Text), true);
+    let continues_nothing = Frame::message("x", OpCode::Data(Data::Continue), true);
+    let header = FrameHeader { is_final: false, opcode: OpCode::Control(Control::Ping), ..FrameHeader::default() };
+    let split_ping = Frame::from_payload(header, "x".into());
+    for (frame, code) in [(not_text, 1007), (continues_nothing, 1002), (split_ping, 1002)] {
+        let mut client = edge.connect().await;
+        client.send(Message::Frame(frame)).await;
+        assert_eq!(client.closed().await.0, code);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ping_gets_its_pong() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let mut client = edge.connect().await;
+    client.send(Message::Ping("are you there".into())).await;
+    assert_eq!(client.next().await, Message::Pong("are you there".into()));
+}

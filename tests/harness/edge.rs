@@ -1,0 +1,312 @@
+//! An edge alone, in front of functions whose every behaviour a test can choose by what it sends.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{SinkExt, StreamExt};
+use kschat::{
+    edge::{
+        Edge, Settings,
+        routes::{Authorizer, Route, Routes},
+    },
+    functions::{Functions, InvokeError},
+    server::Server,
+};
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{
+        self, Message,
+        client::IntoClientRequest,
+        protocol::frame::{
+            Frame,
+            coding::{Data, OpCode},
+        },
+    },
+};
+
+use crate::{PATIENCE, eventually};
+
+/// What the functions of an [`EdgeUnderTest`] have been handed: the name and the event.
+pub type Handed = (String, Value);
+
+/// Functions that do what the event tells them to.
+#[derive(Default)]
+pub struct Scripted {
+    handed: Mutex<Vec<Handed>>,
+}
+
+/// The first value of a query parameter of a handshake.
+fn query<'a>(event: &'a Value, name: &str) -> Option<&'a str> {
+    event["queryStringParameters"][name].as_str()
+}
+
+fn answer(status: u64, body: Option<&str>) -> Value {
+    json!({ "statusCode": status, "body": body })
+}
+
+async fn connect(event: &Value) -> Result<Value, InvokeError> {
+    if query(event, "crash").is_some() {
+        return Err(InvokeError::Failed("as told".to_owned()));
+    }
+    assert!(query(event, "panic").is_none(), "as told");
+    if let Some(millis) = query(event, "wait") {
+        tokio::time::sleep(Duration::from_millis(millis.parse().expect("a number"))).await;
+    }
+    let status = query(event, "refuse").map_or(200, |status| status.parse().expect("a status"));
+    let offered = event["headers"]["Sec-WebSocket-Protocol"].as_str().unwrap_or_default();
+    let headers = if offered.contains("chat.v1") { json!({ "Sec-WebSocket-Protocol": "chat.v1" }) } else { json!({}) };
+    Ok(json!({ "statusCode": status, "headers": headers }))
+}
+
+/// A policy as Lambda authorizers write it.
+fn policy(effect: &str, event: &Value) -> Value {
+    let statement = json!({ "Action": "execute-api:Invoke", "Effect": effect, "Resource": event["methodArn"] });
+    json!({
+        "principalId": "me",
+        "policyDocument": { "Version": "2012-10-17", "Statement": [statement] },
+        "context": { "tenant": "t1", "level": 7 },
+    })
+}
+
+#[async_trait]
+impl Functions for Scripted {
+    async fn invoke(&self, function: &str, event: Value) -> Result<Value, InvokeError> {
+        self.handed.lock().expect("no test panics here").push((function.to_owned(), event.clone()));
+        let text = event["body"].as_str().unwrap_or_default();
+        let body: Value = serde_json::from_str(text).unwrap_or_default();
+        match function {
+            "connect" => connect(&event).await,
+            "authorizer" => match query(&event, "token") {
+                Some("good") => Ok(policy("Allow", &event)),
+                Some("bad") => Ok(policy("Deny", &event)),
+                _ => Err(InvokeError::Failed(r#"{"errorMessage":"Unauthorized"}"#.to_owned())),
+            },
+            "echo" => {
+                tokio::time::sleep(Duration::from_millis(body["wait"].as_u64().unwrap_or_default())).await;
+                Ok(answer(200, Some(text)))
+            }
+            "whoami" => {
+                let id = json!({ "connectionId": event["requestContext"]["connectionId"] });
+                Ok(answer(200, Some(&id.to_string())))
+            }
+            "fail" => Err(InvokeError::Failed("as told".to_owned())),
+            "malformed" => Ok(json!("hello")),
+            "hang" => std::future::pending().await,
+            _ => Ok(answer(200, None)),
+        }
+    }
+}
+
+/// Routes to all of [`Scripted`].
+#[must_use]
+pub fn routes() -> Routes {
+    let table = [
+        ("$connect", Route::to("connect")),
+        ("$disconnect", Route::to("disconnect")),
+        ("$default", Route::answered_by("echo")),
+        ("echo", Route::answered_by("echo")),
+        ("whoami", Route::answered_by("whoami")),
+        ("quiet", Route::to("echo")),
+        ("fail", Route::to("fail")),
+        ("malformed", Route::to("malformed")),
+        ("hang", Route::to("hang")),
+        ("ping", Route::mock(r#"{"pong":1}"#)),
+    ];
+    let table = table.map(|(key, route)| (key.to_owned(), route)).into();
+    Routes { table, ..Routes::kschat() }
+}
+
+/// The same behind an authorizer that wants a token.
+#[must_use]
+pub fn guarded_routes() -> Routes {
+    let identity = vec!["route.request.querystring.token".to_owned()];
+    Routes { authorizer: Some(Authorizer { function: "authorizer".to_owned(), identity }), ..routes() }
+}
+
+/// Settings with [`routes`].
+#[must_use]
+pub fn settings() -> Settings {
+    Settings { routes: routes(), ..Settings::default() }
+}
+
+/// Settings that let these things go wrong.
+#[must_use]
+pub fn with_faults(rules: &[&str]) -> Settings {
+    Settings { faults: rules.iter().map(|rule| rule.parse().expect("a rule")).collect(), ..settings() }
+}
+
+/// An edge on a free port of loopback.
+pub struct EdgeUnderTest {
+    /// Where it listens.
+    pub address: SocketAddr,
+    functions: Arc<Scripted>,
+    edge: Edge,
+    _server: Server,
+}
+
+impl EdgeUnderTest {
+    /// Starts one.
+    pub async fn start(settings: Settings) -> Self {
+        let functions = Arc::new(Scripted::default());
+        let edge = Edge::new(settings, functions.clone());
+        let server = Server::start(([127, 0, 0, 1], 0).into(), edge.routes()).await.expect("it can listen");
+        Self { address: server.reachable(), functions, edge, _server: server }
+    }
+
+    /// What clients connect to.
+    #[must_use]
+    pub fn websocket(&self) -> String {
+        format!("ws://{}/dev", self.address)
+    }
+
+    /// What backends push through.
+    #[must_use]
+    pub fn callback(&self) -> String {
+        format!("http://{}/dev", self.address)
+    }
+
+    /// The connections API's URL of a connection.
+    #[must_use]
+    pub fn connection(&self, id: &str) -> String {
+        format!("{}/@connections/{id}", self.callback())
+    }
+
+    /// Connects a client.
+    pub async fn connect(&self) -> Socket {
+        self.connect_with("", &[]).await.expect("the handshake succeeds")
+    }
+
+    /// Connects with that query and those headers; an error is the handshake's status.
+    ///
+    /// # Errors
+    /// The status with which the handshake was refused.
+    pub async fn connect_with(&self, query: &str, headers: &[(&'static str, &str)]) -> Result<Socket, u16> {
+        self.connect_to(&format!("{}{query}", self.websocket()), headers).await
+    }
+
+    /// Connects to that URL.
+    ///
+    /// # Errors
+    /// The status with which the handshake was refused.
+    pub async fn connect_to(&self, url: &str, headers: &[(&'static str, &str)]) -> Result<Socket, u16> {
+        let mut request = url.into_client_request().expect("a URL");
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().expect("a header"));
+        }
+        match connect_async(request).await {
+            Ok((socket, response)) => {
+                let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+                let (subprotocol, extensions) = (header("sec-websocket-protocol"), header("sec-websocket-extensions"));
+                Ok(Socket { socket, subprotocol, extensions })
+            }
+            Err(tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("no handshake: {error}"),
+        }
+    }
+
+    /// All that the functions have been handed so far.
+    #[must_use]
+    pub fn handed(&self) -> Vec<Handed> {
+        self.functions.handed.lock().expect("no test panics here").clone()
+    }
+
+    /// The events of one function, once there are as many.
+    pub async fn events(&self, function: &str, count: usize) -> Vec<Value> {
+        let mut found = Vec::new();
+        eventually(&format!("{function} is called {count} times"), async || {
+            found = self.handed().into_iter().filter(|(name, _)| name == function).map(|(_, event)| event).collect();
+            found.len() >= count
+        })
+        .await;
+        assert_eq!(found.len(), count, "{found:?}");
+        found
+    }
+
+    /// The ids of all connections.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        self.edge.ids()
+    }
+}
+
+/// A client that sends and sees what goes over the wire.
+pub struct Socket {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// The subprotocol that the edge has answered.
+    pub subprotocol: Option<String>,
+    /// The extensions that the edge has answered.
+    pub extensions: Option<String>,
+}
+
+impl Socket {
+    /// Sends a text.
+    pub async fn say(&mut self, text: impl Into<String>) {
+        self.socket.send(Message::text(text.into())).await.expect("the socket is open");
+    }
+
+    /// Sends a text in so many frames of that size; what the edge does in between is seen later.
+    pub async fn say_in_fragments(&mut self, fragment: &str, count: usize) {
+        for n in 0..count {
+            let opcode = if n == 0 { Data::Text } else { Data::Continue };
+            let frame = Frame::message(fragment.to_owned(), OpCode::Data(opcode), n + 1 == count);
+            if self.socket.send(Message::Frame(frame)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Sends any other message.
+    pub async fn send(&mut self, message: Message) {
+        self.socket.send(message).await.expect("the socket is open");
+    }
+
+    /// The next text.
+    ///
+    /// # Panics
+    /// When none comes.
+    pub async fn text(&mut self) -> String {
+        match self.next().await {
+            Message::Text(text) => text.as_str().to_owned(),
+            other => panic!("no text came, but {other:?}"),
+        }
+    }
+
+    /// The next text as JSON.
+    pub async fn json(&mut self) -> Value {
+        serde_json::from_str(&self.text().await).expect("a frame is JSON")
+    }
+
+    /// The next message that is no answer to our close.
+    pub async fn next(&mut self) -> Message {
+        let next = timeout(PATIENCE, self.socket.next()).await.expect("something comes");
+        next.expect("the socket has not ended").expect("the socket works")
+    }
+
+    /// Whether nothing comes for that time.
+    pub async fn is_silent(&mut self, time: Duration) -> bool {
+        timeout(time, self.socket.next()).await.is_err()
+    }
+
+    /// The code and reason with which the edge closes.
+    pub async fn closed(&mut self) -> (u16, String) {
+        loop {
+            match timeout(PATIENCE, self.socket.next()).await.expect("a close frame comes") {
+                Some(Ok(Message::Close(Some(frame)))) => return (frame.code.into(), frame.reason.to_string()),
+                Some(Ok(_)) => {}
+                other => panic!("it ended without a close frame: {other:?}"),
+            }
+        }
+    }
+
+    /// The connection's id, as the functions see it.
+    pub async fn id(&mut self) -> String {
+        self.say(r#"{"action":"whoami"}"#).await;
+        self.json().await["connectionId"].as_str().expect("text").to_owned()
+    }
+}
