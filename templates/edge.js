@@ -16,6 +16,7 @@ const MARKS = { __proto__: null, ok: "✓", refused: "⊘", failed: "✕", lost:
 // ---- small tools
 
 const $ = (id) => document.getElementById(id);
+const on = (id, type, handler) => $(id).addEventListener(type, handler);
 
 function make(tag, className, ...content) {
   const node = document.createElement(tag);
@@ -24,10 +25,8 @@ function make(tag, className, ...content) {
   return node;
 }
 
-function makeButton(text, onClick, className = "") {
-  const button = make("button", className, text);
-  button.addEventListener("click", onClick);
-  return button;
+function makeButton(text, onclick, className = "") {
+  return Object.assign(make("button", className, text), { onclick });
 }
 
 // Writing the same text again would disturb selections and screen readers.
@@ -35,7 +34,7 @@ function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// Keeps one node for each item, so that focus stays where it is.
+// Keeps one node for each item, so focus stays where it is.
 function keyed(parent, key, build) {
   const shown = new Map();
   return (items) => {
@@ -52,22 +51,21 @@ function keyed(parent, key, build) {
   };
 }
 
-const number = (value) => Number(value).toLocaleString("en").replaceAll(",", "\u202f");
+const number = (value) => Number(value).toLocaleString();
 const many = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 const some = (count, word) => (count ? `${number(count)} ${word}` : "");
 const joined = (...parts) => parts.filter(Boolean).join(" · ");
 
 function clock(iso) {
   const at = new Date(iso);
-  const pad = (value, width = 2) => String(value).padStart(width, "0");
-  return `${pad(at.getHours())}:${pad(at.getMinutes())}:${pad(at.getSeconds())}.${pad(at.getMilliseconds(), 3)}`;
+  return `${at.toTimeString().slice(0, 8)}.${String(at.getMilliseconds()).padStart(3, "0")}`;
 }
 
 function span(seconds) {
-  const whole = Math.max(0, Math.floor(seconds));
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min`;
-  return joined(`${Math.floor(whole / 3600)} h`, some(Math.floor((whole % 3600) / 60), "min")).replace(" ·", "");
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 1) return `${Math.max(0, Math.floor(seconds))} s`;
+  if (minutes < 60) return `${minutes} min`;
+  return `${Math.floor(minutes / 60)} h ${some(minutes % 60, "min")}`.trim();
 }
 
 function sizeOf({ bytes }) {
@@ -89,7 +87,7 @@ function dot(id) {
 
 // Characters that turn the direction of writing would turn the row around.
 function harmless(text) {
-  return text.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (char) => `\\u${char.charCodeAt(0).toString(16)}`);
+  return text.replace(/\p{Bidi_Control}/gu, (char) => `\\u${char.charCodeAt(0).toString(16)}`);
 }
 
 // Indents without parsing: that works for a cut frame too, and nothing of what
@@ -148,7 +146,7 @@ function clearFilters() {
 
 function refilter() {
   for (const chip of $("kinds").children) chip.ariaPressed = chosen.has(chip.value);
-  for (const button of $("connections").querySelectorAll("button")) button.ariaPressed = button.value === only;
+  for (const button of document.querySelectorAll(".connection")) button.ariaPressed = button.value === only;
   $("only").hidden = !only;
   $("only").ariaLabel = `Show all connections again, not only ${only}`;
   write($("only"), `✕ ${only}`);
@@ -160,9 +158,7 @@ function addChip(value, text = value) {
     if (!chosen.delete(value)) chosen.add(value);
     refilter();
   });
-  chip.value = value;
-  chip.ariaPressed = false;
-  $("kinds").append(chip);
+  $("kinds").append(Object.assign(chip, { value, ariaPressed: false }));
 }
 
 // ---- the stream
@@ -177,18 +173,12 @@ function buildRow(entry) {
   return make("li", entry.outcome in MARKS ? entry.outcome : "", details);
 }
 
-function mark(text) {
-  const node = make("i", "", text);
-  node.ariaHidden = true;
-  return node;
-}
-
 function buildSummary(entry) {
   const { connectionId: id, kind, outcome } = entry;
   return make(
     "summary", "row",
     make("span", "time", clock(entry.at)),
-    make("span", "kind", mark(KINDS[kind] ?? "·"), kind),
+    make("span", "kind", make("i", "", KINDS[kind] ?? "·"), kind),
     make("span", "conn mono", ...(id ? [dot(id), id.slice(0, 8)] : [])),
     buildWhat(entry),
     make("span", "size", sizeOf(entry)),
@@ -207,7 +197,8 @@ function buildWhat({ route, target, outcome, text, note }) {
 function buildInside(entry) {
   const { connectionId: id, text, note } = entry;
   const facts = make("p", "facts");
-  const all = { event: entry.seq, connection: id, route: entry.route, to: entry.target, took: timeOf(entry), size: sizeOf(entry) };
+  const { seq: event, route, target } = entry;
+  const all = { event, connection: id, route, target, took: timeOf(entry), size: sizeOf(entry) };
   for (const [name, value] of Object.entries(all)) {
     if (value) facts.append(make("span", "", `${name} `, make("b", "", value)));
   }
@@ -254,12 +245,12 @@ function take(entries, lost) {
 function describeStream() {
   const shown = rows.childElementCount;
   const waiting = pausedAt === null ? 0 : kept.filter((entry) => entry.seq > pausedAt && fits(entry)).length;
-  write($("events-count"), filtering() ? `${number(shown)} of ${number(kept.length)}` : some(shown, "shown"));
-  write($("pause"), pausedAt === null ? "Pause" : joined("Resume", some(waiting, "new")));
+  const count = filtering() ? `${number(shown)} of ${number(kept.length)}` : some(shown, "shown");
+  write($("events-count"), joined(count, some(waiting, "newer")));
+  write($("pause"), pausedAt === null ? "Pause" : "Resume");
   $("no-events").hidden = shown > 0;
   $("clear").hidden = !filtering();
-  $("no-events-more").hidden = filtering();
-  write($("no-events-lead"), filtering() ? "No event fits the filters" : "No events yet");
+  write($("no-events-lead"), filtering() ? "No event fits the filters" : "No events until a client connects");
 }
 
 function togglePause() {
@@ -280,9 +271,9 @@ function onArrow(event) {
 
 // ---- totals and connections
 
-const showTiles = keyed($("totals"), "name", ({ name }) => {
+const showTiles = keyed($("totals"), 0, ([name]) => {
   const [main, side] = [make("dd", ""), make("dd", "more")];
-  const fill = ({ value, more, bad }) => {
+  const fill = ([, value, bad, more]) => {
     write(main, number(value));
     write(side, joined(bad, more));
     side.classList.toggle("bad", Boolean(bad));
@@ -292,12 +283,12 @@ const showTiles = keyed($("totals"), "name", ({ name }) => {
 
 function showTotals(totals) {
   showTiles([
-    { name: "Connections", value: totals.connections, more: some(totals.connecting, "connecting") },
-    { name: "Accepted", value: totals.accepted, bad: some(totals.refused, "refused") },
-    { name: "Frames in", value: totals.framesIn },
-    { name: "Frames out", value: totals.framesOut },
-    { name: "Pushes", value: totals.pushes, bad: some(totals.pushesRefused, "refused") },
-    { name: "Function calls", value: totals.invocations, bad: some(totals.failures, "failed"), more: some(totals.inFlight, "running") },
+    ["Connections", totals.connections, "", some(totals.connecting, "connecting")],
+    ["Accepted", totals.accepted, some(totals.refused, "refused")],
+    ["Frames in", totals.framesIn],
+    ["Frames out", totals.framesOut],
+    ["Pushes", totals.pushes, some(totals.pushesRefused, "refused")],
+    ["Function calls", totals.invocations, some(totals.failures, "failed"), some(totals.inFlight, "running")],
   ]);
 }
 
@@ -305,21 +296,20 @@ const showConnections = keyed($("connections"), "connectionId", ({ connectionId:
   const [age, state, line] = [make("span", "age"), make("span", "line"), make("span", "line")];
   const button = makeButton(dot(id), () => setOnly(only === id ? null : id), "connection");
   button.append(make("span", "id mono", id), age, state, line);
-  button.value = id;
-  button.ariaPressed = id === only;
-  const fill = (connection) => {
-    write(age, span(connection.age));
+  Object.assign(button, { value: id, ariaPressed: id === only });
+  const fill = (item) => {
+    write(age, span(item.age));
     write(state, joined(
-      connection.state, `${number(connection.framesIn)} in`, `${number(connection.framesOut)} out`,
-      some(connection.waiting, "waiting"), some(connection.inFlight, "running"), `quiet ${span(connection.quiet)}`));
-    write(line, joined(connection.subprotocol, connection.compressed && "compressed", connection.sourceIp, connection.userAgent));
+      item.state, `${number(item.framesIn)} in`, `${number(item.framesOut)} out`,
+      some(item.waiting, "waiting"), some(item.inFlight, "running"), `quiet ${span(item.quiet)}`));
+    write(line, joined(item.subprotocol, item.compressed && "compressed", item.sourceIp, item.userAgent));
     line.title = line.textContent;
   };
   return { node: make("li", "", button), fill };
 });
 
 function showClients({ connections, totals, stage, now }) {
-  // By the edge's own clock: the browser may run on another machine.
+  // By the edge's own clock, not the browser's.
   const since = (iso) => (Date.parse(now) - Date.parse(iso)) / 1000;
   showConnections(connections.map((item) => ({ ...item, age: since(item.connectedAt), quiet: since(item.lastActiveAt) })));
   const { length } = connections;
@@ -336,11 +326,11 @@ function showClients({ connections, totals, stage, now }) {
 // ---- faults
 
 // Says whether the edge has done it.
-async function change(method, path = "", body = undefined) {
+async function change(method, path = "", body) {
   const headers = body && { "content-type": "application/json" };
   const answer = await fetch(`/_edge/faults${path}`, { method, headers, body }).catch(() => null);
-  const said = answer?.ok ? {} : await answer?.json().catch(() => null);
-  setProblem(answer?.ok ? "" : said?.message ?? `The edge did not do it: ${answer?.status ?? "no answer"}`);
+  const said = answer?.ok ? { message: "" } : await answer?.json().catch(() => null);
+  setProblem(said?.message ?? `The edge did not do it: ${answer?.status ?? "no answer"}`);
   poll();
   return answer?.ok;
 }
@@ -383,19 +373,13 @@ function showFaults(faults) {
   $("alarm-off").hidden = !rules;
 }
 
-function addExample({ value, text }) {
-  const button = makeButton(value, () => tryRule(value));
-  button.title = text;
-  $("try").append(button);
-}
-
 // ---- asking
 
 let timer;
 let asking = false;
 
 function setStatus(state, text) {
-  $("status").dataset.state = state;
+  $("status").className = state;
   write($("status"), text);
 }
 
@@ -417,7 +401,7 @@ async function ask() {
     show(state);
     return POLL_MS;
   } catch (error) {
-    console.info(error);
+    console.info(error); // a broken answer is worth a look
     setStatus("offline", "No answer");
     write($("banner"), "The edge does not answer; trying again");
     return RETRY_MS;
@@ -426,7 +410,7 @@ async function ask() {
 
 function show(state) {
   started = state.started;
-  setStatus("live", `Live · stage ${state.stage} · since ${clock(started).slice(0, 8)}`);
+  setStatus("live", `Live · stage ${state.stage} · started ${clock(started).slice(0, 8)}`);
   const { idleSeconds, lifetimeSeconds, timeScale } = state.limits;
   write($("limits"), joined(
     `Connections end after ${span(idleSeconds)} of silence, or ${span(lifetimeSeconds)} in all`,
@@ -459,21 +443,19 @@ function onFind() {
   }, 120);
 }
 
-function showAll() {
-  setOnly(null);
-  stream.focus();
-}
-
 addChip("problems", "Problems");
 for (const kind in KINDS) addChip(kind);
-for (const option of $("examples").options) addExample(option);
-$("find").addEventListener("input", onFind);
-$("pause").addEventListener("click", togglePause);
-$("only").addEventListener("click", showAll);
-$("clear").addEventListener("click", clearFilters);
-rows.addEventListener("keydown", onArrow);
-$("fault-form").addEventListener("submit", onSubmit);
-$("rule").addEventListener("input", () => setProblem(""));
-$("alarm-off").addEventListener("click", () => switchOff(""));
+for (const button of $("examples").children) button.onclick = () => tryRule(button.textContent);
+on("find", "input", onFind);
+on("pause", "click", togglePause);
+on("only", "click", () => {
+  setOnly(null);
+  stream.focus(); // the button is gone
+});
+on("clear", "click", clearFilters);
+on("rows", "keydown", onArrow);
+on("fault-form", "submit", onSubmit);
+on("rule", "input", () => setProblem(""));
+on("alarm-off", "click", () => switchOff(""));
 document.addEventListener("visibilitychange", poll);
 poll();

@@ -3,6 +3,7 @@
 // Usage: with_sdk.mjs WS_URL CALLBACK_URL
 
 import { on, once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import {
   ApiGatewayManagementApiClient,
@@ -48,6 +49,13 @@ async function checkRefused(what, type, request) {
   console.log(`ok ${what}`);
 }
 
+const in10s = (promise, otherwise) => Promise.race([promise, sleep(10_000, otherwise, { ref: false })]);
+
+async function heard() {
+  const { value: [data, isBinary] = ["nothing"] } = await in10s(messages.next(), {});
+  return isBinary ? data : data.toString();
+}
+
 const managementApi = (endpoint) =>
   new ApiGatewayManagementApiClient({
     endpoint,
@@ -62,12 +70,11 @@ const get = (ConnectionId) => api.send(new GetConnectionCommand({ ConnectionId }
 const remove = (ConnectionId) => api.send(new DeleteConnectionCommand({ ConnectionId }));
 
 const ws = new WebSocket(wsUrl, { headers: { "User-Agent": "with_sdk" } });
-const messages = on(ws, "message");
-const nextText = async () => (await messages.next()).value[0].toString();
+const messages = on(ws, "message", { close: ["close"] });
 await once(ws, "open");
 
 ws.send('{"action":"whoami"}');
-const { connectionId } = JSON.parse(await nextText());
+const { connectionId } = JSON.parse(await heard());
 
 for (const [what, text] of [
   ["text", "hello"],
@@ -75,17 +82,17 @@ for (const [what, text] of [
   ["100 KB as one message", "x€👋".repeat((100 * 1024) / 8)],
 ]) {
   await post(connectionId, text);
-  check(`PostToConnection delivers ${what}`, text, await nextText());
+  check(`PostToConnection delivers ${what}`, text, await heard());
 }
 await post(connectionId, Buffer.from("Grüße as UTF-8"));
-check("PostToConnection delivers bytes", "Grüße as UTF-8", await nextText());
+check("PostToConnection delivers bytes", "Grüße as UTF-8", await heard());
 
 const before = await get(connectionId);
 check("GetConnection says since when", true, Math.abs(Date.now() - before.ConnectedAt) < 60_000);
 check("GetConnection says who", ["127.0.0.1", "with_sdk"], [before.Identity.SourceIp, before.Identity.UserAgent]);
-await new Promise((done) => setTimeout(done, 1100));
+await sleep(1100);
 ws.send("still here");
-await nextText();
+check("a message is echoed", "still here", await heard());
 const after = await get(connectionId);
 check("LastActiveAt moves with a message", true, after.LastActiveAt > before.LastActiveAt);
 
@@ -101,7 +108,7 @@ check(
 
 const closed = once(ws, "close");
 await remove(connectionId);
-const [code] = await closed;
+const [code] = await in10s(closed, ["no close"]);
 check("DeleteConnection closes with 1000", 1000, code);
 await checkRefused("… after which a post finds it gone", GoneException, post(connectionId, "x"));
 await checkRefused("… and so does a get", GoneException, get(connectionId));

@@ -21,19 +21,20 @@ def check(what, expected, got):
     print(f"ok {what}", flush=True)
 
 
-def echo_of(ws, message):
-    """What comes back for a text, or for fragments of one."""
-    ws.send(message)
-    return ws.recv(timeout=10)
+def answer(ws, message):
+    """What comes back for a text, bytes, or the fragments of a text."""
+    try:
+        ws.send(message)
+        return ws.recv(timeout=10)
+    except TimeoutError:
+        return "nothing within 10 s"
+    except ConnectionClosed as closed:
+        return f"closed with {closed.rcvd.code}" if closed.rcvd else str(closed)
 
 
-def close_code_after(message):
-    """The code with which the edge closes when it gets that message, uncompressed."""
+def answer_to_one(message):
     with connect(WS_URL, compression=None) as ws:
-        try:
-            return f"no close but {echo_of(ws, message)!r:.100}"
-        except ConnectionClosed as closed:
-            return closed.rcvd.code if closed.rcvd else f"no close frame: {closed}"
+        return answer(ws, message)
 
 
 def fragments(count):
@@ -57,19 +58,18 @@ def check_texts(compression, extensions):
     how = "compressed" if compression else "uncompressed"
     with connect(WS_URL, compression=compression) as ws:
         check(f"{how}: extensions are {extensions}", extensions, [extension.name for extension in ws.protocol.extensions])
-        text = ("to be or not to be, ö, 👋; " * 2 * KB).encode()[: 32 * KB].decode(errors="ignore")
-        check(f"{how}: 32 KB in one frame come back", text, echo_of(ws, text))
+        text = "x€👋" * (32 * KB // 8)
+        check(f"{how}: 32 KB in one frame come back", text, answer(ws, text))
         five = fragments(5)
-        check(f"{how}: 5 fragments of 8 KB come back as one message", "".join(five), echo_of(ws, five))
+        check(f"{how}: 5 fragments of 8 KB come back as one message", "".join(five), answer(ws, five))
 
 
 def check_limits():
     sixteen = fragments(16)
-    with connect(WS_URL, compression=None) as ws:
-        check("16 fragments of 8 KB come back", "".join(sixteen), echo_of(ws, sixteen))
-    check("a fragment more closes with 1009", 1009, close_code_after(fragments(17)))
-    check("a frame of 40 KB closes with 1009", 1009, close_code_after("x" * 40 * KB))
-    check("a binary frame closes with 1003", 1003, close_code_after(b"\x00\x01"))
+    check("16 fragments of 8 KB come back", "".join(sixteen), answer_to_one(sixteen))
+    check("a fragment more closes with 1009", "closed with 1009", answer_to_one(fragments(17)))
+    check("a frame of 40 KB closes with 1009", "closed with 1009", answer_to_one("x" * 40 * KB))
+    check("a binary frame closes with 1003", "closed with 1003", answer_to_one(b"\x00\x01"))
 
 
 def check_control_frames():

@@ -4,14 +4,10 @@ use std::time::Duration;
 
 use kschat::edge::{MAX_URL, Settings, routes::Routes};
 use kschat_tests::{
-    edge::{EdgeUnderTest, guarded_routes, routes, settings},
+    edge::{EdgeUnderTest, guarded_routes, raw_handshake, routes, settings},
     eventually,
 };
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_the_handshakes_status() {
@@ -43,30 +39,14 @@ async fn a_subprotocol_is_echoed_only_as_connect_answers() {
     assert_eq!(chosen.as_deref(), Some("chat.v1"));
     assert_eq!(edge.connect().await.subprotocol, None);
     // The library's client gives up where its offer is not answered: a raw one sees what was answered.
-    let answer = raw_handshake(&edge, "/dev", "Sec-WebSocket-Protocol: other\r\n").await;
+    let answer = raw_handshake(&edge.address.to_string(), "/dev", "Sec-WebSocket-Protocol: other\r\n").await.1;
     assert!(answer.starts_with("HTTP/1.1 101") && !answer.to_lowercase().contains("sec-websocket-protocol"), "{answer}");
-}
-
-/// Sends a handshake by hand and returns the answer's head.
-async fn raw_handshake(edge: &EdgeUnderTest, path: &str, more: &str) -> String {
-    let mut socket = TcpStream::connect(edge.address).await.expect("a connection");
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{more}\r\n",
-        edge.address
-    );
-    socket.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(socket.read_u8().await.expect("an answer"));
-    }
-    String::from_utf8(answer).expect("text")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_handshake_is_that_of_rfc_6455() {
     let edge = EdgeUnderTest::start(settings()).await;
-    let answer = raw_handshake(&edge, "/dev", "").await;
+    let answer = raw_handshake(&edge.address.to_string(), "/dev", "").await.1;
     // The key and its answer are the example of section 1.3.
     assert!(answer.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
     let plain = reqwest::get(edge.callback()).await.expect("an answer");

@@ -5,7 +5,9 @@
 mod connections;
 mod events;
 mod faults;
+mod foreign;
 mod handshake;
 mod limits;
+mod load;
 mod routing;
 mod view;

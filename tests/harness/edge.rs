@@ -17,7 +17,12 @@ use kschat::{
     server::Server,
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::timeout};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{
@@ -30,7 +35,10 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::{PATIENCE, eventually};
+use crate::{
+    PATIENCE, eventually, free_port,
+    process::{Process, binary},
+};
 
 /// What the functions of an [`EdgeUnderTest`] have been handed: the name and the event.
 pub type Handed = (String, Value);
@@ -233,6 +241,48 @@ impl EdgeUnderTest {
     pub fn ids(&self) -> Vec<String> {
         self.edge.ids()
     }
+}
+
+/// `kschat edge` as a process of its own.
+pub struct EdgeProcess {
+    /// Where it listens.
+    pub address: String,
+    /// The process.
+    pub process: Process,
+    _folder: TempDir,
+}
+
+impl EdgeProcess {
+    /// Starts it with those routes and more arguments, in front of functions at that URL; returns once it listens.
+    pub async fn start(functions: &str, routes: &str, more: &[&str]) -> Self {
+        let folder = TempDir::with_prefix("kschat-edge-").expect("a temporary folder");
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut arguments = vec!["edge", "--functions", functions, "--listen", &address, "--routes", routes];
+        arguments.extend(more);
+        let log = folder.path().join("edge.log");
+        let process = Process::start(&binary("kschat"), &arguments, &[("RUST_LOG", "warn".to_owned())], &log);
+        eventually("the edge listens", async || {
+            assert!(process.is_running(), "the edge has ended:\n{}", process.printed());
+            TcpStream::connect(&address).await.is_ok()
+        })
+        .await;
+        Self { address, process, _folder: folder }
+    }
+}
+
+/// Sends a handshake by hand, with those header lines more; returns the socket and the head of the answer.
+pub async fn raw_handshake(address: &str, path: &str, more: &str) -> (TcpStream, String) {
+    let mut socket = TcpStream::connect(address).await.expect("a connection");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(socket.read_u8().await.expect("an answer"));
+    }
+    (socket, String::from_utf8(answer).expect("text"))
 }
 
 /// A client that sends and sees what goes over the wire.

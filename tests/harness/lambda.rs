@@ -6,7 +6,10 @@ use tempfile::TempDir;
 
 use crate::{eventually, free_port, process::Process};
 
-/// `cargo lambda watch` with the three functions.
+/// An event that every function of the tests can answer.
+const WAKE: &str = r#"{"requestContext":{"connectionId":"wake","connectedAt":0,"requestTimeEpoch":0}}"#;
+
+/// `cargo lambda watch` with the functions of one package.
 pub struct Lambda {
     port: u16,
     watch: Process,
@@ -14,9 +17,14 @@ pub struct Lambda {
 }
 
 impl Lambda {
-    /// Starts it with those variables for the functions; returns once every function has answered.
+    /// Starts it with kschat's own functions.
     pub async fn start(variables: &[(&str, String)]) -> Self {
-        let functions = Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions");
+        Self::start_in("../functions", &["connect", "disconnect", "send"], variables).await
+    }
+
+    /// Starts it in that folder with those variables for the functions; returns once every one has answered.
+    pub async fn start_in(package: &str, names: &[&str], variables: &[(&str, String)]) -> Self {
+        let functions = Path::new(env!("CARGO_MANIFEST_DIR")).join(package);
         // Built beforehand and with the selection of features that `watch` uses, as each start runs `cargo run`.
         let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--bins"]).current_dir(&functions).status();
         assert!(built.expect("cargo can be started").success(), "the functions can't be built");
@@ -43,19 +51,18 @@ impl Lambda {
         let log = folder.path().join("watch.log");
         let watch = Process::start(Path::new("cargo-lambda"), &arguments, &[], &log);
         let lambda = Self { port, watch, _folder: folder };
-        for function in ["connect", "disconnect", "send"] {
+        for function in names {
             lambda.wake(function).await;
         }
         lambda
     }
 
     async fn wake(&self, function: &str) {
-        let event = r#"{"requestContext":{"connectionId":"wake","connectedAt":0,"requestTimeEpoch":0}}"#;
         let url = format!("{}/2015-03-31/functions/{function}/invocations", self.url());
         let client = reqwest::Client::new();
         eventually(&format!("the function {function} answers"), async || {
             assert!(self.watch.is_running(), "cargo lambda has ended:\n{}", self.watch.printed());
-            let answer = client.post(&url).body(event).send().await;
+            let answer = client.post(&url).body(WAKE).send().await;
             answer.is_ok_and(|answer| answer.status().is_success())
         })
         .await;

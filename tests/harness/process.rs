@@ -42,13 +42,24 @@ impl Process {
         Self { keeper, log: log.to_owned() }
     }
 
-    /// Sends a signal, by name, to the program alone.
-    pub fn signal(&self, name: &str) {
+    fn pid(&self) -> String {
         let children = Command::new("ps").args(["-o", "pid=", "--ppid", &self.keeper.id().to_string()]).output();
         let children = String::from_utf8(children.expect("ps can be started").stdout).expect("numbers");
-        let first = children.split_whitespace().next().expect("the program has ended already");
-        let sent = Command::new("kill").args([&format!("-{name}"), first]).status().expect("kill can be started");
-        assert!(sent.success(), "{name} could not be sent");
+        children.split_whitespace().next().expect("the program has ended already").to_owned()
+    }
+
+    /// Sends a signal, by name, to the program alone.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid()]).status();
+        assert!(sent.expect("kill can be started").success(), "{name} could not be sent");
+    }
+
+    /// The memory that the program holds, in bytes.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a figure");
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
     }
 
     /// Whether the program itself still runs, or is about to.

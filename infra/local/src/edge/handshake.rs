@@ -69,7 +69,7 @@ pub(super) async fn handshake(
             if let Some(name) = subprotocol.and_then(|name| HeaderValue::try_from(name).ok()) {
                 response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, name);
             }
-            tokio::spawn(upgraded(accepted, on_upgrade, extensions));
+            edge.0.sockets.spawn(upgraded(accepted, on_upgrade, extensions));
             response
         }
         Err(status) => {

@@ -28,11 +28,16 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use axum::{Router, routing::get};
 use time::OffsetDateTime;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc},
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
 
 use crate::functions::Functions;
 use dispatch::Invocation;
@@ -46,6 +51,9 @@ pub use settings::{MAX_FRAME, MAX_MESSAGE, MAX_URL, Settings};
 
 /// Frames on their way to one client at most; whoever pushes waits for room.
 const OUTBOX: usize = 64;
+
+/// How long the edge waits at its end for clients to hear of it and for `$disconnect` to return.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// The edge of one stage.
 #[derive(Clone)]
@@ -63,6 +71,8 @@ struct Inner {
     concurrency: Arc<Semaphore>,
     connect_rate: Rate,
     post_rate: Rate,
+    /// The sockets, and the `$disconnect`s of those that have ended.
+    sockets: TaskTracker,
     started: OffsetDateTime,
 }
 
@@ -101,6 +111,7 @@ impl Edge {
             concurrency: Arc::new(Semaphore::new(settings.concurrency)),
             connect_rate: Rate::new(settings.connect_rate),
             post_rate: Rate::new(settings.post_rate),
+            sockets: TaskTracker::new(),
             started: OffsetDateTime::now_utc(),
             settings,
         }))
@@ -123,13 +134,16 @@ impl Edge {
         self.connections().keys().cloned().collect()
     }
 
-    /// Tells every client that the edge goes away.
+    /// Tells every client that the edge goes away, and `$disconnect` of every client.
     pub async fn close_all(&self) {
         let open: Vec<_> = self.connections().values().cloned().collect();
         for connection in open {
             // One that is gone already needs no telling.
             let _ = connection.outbox.try_send(Outgoing::Close(1001, "Going away"));
         }
+        self.0.sockets.close();
+        // Who does not answer is left behind.
+        let _ = timeout(FAREWELL, self.0.sockets.wait()).await;
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<String, Arc<Connection>>> {
@@ -199,7 +213,7 @@ impl Joined {
         }
         let event = self.connection.client.disconnect_event(code, reason);
         let (edge, client) = (self.edge.clone(), Arc::clone(&self.connection));
-        tokio::spawn(async move {
+        self.edge.0.sockets.spawn(async move {
             // It can't be told to the client any more: the journal has it.
             let _ = Invocation { edge: &edge, client: &client.client, connection: None }
                 .of_route(Kind::Disconnect, routes::DISCONNECT, event)

@@ -300,3 +300,136 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) {
     // A client that goes on talking is cut off.
     let _ = timeout(PATIENCE, hear_out).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize};
+
+    use async_trait::async_trait;
+    use axum::http::HeaderMap;
+    use serde_json::{Value, json};
+    use tokio::{io::DuplexStream, sync::Notify, task::JoinHandle, time::sleep};
+
+    use super::*;
+    use crate::{
+        edge::events::Client,
+        functions::{Functions, InvokeError},
+    };
+
+    struct Silent;
+
+    #[async_trait]
+    impl Functions for Silent {
+        async fn invoke(&self, _: &str, _: Value) -> Result<Value, InvokeError> {
+            Ok(json!({ "statusCode": 200 }))
+        }
+    }
+
+    /// The other end of a socket that is being served, and what serves it.
+    fn serve(settings: Settings) -> (WebSocket<DuplexStream>, Arc<Connection>, JoinHandle<()>) {
+        let edge = Edge::new(settings, Arc::new(Silent));
+        let client = Client::new("dev", "127.0.0.1:1".parse().unwrap(), &HeaderMap::new(), None);
+        let (outbox, outgoing) = mpsc::channel(8);
+        let connection = Arc::new(Connection {
+            client,
+            subprotocol: None,
+            compressed: false,
+            outbox,
+            last_active: AtomicI64::new(0),
+            frames_in: AtomicU64::new(0),
+            frames_out: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+            answered: Notify::new(),
+        });
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let joined = Joined::new(&edge, Arc::clone(&connection));
+        let task = tokio::spawn(run(joined, ours, None, outgoing));
+        let client = WebSocket::from_stream(theirs, Role::Client, Options::default()).unwrap();
+        (client, connection, task)
+    }
+
+    /// When, in seconds from now, the edge closes the socket, and with which code.
+    async fn closed(client: &mut WebSocket<DuplexStream>) -> (u64, u16) {
+        let began = Instant::now();
+        loop {
+            let frame = client.next_frame().await.unwrap();
+            if let Some(code) = frame.close_code().filter(|_| frame.opcode() == OpCode::Close) {
+                return (began.elapsed().as_secs(), code.into());
+            }
+        }
+    }
+
+    const MINUTE: u64 = 60;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_is_closed_with_1001_after_ten_idle_minutes() {
+        let (mut client, ..) = serve(Settings::default());
+        assert_eq!(closed(&mut client).await, (10 * MINUTE, 1001));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_is_said_or_pushed_keeps_a_socket_from_being_idle() {
+        let (mut client, connection, _task) = serve(Settings::default());
+        sleep(Duration::from_secs(9 * MINUTE)).await;
+        client.send(Frame::text("hello")).await.unwrap();
+        sleep(Duration::from_secs(9 * MINUTE)).await;
+        connection.outbox.send(Outgoing::Text("a push".to_owned())).await.ok().unwrap();
+        assert_eq!(closed(&mut client).await, (10 * MINUTE, 1001));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ping_keeps_a_socket_alive_only_if_so_set() {
+        for (ping_resets_idle, expected) in [(false, MINUTE), (true, 10 * MINUTE)] {
+            let (mut client, ..) = serve(Settings { ping_resets_idle, ..Settings::default() });
+            sleep(Duration::from_secs(9 * MINUTE)).await;
+            client.send(Frame::ping("x")).await.unwrap();
+            assert_eq!(closed(&mut client).await, (expected, 1001));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_is_closed_with_1001_at_the_age_of_two_hours() {
+        let (mut client, connection, _task) = serve(Settings::default());
+        tokio::spawn(async move {
+            // Never idle.
+            while connection.outbox.send(Outgoing::Text("a push".to_owned())).await.is_ok() {
+                sleep(Duration::from_secs(MINUTE)).await;
+            }
+        });
+        assert_eq!(closed(&mut client).await, (120 * MINUTE, 1001));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clocks_and_the_code_can_be_set() {
+        let (mut client, ..) = serve(Settings { time_scale: 60.0, ..Settings::default() });
+        assert_eq!(closed(&mut client).await, (10, 1001));
+        let idle = Duration::from_secs(5);
+        let (mut client, ..) = serve(Settings { idle, timeout_close_code: 1000, ..Settings::default() });
+        assert_eq!(closed(&mut client).await, (5, 1000));
+        let (mut client, ..) = serve(Settings { lifetime: Duration::from_secs(30), ..Settings::default() });
+        assert_eq!(closed(&mut client).await, (30, 1001));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_a_close_is_cut_off() {
+        let (client, _, task) = serve(Settings::default());
+        let began = Instant::now();
+        task.await.unwrap();
+        let waited = began.elapsed() - Settings::default().idle;
+        assert!(waited <= 2 * PATIENCE, "{waited:?}");
+        drop(client);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_push_comes_in_frames_of_at_most_32_kb() {
+        let (client, connection, _task) = serve(Settings::default());
+        let text = "x".repeat(100 * 1024);
+        connection.outbox.send(Outgoing::Text(text.clone())).await.ok().unwrap();
+        let mut streaming = client.into_streaming();
+        let mut sizes = Vec::new();
+        while sizes.iter().sum::<usize>() < text.len() {
+            sizes.push(streaming.next_frame().await.unwrap().payload().len());
+        }
+        assert_eq!(sizes, [32 * 1024, 32 * 1024, 32 * 1024, 4 * 1024]);
+    }
+}
