@@ -260,7 +260,7 @@ function togglePause() {
   else describeStream();
 }
 
-// Arrow keys walk through the rows, which is quicker than tabbing.
+// Arrow keys walk through the rows: quicker than tabbing.
 function onArrow(event) {
   const step = { ArrowDown: "nextSibling", ArrowUp: "previousSibling" }[event.key];
   const next = step && event.target.closest("summary")?.closest("li")[step]?.querySelector("summary");
@@ -401,7 +401,7 @@ async function ask() {
     show(state);
     return POLL_MS;
   } catch (error) {
-    console.info(error); // a broken answer is worth a look
+    console.info(error);
     setStatus("offline", "No answer");
     write($("banner"), "The edge does not answer; trying again");
     return RETRY_MS;
@@ -419,9 +419,10 @@ function show(state) {
   showClients(state);
   showFaults(state.faults);
   take(state.entries, state.lost);
+  $("main").hidden = false; // not before there is something to show
 }
 
-// The edge is a new one: what the old one did is of no use, so ask at once for all.
+// The edge is a new one: ask at once for all.
 function startOver() {
   started = only = pausedAt = null;
   seq = 0;

@@ -4,6 +4,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -81,17 +83,46 @@ fn one_crypto_provider_is_linked() {
     }
 }
 
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The names of all functions in the project.
+fn functions() -> BTreeSet<String> {
+    let listed = Command::new("git").args(["grep", "-hoE", "fn [a-z0-9_]+"]).current_dir(root()).output();
+    let listed = String::from_utf8(listed.expect("git can be started").stdout).expect("text");
+    listed.lines().filter_map(|line| line.strip_prefix("fn ")).map(str::to_owned).collect()
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
 #[test]
 fn every_test_that_the_architecture_names_exists() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let document = std::fs::read_to_string(root.join("shared/docs/ARCHITECTURE.md")).expect("it can be read");
-    let listed = Command::new("git").args(["grep", "-hoE", "fn [a-z0-9_]+"]).current_dir(&root).output();
-    let listed = String::from_utf8(listed.expect("git can be started").stdout).expect("text");
-    let functions: BTreeSet<&str> = listed.lines().filter_map(|line| line.strip_prefix("fn ")).collect();
+    let document = fs::read_to_string(root().join("shared/docs/ARCHITECTURE.md")).expect("it can be read");
+    let functions = functions();
     let quotes: String = document.lines().filter(|line| line.starts_with('>')).collect();
-    let names: Vec<&str> = quotes.split('`').skip(1).step_by(2).filter(|name| !name.contains('/')).collect();
+    let names: Vec<&str> = quoted(&quotes).filter(|name| !name.contains('/')).collect();
     assert!(names.len() > 15, "{names:?}");
     for name in names {
         assert!(functions.contains(name), "there is no test {name}");
+    }
+}
+
+#[test]
+fn every_fact_about_the_edge_has_its_test() {
+    let document = fs::read_to_string(root().join("infra/local/README.md")).expect("it can be read");
+    let (_, table) = document.split_once("| fact |").expect("a table of facts");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 40, "{} facts", rows.len());
+    let functions = functions();
+    for row in rows {
+        let tests: Vec<&str> = quoted(row.split('|').nth(3).expect("a column of tests")).collect();
+        assert!(!tests.is_empty(), "{row}");
+        for test in tests {
+            assert!(functions.contains(test), "there is no test {test}");
+        }
     }
 }

@@ -215,7 +215,8 @@ async fn the_rust_sdk_works_unchanged_and_tells_errors_by_name() {
     let large = Blob::new(vec![b'x'; MAX_MESSAGE + 1]);
     let error = api.post_to_connection().connection_id(&id).data(large).send().await.expect_err("it is refused");
     assert!(error.into_service_error().is_payload_too_large_exception());
-    let error = sdk(&edge.callback().replace("dev", "prod")).post_to_connection().connection_id(&id).data(Blob::new("x"));
+    let error =
+        sdk(&edge.callback().replace("dev", "prod")).post_to_connection().connection_id(&id).data(Blob::new("x"));
     assert!(error.send().await.expect_err("it is refused").into_service_error().is_forbidden_exception());
     let error = api.post_to_connection().connection_id("nonsense").data(Blob::new("x")).send().await;
     assert_eq!(error.expect_err("it is refused").into_service_error().code(), Some("BadRequestException"));

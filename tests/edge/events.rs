@@ -57,15 +57,22 @@ async fn a_connect_event_tells_headers_and_query() {
     let [event, ..] = of_one_visit(&edge, "?token=a%2Bb&n=7&n=8", &headers).await;
     assert_eq!(event["queryStringParameters"], json!({ "token": "a+b", "n": "8" }));
     assert_eq!(event["multiValueQueryStringParameters"], json!({ "token": ["a+b"], "n": ["7", "8"] }));
-    for (name, value) in [("X-Tenant", "t1"), ("Sec-WebSocket-Extensions", "permessage-deflate"), ("Sec-WebSocket-Version", "13")] {
+    for (name, value) in
+        [("X-Tenant", "t1"), ("Sec-WebSocket-Extensions", "permessage-deflate"), ("Sec-WebSocket-Version", "13")]
+    {
         assert_eq!((&event["headers"][name], &event["multiValueHeaders"][name][0]), (&json!(value), &json!(value)));
     }
-    for name in ["Host", "Sec-WebSocket-Key", "X-Amzn-Trace-Id", "X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto"] {
+    for name in
+        ["Host", "Sec-WebSocket-Key", "X-Amzn-Trace-Id", "X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto"]
+    {
         assert!(event["headers"][name].is_string(), "{name} is missing");
     }
     assert!(event["headers"]["X-Amzn-Trace-Id"].as_str().expect("text").starts_with("Root=1-"));
     assert_eq!(event["requestContext"]["identity"], json!({ "sourceIp": "127.0.0.1", "userAgent": "a test" }));
-    assert_eq!((&event["requestContext"]["routeKey"], &event["requestContext"]["eventType"]), (&json!("$connect"), &json!("CONNECT")));
+    assert_eq!(
+        (&event["requestContext"]["routeKey"], &event["requestContext"]["eventType"]),
+        (&json!("$connect"), &json!("CONNECT"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,9 +152,13 @@ async fn request_id_and_extended_request_id_are_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connected_at_is_constant_for_a_connection() {
     let edge = EdgeUnderTest::start(settings()).await;
-    let [connect, message, disconnect] = of_one_visit(&edge, "", &[]).await.map(|event| event["requestContext"].clone());
+    let [connect, message, disconnect] =
+        of_one_visit(&edge, "", &[]).await.map(|event| event["requestContext"].clone());
     assert!(connect["connectedAt"].is_i64());
-    assert_eq!((&message["connectedAt"], &disconnect["connectedAt"]), (&connect["connectedAt"], &connect["connectedAt"]));
+    assert_eq!(
+        (&message["connectedAt"], &disconnect["connectedAt"]),
+        (&connect["connectedAt"], &connect["connectedAt"])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +167,18 @@ async fn request_time_has_the_form_of_an_access_log() {
     for event in of_one_visit(&edge, "", &[]).await {
         // 11/Nov/2024:11:35:24 +0000
         let time = event["requestContext"]["requestTime"].as_str().expect("text").to_owned();
-        let form: String = time.chars().map(|c| if c.is_ascii_digit() { '9' } else if c.is_alphabetic() { 'a' } else { c }).collect();
+        let form: String = time
+            .chars()
+            .map(|c| {
+                if c.is_ascii_digit() {
+                    '9'
+                } else if c.is_alphabetic() {
+                    'a'
+                } else {
+                    c
+                }
+            })
+            .collect();
         assert_eq!(form, "99/aaa/9999:99:99:99 +9999", "{time}");
         assert!(time.ends_with("+0000"));
     }
@@ -166,7 +188,8 @@ async fn request_time_has_the_form_of_an_access_log() {
 async fn ids_have_sixteen_characters_and_a_message_shares_its_connections_suffix() {
     let edge = EdgeUnderTest::start(settings()).await;
     let [connect, message, _] = of_one_visit(&edge, "", &[]).await.map(|event| event["requestContext"].clone());
-    let (connection, id) = (connect["connectionId"].as_str().expect("text"), message["messageId"].as_str().expect("text"));
+    let (connection, id) =
+        (connect["connectionId"].as_str().expect("text"), message["messageId"].as_str().expect("text"));
     for id in [connection, id, connect["requestId"].as_str().expect("text")] {
         let body = id.strip_suffix('=').expect("it ends in =");
         assert!(body.len() == 15 && body.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)), "{id}");

@@ -135,7 +135,8 @@ async fn rules_come_and_go_at_run_time() {
     let id = client.id().await;
     let (one, two) = (add(&edge, "post=500 next=1").await, add(&edge, "post=429").await);
     assert_eq!((push(&edge, &id, "x").await, push(&edge, &id, "x").await), (500, 429));
-    let listed: Value = reqwest::get(admin(&edge)).await.expect("an answer").text().await.expect("a body").parse().expect("JSON");
+    let listed: Value =
+        reqwest::get(admin(&edge)).await.expect("an answer").text().await.expect("a body").parse().expect("JSON");
     assert_eq!(listed[0], json!({ "id": one, "rule": "post=500 next=1", "hits": 1, "left": 0 }));
     let gone = Client::new().delete(format!("{}/{two}", admin(&edge))).send().await.expect("an answer");
     assert_eq!(gone.status(), 204);
@@ -157,7 +158,9 @@ async fn a_rule_that_is_not_understood_is_answered_with_how_it_is_written() {
 async fn nobody_but_this_machine_and_its_own_page_can_break_things() {
     let edge = EdgeUnderTest::start(settings()).await;
     for (name, value) in [("host", "evil.example:3000"), ("origin", "https://evil.example"), ("origin", "null")] {
-        for request in [Client::new().post(admin(&edge)), Client::new().get(admin(&edge)), Client::new().delete(admin(&edge))] {
+        for request in
+            [Client::new().post(admin(&edge)), Client::new().get(admin(&edge)), Client::new().delete(admin(&edge))]
+        {
             let answer = request.header("content-type", "application/json").header(name, value);
             let answer = answer.body(r#"{"rule":"post=410"}"#).send().await.expect("an answer");
             assert_eq!(answer.status(), 403, "{name}: {value}");

@@ -1,9 +1,12 @@
-//! The edge in front of a project that is not ours: its functions under `cargo lambda watch`, its routes and its
-//! authorizer from its own SAM template.
+//! The edge in front of functions that are not ours.
 
 use futures_util::{SinkExt, StreamExt};
 use kschat_tests::{PATIENCE, edge::EdgeProcess, lambda::Lambda};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::timeout,
+};
 use tokio_tungstenite::{
     connect_async,
     tungstenite::{Error, Message},
@@ -35,4 +38,42 @@ async fn a_project_that_is_not_ours_works_from_its_own_template() {
     }
     let printed = edge.process.printed();
     assert!(printed.contains("the room is on fire"), "the log tells why: {printed}");
+}
+
+/// Answers every request on its port like that; an empty answer means that none ever comes.
+async fn invoke_api(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                // An event is small: it comes in one piece.
+                let mut request = [0; 8192];
+                while socket.read(&mut request).await.is_ok_and(|count| count > 0) {
+                    if !answer.is_empty() && socket.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_understood_as_lambda_tells_it_and_as_cargo_lambda_does() {
+    // Lambda itself; `cargo lambda watch`; a function that died while it worked: nobody ever answers for it.
+    let of_lambda =
+        "HTTP/1.1 200 OK\r\nX-Amz-Function-Error: Unhandled\r\nContent-Length: 20\r\n\r\n{\"errorMessage\":\"x\"}";
+    let of_cargo_lambda = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 20\r\n\r\n{\"errorMessage\":\"x\"}";
+    for answer in [of_lambda, of_cargo_lambda, ""] {
+        let functions = invoke_api(answer).await;
+        let routes = concat!(env!("CARGO_MANIFEST_DIR"), "/edge/open.yaml");
+        let edge = EdgeProcess::start(&functions, routes, &["--integration-timeout", "1s"]).await;
+        let (mut socket, _) =
+            connect_async(format!("ws://{}/dev", edge.address)).await.expect("the handshake succeeds");
+        socket.send(Message::text("hello")).await.expect("the socket is open");
+        let next = timeout(PATIENCE, socket.next()).await.expect("an answer").expect("a frame").expect("a frame");
+        assert!(next.to_text().expect("text").starts_with(r#"{"message": "Internal server error""#), "{answer}");
+    }
 }

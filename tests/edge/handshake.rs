@@ -40,7 +40,10 @@ async fn a_subprotocol_is_echoed_only_as_connect_answers() {
     assert_eq!(edge.connect().await.subprotocol, None);
     // The library's client gives up where its offer is not answered: a raw one sees what was answered.
     let answer = raw_handshake(&edge.address.to_string(), "/dev", "Sec-WebSocket-Protocol: other\r\n").await.1;
-    assert!(answer.starts_with("HTTP/1.1 101") && !answer.to_lowercase().contains("sec-websocket-protocol"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 101") && !answer.to_lowercase().contains("sec-websocket-protocol"),
+        "{answer}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

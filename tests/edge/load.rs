@@ -17,16 +17,22 @@ const MAX_MEMORY: u64 = 300 * 1024 * 1024;
 const ROUTES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/edge/idle.yaml");
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stdout, reason = "the figure is for whoever runs it with --nocapture")]
 async fn ten_thousand_idle_connections_take_less_than_300_mb() {
     let files = rlimit::increase_nofile_limit(u64::MAX).expect("the limit of open files can be raised");
-    assert!(files > CONNECTIONS as u64 + 200, "this needs more than {CONNECTIONS} open files, and only {files} are allowed");
+    assert!(
+        files > CONNECTIONS as u64 + 200,
+        "this needs more than {CONNECTIONS} open files, and only {files} are allowed"
+    );
     let edge = EdgeProcess::start("http://127.0.0.1:1", ROUTES, &[]).await;
     let before = edge.process.resident_bytes();
     // As browsers ask.
     let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
     let connect = |_| raw_handshake(&edge.address, "/dev", offer);
     let mut sockets: Vec<_> = stream::iter(0..CONNECTIONS).map(connect).buffer_unordered(64).collect().await;
-    assert!(sockets.iter().all(|(_, answer)| answer.starts_with("HTTP/1.1 101") && answer.contains("permessage-deflate")));
+    assert!(
+        sockets.iter().all(|(_, answer)| answer.starts_with("HTTP/1.1 101") && answer.contains("permessage-deflate"))
+    );
     let taken = edge.process.resident_bytes();
     println!("{CONNECTIONS} idle connections: {} MiB, before them {} MiB", taken >> 20, before >> 20);
     assert!(taken < MAX_MEMORY, "{taken} bytes");

@@ -90,7 +90,9 @@ async fn posts(edge: &EdgeUnderTest) -> (Duration, Duration, usize) {
 #[tokio::main]
 async fn main() {
     let edge = EdgeUnderTest::start(settings()).await;
-    for (what, frame) in [("mock route", r#"{"action":"ping"}"#), ("function in this process", r#"{"action":"whoami"}"#)] {
+    for (what, frame) in
+        [("mock route", r#"{"action":"ping"}"#), ("function in this process", r#"{"action":"whoami"}"#)]
+    {
         println!("{what}: {:.0} frames a second, answered", frames_a_second(&edge, 16, frame).await);
     }
     let (median, worst, count) = posts(&edge).await;

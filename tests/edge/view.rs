@@ -12,7 +12,8 @@ async fn state(edge: &EdgeUnderTest, after: u64) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_view_shows_connections_frames_and_what_functions_answered() {
     let edge = EdgeUnderTest::start(settings()).await;
-    let mut client = edge.connect_with("?token=hunter2", &[("sec-websocket-protocol", "chat.v1")]).await.expect("connected");
+    let mut client =
+        edge.connect_with("?token=hunter2", &[("sec-websocket-protocol", "chat.v1")]).await.expect("connected");
     let id = client.id().await;
     client.say(r#"{"action":"fail"}"#).await;
     client.text().await;
@@ -20,12 +21,17 @@ async fn the_view_shows_connections_frames_and_what_functions_answered() {
     reqwest::Client::new().post(url).body("pushed").send().await.expect("an answer");
     client.text().await;
     let shown = state(&edge, 0).await;
-    assert_eq!((&shown["totals"]["connections"], &shown["totals"]["failures"], &shown["totals"]["pushes"]), (&json!(1), &json!(1), &json!(1)));
+    assert_eq!(
+        (&shown["totals"]["connections"], &shown["totals"]["failures"], &shown["totals"]["pushes"]),
+        (&json!(1), &json!(1), &json!(1))
+    );
     let connection = &shown["connections"][0];
     assert_eq!((&connection["connectionId"], &connection["subprotocol"]), (&json!(id), &json!("chat.v1")));
     assert_eq!((&connection["framesIn"], &connection["framesOut"]), (&json!(2), &json!(3)));
     let rows = shown["entries"].as_array().expect("rows");
-    let find = |kind: &str, outcome: &str| rows.iter().find(|row| row["kind"] == kind && row["outcome"] == outcome).expect("a row");
+    let find = |kind: &str, outcome: &str| {
+        rows.iter().find(|row| row["kind"] == kind && row["outcome"] == outcome).expect("a row")
+    };
     assert_eq!(find("connect", "ok")["status"], 200);
     assert_eq!(find("message", "ok")["target"], "whoami");
     assert_eq!(find("message", "failed")["note"], "the function failed: as told");

@@ -209,7 +209,8 @@ impl EdgeUnderTest {
         }
         match connect_async(request).await {
             Ok((socket, response)) => {
-                let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+                let header =
+                    |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
                 let (subprotocol, extensions) = (header("sec-websocket-protocol"), header("sec-websocket-extensions"));
                 Ok(Socket { socket, subprotocol, extensions })
             }

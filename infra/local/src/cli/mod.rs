@@ -125,14 +125,14 @@ pub async fn run() -> ExitCode {
         Some(Command::Edge(command)) => {
             let alone = command.options(&mut env);
             match env.finish(logging.and(alone)) {
-                Ok(alone) => edge::serve(alone).await,
+                Ok(alone) => Box::pin(edge::serve(alone)).await,
                 Err(error) => fail(&error, EXIT_CONFIG),
             }
         }
         _ => {
             let options = cli.serve.options(&mut env);
             match env.finish(logging.and(options)) {
-                Ok(options) => serve(options).await,
+                Ok(options) => Box::pin(serve(options)).await,
                 Err(error) => fail(&error, EXIT_CONFIG),
             }
         }

@@ -32,7 +32,8 @@ impl Denied {
 /// Whether the client has everything without which the authorizer is not asked.
 pub(super) fn has_identity(authorizer: &Authorizer, client: &Client) -> bool {
     authorizer.identity.iter().all(|source| {
-        let value = match source.split_once(['.']).and_then(|(_, rest)| rest.strip_prefix("request.")?.split_once('.')) {
+        let value = match source.split_once(['.']).and_then(|(_, rest)| rest.strip_prefix("request.")?.split_once('.'))
+        {
             Some(("querystring", name)) => client.query(name),
             Some(("header", name)) => client.header(name),
             // Stage variables and context: what the edge itself provides.
@@ -133,9 +134,14 @@ mod tests {
 
     #[test]
     fn a_pattern_has_stars_and_question_marks() {
-        for (pattern, text, fits) in
-            [("*", "", true), ("a*c", "abbc", true), ("a?c", "abc", true), ("a*b", "abc", false), ("", "a", false), ("*a*b", "xaxbxb", true)]
-        {
+        for (pattern, text, fits) in [
+            ("*", "", true),
+            ("a*c", "abbc", true),
+            ("a?c", "abc", true),
+            ("a*b", "abc", false),
+            ("", "a", false),
+            ("*a*b", "xaxbxb", true),
+        ] {
             assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), fits, "{pattern} {text}");
         }
     }

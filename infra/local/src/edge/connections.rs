@@ -79,7 +79,13 @@ impl IntoResponse for Refusal {
 type Target = Path<(String, String, String)>;
 
 /// Notes how a call went that a backend has made.
-fn note(edge: &Edge, kind: Kind, id: &str, done: Result<StatusCode, Refusal>, text: Option<&str>) -> Result<StatusCode, Refusal> {
+fn note(
+    edge: &Edge,
+    kind: Kind,
+    id: &str,
+    done: Result<StatusCode, Refusal>,
+    text: Option<&str>,
+) -> Result<StatusCode, Refusal> {
     let status = done.as_ref().map_or_else(Refusal::status, |status| *status);
     let mut entry = Entry::new(kind, id).status(status.as_u16());
     if let Some(text) = text {

@@ -37,7 +37,9 @@ impl Invocation<'_> {
     /// Hands an event to whatever is behind that route. `None` if nothing is.
     pub(super) async fn of_route(&self, kind: Kind, key: &str, event: Value) -> Option<Result<Reply, InvokeError>> {
         match &self.edge.0.settings.routes.table.get(key)?.target {
-            Target::Function(function) => Some(self.of_function(kind, key, function, event).await.and_then(Reply::read)),
+            Target::Function(function) => {
+                Some(self.of_function(kind, key, function, event).await.and_then(Reply::read))
+            }
             Target::Mock(_) => Some(Reply::read(json!({ "statusCode": 200 }))),
         }
     }

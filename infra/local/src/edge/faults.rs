@@ -313,9 +313,16 @@ mod tests {
 
     #[test]
     fn a_rule_that_is_not_understood_is_told_how_it_is_written() {
-        for text in ["", "post", "post=411", "post=delay", "post=410 share=0%", "post=410 share=101%", "post=410 share=10"]
-            .into_iter()
-            .chain(["post=410 next=0", "post=410 route=send", "post=410 once", "invoke=freeze:soon", "disconnect=drop:1s"])
+        for text in
+            ["", "post", "post=411", "post=delay", "post=410 share=0%", "post=410 share=101%", "post=410 share=10"]
+                .into_iter()
+                .chain([
+                    "post=410 next=0",
+                    "post=410 route=send",
+                    "post=410 once",
+                    "invoke=freeze:soon",
+                    "disconnect=drop:1s",
+                ])
         {
             assert!(text.parse::<Rule>().unwrap_err().contains("post=410|429|500"), "{text}");
         }

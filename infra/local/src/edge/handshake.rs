@@ -48,7 +48,7 @@ pub(super) async fn handshake(
     mut request: Request<Body>,
 ) -> Response {
     if let Err(refused) = check(&edge, &stage, &request) {
-        return refused;
+        return refused.into_response();
     }
     let Some((mut response, extensions, on_upgrade)) = agree(&edge, &mut request) else {
         return (StatusCode::BAD_REQUEST, "This is no handshake of WebSocket version 13.\n").into_response();
@@ -80,24 +80,23 @@ pub(super) async fn handshake(
 }
 
 /// Refuses what no function is asked about.
-fn check(edge: &Edge, stage: &str, request: &Request<Body>) -> Result<(), Response> {
+fn check(edge: &Edge, stage: &str, request: &Request<Body>) -> Result<(), (StatusCode, &'static str)> {
     let names = |header, token: &str| {
         let values = request.headers().get_all(header).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case(token))
     };
     let is_websocket = names(UPGRADE, "websocket") && names(CONNECTION, "upgrade");
     let is_strictly_wrong = edge.0.settings.strict_path && request.uri().path().ends_with('/');
-    let refuse = |status: StatusCode, why: &'static str| Err((status, why).into_response());
     if !edge.is_stage(stage) && !is_websocket {
-        refuse(StatusCode::NOT_FOUND, "")
+        Err((StatusCode::NOT_FOUND, ""))
     } else if !edge.is_stage(stage) || is_strictly_wrong {
-        refuse(StatusCode::FORBIDDEN, "")
+        Err((StatusCode::FORBIDDEN, ""))
     } else if !is_websocket {
-        refuse(StatusCode::UPGRADE_REQUIRED, "This is for WebSocket clients.\n")
+        Err((StatusCode::UPGRADE_REQUIRED, "This is for WebSocket clients.\n"))
     } else if url_length(request) > MAX_URL {
-        refuse(StatusCode::URI_TOO_LONG, "")
+        Err((StatusCode::URI_TOO_LONG, ""))
     } else if !edge.0.connect_rate.allows() {
-        refuse(StatusCode::TOO_MANY_REQUESTS, "")
+        Err((StatusCode::TOO_MANY_REQUESTS, ""))
     } else {
         Ok(())
     }
@@ -176,4 +175,3 @@ impl Edge {
 fn subprotocol(reply: &Reply) -> Option<String> {
     reply.subprotocol().map(str::to_owned)
 }
-

@@ -215,12 +215,15 @@ pub(super) fn rfc3339(moment: OffsetDateTime) -> String {
 /// Never a frame's text: that is the users' own.
 fn log(entry: &Entry) {
     let kind = entry.kind.name();
-    let (connection, route) = (entry.connection_id.as_deref(), entry.route.as_deref());
-    let (target, note) = (entry.target.as_deref(), entry.note.as_deref());
+    let connection = entry.connection_id.as_deref();
+    let [route, function, note] =
+        [&entry.route, &entry.target, &entry.note].map(|text| text.as_deref().filter(|text| !text.is_empty()));
     let Entry { status, millis, bytes, .. } = *entry;
     macro_rules! line {
         ($level:ident, $went:literal) => {
-            tracing::$level!(connection, route, target, status, millis, bytes, note, concat!("{}", $went), kind)
+            tracing::$level!(
+                target: "edge", connection, route, function, status, millis, bytes, note, concat!("{}", $went), kind
+            )
         };
     }
     match entry.outcome {

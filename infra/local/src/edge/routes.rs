@@ -104,9 +104,8 @@ impl Selection {
     pub fn parse(expression: &str) -> Result<Self, String> {
         let inner = expression.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
         let inner = inner.or_else(|| expression.strip_prefix('$')).and_then(|rest| rest.strip_prefix("request.body."));
-        let is_name = |name: &str| {
-            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-        };
+        let is_name =
+            |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         match inner {
             Some(path) if path.split('.').all(is_name) => Ok(Self(path.split('.').map(str::to_owned).collect())),
             _ => Err(format!("`{expression}` is not understood: use $request.body.NAME, such as $request.body.action")),
@@ -231,7 +230,9 @@ mod tests {
 
     #[test]
     fn an_expression_that_is_not_understood_is_refused() {
-        for expression in ["", "$request.body", "$request.body.", "request.body.a", "$request.header.a", "${a", "$request.body.a..b"] {
+        for expression in
+            ["", "$request.body", "$request.body.", "request.body.a", "$request.header.a", "${a", "$request.body.a..b"]
+        {
             assert!(Selection::parse(expression).unwrap_err().contains("such as $request.body.action"), "{expression}");
         }
     }

@@ -59,7 +59,9 @@ fn to_json(node: &Yaml<'_>) -> Result<Value, String> {
             }
             (function, value) => json!({ format!("Fn::{function}"): value }),
         },
-        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => return Err("it has YAML of a kind that is not read here".to_owned()),
+        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => {
+            return Err("it has YAML of a kind that is not read here".to_owned());
+        }
     })
 }
 
@@ -135,7 +137,8 @@ impl Template<'_> {
         routes
             .map(|(key, route)| {
                 let function = self.function(&route["FunctionArn"]);
-                let function = function.ok_or_else(|| format!("route {key} of {api}: FunctionArn names no function here"))?;
+                let function =
+                    function.ok_or_else(|| format!("route {key} of {api}: FunctionArn names no function here"))?;
                 Ok(Found {
                     id: format!("{api}{}Route", sam_name(key)),
                     key: key.clone(),
@@ -223,7 +226,8 @@ impl Template<'_> {
                 return self.function(&alias["Properties"]["FunctionName"]);
             }
             // SAM's own aliases are named after their functions, and are not in the template.
-            let is_named = |known: &str| known == id || id.strip_prefix(known).is_some_and(|rest| rest.starts_with("Alias"));
+            let is_named =
+                |known: &str| known == id || id.strip_prefix(known).is_some_and(|rest| rest.starts_with("Alias"));
             let mut functions = FUNCTIONS.iter().flat_map(|kind| self.of_type(kind));
             functions.find(|(known, _)| is_named(known)).map(|(id, resource)| local_name(id, resource))
         })
@@ -267,18 +271,23 @@ fn refers_to(value: &Value, id: &str) -> bool {
 /// Every logical id that a value refers to, in order.
 fn references(value: &Value) -> Vec<String> {
     match value {
-        Value::Object(entries) => entries.iter().flat_map(|(key, value)| match (key.as_str(), value) {
-            ("Ref", Value::String(id)) => vec![before_dot(id)],
-            ("Fn::GetAtt", Value::Array(path)) => path.first().and_then(Value::as_str).map(before_dot).into_iter().collect(),
-            ("Fn::Sub", Value::String(text)) => in_text(text),
-            ("Fn::Sub", Value::Array(parts)) => {
-                let text = parts.first().and_then(Value::as_str).map(in_text).unwrap_or_default();
-                let given = parts.get(1).and_then(Value::as_object);
-                let given = given.into_iter().flatten().flat_map(|(_, value)| references(value));
-                given.chain(text).collect()
-            }
-            (_, other) => references(other),
-        }).collect(),
+        Value::Object(entries) => entries
+            .iter()
+            .flat_map(|(key, value)| match (key.as_str(), value) {
+                ("Ref", Value::String(id)) => vec![before_dot(id)],
+                ("Fn::GetAtt", Value::Array(path)) => {
+                    path.first().and_then(Value::as_str).map(before_dot).into_iter().collect()
+                }
+                ("Fn::Sub", Value::String(text)) => in_text(text),
+                ("Fn::Sub", Value::Array(parts)) => {
+                    let text = parts.first().and_then(Value::as_str).map(in_text).unwrap_or_default();
+                    let given = parts.get(1).and_then(Value::as_object);
+                    let given = given.into_iter().flatten().flat_map(|(_, value)| references(value));
+                    given.chain(text).collect()
+                }
+                (_, other) => references(other),
+            })
+            .collect(),
         Value::Array(items) => items.iter().flat_map(references).collect(),
         _ => Vec::new(),
     }
@@ -341,11 +350,14 @@ Resources:
         assert_eq!(routes.table["$connect"], Route::to("room"));
         assert_eq!(routes.table["sayHello"], Route::answered_by("room"));
         assert_eq!(routes.table["ping"], Route::mock("pong"));
-        let guard = Authorizer { function: "guard".to_owned(), identity: vec!["route.request.querystring.key".to_owned()] };
+        let guard =
+            Authorizer { function: "guard".to_owned(), identity: vec!["route.request.querystring.key".to_owned()] };
         assert_eq!(routes.authorizer, Some(guard));
         // The trap that costs everybody an evening: the expression alone sends nothing.
         assert_eq!(routes.table["$default"], Route::to("room"));
-        assert!(warnings.len() == 1 && warnings[0].contains("route $default") && warnings[0].contains("ChatDefaultRoute"));
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("route $default") && warnings[0].contains("ChatDefaultRoute")
+        );
     }
 
     #[test]

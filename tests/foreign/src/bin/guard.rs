@@ -3,7 +3,6 @@
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 use serde_json::{Value, json};
 
-#[expect(clippy::unused_async, reason = "a handler is async")]
 async fn guard(event: LambdaEvent<Value>) -> Result<Value, Error> {
     let event = event.payload;
     let effect = if event["queryStringParameters"]["key"] == "sesame" { "Allow" } else { "Deny" };
