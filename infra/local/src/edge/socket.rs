@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, SinkExt};
+use futures_util::SinkExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -37,23 +37,52 @@ const BUFFER: usize = 1024;
 /// Frames below this size are not worth compressing, in bytes.
 const COMPRESSED: usize = 256;
 
+/// What a control frame may hold, in bytes.
+///
+/// Source: RFC 6455, section 5.5.
+const MAX_CONTROL: usize = 125;
+
 /// A close.
 #[derive(Debug, PartialEq, Eq)]
 struct Close {
     /// What `$disconnect` is told.
     code: u16,
     reason: String,
-    /// Whether nothing has to be said any more: the client began it, or is gone.
-    said: bool,
+    by: By,
+}
+
+/// What has to be said at a close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// We end it: the client is told, and may answer.
+    Edge,
+    /// The client ends it: its close frame is answered with the same one.
+    Client,
+    /// The client has sent what can't be read: it is told, and nothing that it says counts any more.
+    Nonsense,
+    /// The wire has ended: there is nobody to be told.
+    Wire,
 }
 
 impl Close {
-    fn new(code: u16, reason: &str) -> Self {
-        Self { code, reason: reason.to_owned(), said: false }
+    fn new(by: By, code: u16, reason: &str) -> Self {
+        Self { code, reason: reason.to_owned(), by }
     }
 
-    fn gone() -> Self {
-        Self { said: true, ..Self::new(1006, "Connection closed abnormally") }
+    fn by_edge(code: u16, reason: &str) -> Self {
+        Self::new(By::Edge, code, reason)
+    }
+
+    fn broken_off() -> Self {
+        Self::new(By::Wire, 1006, "Connection closed abnormally")
+    }
+
+    /// The frame that says so.
+    ///
+    /// Source: RFC 6455, section 5.5.1.
+    fn frame(&self) -> Vec<u8> {
+        let payload = [&self.code.to_be_bytes(), self.reason.as_bytes()].concat();
+        [vec![0x88, u8::try_from(payload.len()).unwrap_or_default()], payload].concat()
     }
 }
 
@@ -88,8 +117,12 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     let options = joined.edge.0.websocket.clone();
     let close = match WebSocket::from_stream_with_extensions(&mut io, Role::Server, extensions, options) {
         Ok(socket) => Talk::new(&joined, socket, outgoing).run().await,
-        Err(_) => Close::gone(),
+        Err(_) => Close::broken_off(),
     };
+    if close.by == By::Nonsense {
+        // The library has an answer of its own, in its own words; dropped with it.
+        let _ = timeout(PATIENCE, io.write_all(&close.frame())).await;
+    }
     joined.end(close.code, &close.reason);
     linger(&mut io).await;
 }
@@ -122,7 +155,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
                 }
                 outgoing = self.outgoing.recv() => self.on_outgoing(outgoing).await,
                 () = sleep_until(end_of_life.min(silence)) => {
-                    Err(Close::new(settings.timeout_close_code, "Going away"))
+                    Err(Close::by_edge(settings.timeout_close_code, "Going away"))
                 }
             };
             if let Err(close) = done {
@@ -148,6 +181,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Close> {
         let frame = incoming.map_err(|error| close_after(&error))?;
+        if frame.opcode().is_control() && frame.payload().len() > MAX_CONTROL {
+            return Err(close_after(&WebSocketError::InvalidCloseFrame));
+        }
         match frame.opcode() {
             OpCode::Text => {
                 self.touch();
@@ -157,7 +193,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
                 let text = String::from_utf8_lossy(frame.payload()).into_owned();
                 self.on_text(text, permit).await
             }
-            OpCode::Binary => Err(Close::new(1003, "Binary frames are not supported")),
+            OpCode::Binary => Err(Close::by_edge(1003, "Binary frames are not supported")),
             // Answered by the library.
             OpCode::Ping if self.edge.0.settings.ping_resets_idle => {
                 self.touch();
@@ -214,9 +250,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
         loop {
             match next {
                 Some(Outgoing::Text(text)) => self.write(Frame::text(text)).await?,
-                Some(Outgoing::Close(code, reason)) => return Err(Close::new(code, reason)),
+                Some(Outgoing::Close(code, reason)) => return Err(Close::by_edge(code, reason)),
                 // The connection itself holds a sender: it can't be.
-                None => return Err(Close::new(1001, "Going away")),
+                None => return Err(Close::by_edge(1001, "Going away")),
             }
             match self.outgoing.try_recv() {
                 Ok(more) => next = Some(more),
@@ -237,7 +273,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
 }
 
 async fn in_time(writing: impl Future<Output = Result<(), WebSocketError>>) -> Result<(), Close> {
-    if matches!(timeout(PATIENCE, writing).await, Ok(Ok(()))) { Ok(()) } else { Err(Close::gone()) }
+    if matches!(timeout(PATIENCE, writing).await, Ok(Ok(()))) { Ok(()) } else { Err(Close::broken_off()) }
 }
 
 /// The client's next frame, once there is room for its invocation. What goes out does not wait for that.
@@ -253,34 +289,33 @@ async fn next_when_free<S: AsyncRead + AsyncWrite + Unpin>(
 /// What a frame that can't be read leads to.
 fn close_after(error: &WebSocketError) -> Close {
     match error {
-        WebSocketError::FrameTooLarge => Close::new(1009, "Message too long"),
-        WebSocketError::InvalidUTF8 => Close::new(1007, "Text is not UTF-8"),
-        WebSocketError::ConnectionClosed | WebSocketError::IoError(_) => Close::gone(),
-        _ => Close::new(1002, "Protocol error"),
+        WebSocketError::FrameTooLarge => Close::new(By::Nonsense, 1009, "Message too long"),
+        WebSocketError::InvalidUTF8 => Close::new(By::Nonsense, 1007, "Text is not UTF-8"),
+        WebSocketError::ConnectionClosed | WebSocketError::IoError(_) => Close::broken_off(),
+        _ => Close::new(By::Nonsense, 1002, "Protocol error"),
     }
 }
 
 fn close_by_client(frame: &Frame) -> Close {
     let reason = frame.close_reason().ok().flatten().unwrap_or_default();
-    let close = match frame.close_code() {
-        Some(code) => Close::new(code.into(), reason),
-        None => Close::new(1005, "Client-side close frame status not set"),
-    };
-    Close { said: true, ..close }
+    match frame.close_code() {
+        Some(code) => Close::new(By::Client, code.into(), reason),
+        None => Close::new(By::Client, 1005, "Client-side close frame status not set"),
+    }
 }
 
 /// Says why the socket ends, and hears the client out.
 async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocket<S>, close: &Close) {
-    // The library has an answer to the client's close frame, or to a frame that can't be read, but sends it only
-    // when it is asked for the next one.
-    let has_ended = matches!(socket.next_frame().now_or_never(), Some(Err(WebSocketError::ConnectionClosed)));
-    if close.said || has_ended {
-        while socket.next_frame().await.is_ok() {}
-        return;
-    }
-    let frame = Frame::close(CloseCode::from(close.code), &close.reason);
-    if socket.send(frame).await.is_ok() {
-        while socket.next_frame().await.is_ok_and(|frame| frame.opcode() != OpCode::Close) {}
+    match close.by {
+        By::Edge => {
+            let frame = Frame::close(CloseCode::from(close.code), &close.reason);
+            if socket.send(frame).await.is_ok() {
+                while socket.next_frame().await.is_ok_and(|frame| frame.opcode() != OpCode::Close) {}
+            }
+        }
+        // The library has the answer ready, and sends it when it is asked for the next frame.
+        By::Client => while socket.next_frame().await.is_ok() {},
+        By::Nonsense | By::Wire => {}
     }
 }
 
