@@ -1,4 +1,4 @@
-//! The chat page in Chromium, as two people see it.
+//! The pages in Chromium: the chat as two people see it, the view of the edge as a developer does.
 //!
 //! Screenshots are left in `target/screenshots`, to be looked at.
 
@@ -11,6 +11,7 @@ use kschat::stack::{Options, Stack};
 use kschat_tests::{
     browser::Browser,
     client::token,
+    edge::{EdgeUnderTest, settings},
     eventually,
     stack::{SECRET, Services, connect, embedded, options},
 };
@@ -166,4 +167,83 @@ async fn the_start_page_leads_to_a_chat_and_says_what_is_missing() {
     assert!(!window.current_url().await.expect("an address").as_str().contains(&token(SECRET, "carol")[..10]));
     window.close().await.expect("the window closes");
     stack.stop().await;
+}
+
+/// What the page says there.
+async fn said(window: &Window, place: &str) -> String {
+    window.find(Locator::Css(place)).await.expect("it is there").text().await.expect("text")
+}
+
+async fn eventually_says(window: &Window, place: &str, words: &str) {
+    eventually(&format!("{place} says {words}"), async || said(window, place).await.contains(words)).await;
+}
+
+async fn press(window: &Window, button: &str) {
+    let button = window.find(Locator::XPath(&format!("//button[.='{button}']"))).await.expect("a button");
+    button.click().await.expect("it can be clicked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_view_of_the_edge_shows_what_happens_and_what_goes_wrong_on_purpose() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let browser = Browser::start().await;
+    let window = browser.window("edge", 1280, 800).await;
+    window.goto(&format!("http://{}/_edge", edge.address)).await.expect("the page loads");
+    eventually_says(&window, ".connections", &edge.websocket()).await;
+    screenshot(&window, "edge-empty").await;
+
+    let mut client = edge.connect_with("", &[("sec-websocket-protocol", "chat.v1")]).await.expect("connected");
+    let url = edge.connection(&client.id().await);
+    for text in
+        [r#"{"action":"echo","msg":"<img src=x onerror=alert(1)>"}"#, r#"{"action":"fail"}"#, r#"{"action":"ping"}"#]
+    {
+        client.say(text).await;
+        client.text().await;
+    }
+    let http = reqwest::Client::new();
+    http.post(&url).body("a push").send().await.expect("an answer");
+    eventually_says(&window, "#connections", "chat.v1").await;
+    eventually_says(&window, "#rows", "<img src=x onerror=alert(1)>").await;
+    eventually_says(&window, "#rows", "push").await;
+
+    press(&window, "post=500").await;
+    press(&window, "Switch on").await;
+    eventually_says(&window, "#alarm", "fault").await;
+    assert_eq!(http.post(&url).body("refused").send().await.expect("an answer").status(), 500);
+    eventually_says(&window, "#faults", "1").await;
+    screenshot(&window, "edge").await;
+    press(&window, "Switch all off").await;
+    eventually("the edge takes pushes again", async || {
+        http.post(&url).body("taken").send().await.expect("an answer").status() == 200
+    })
+    .await;
+    window.close().await.expect("the window closes");
+    let phone = browser.window("edge-phone", 390, 844).await;
+    phone.goto(&format!("http://{}/_edge", edge.address)).await.expect("the page loads");
+    eventually_says(&phone, "#rows", "push").await;
+    screenshot(&phone, "edge-phone").await;
+    phone.close().await.expect("the window closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_agrees_on_permessage_deflate_and_hears_the_codes() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let browser = Browser::start().await;
+    let window = browser.window("deflate", 400, 400).await;
+    let script = "const [url, done] = arguments;
+        const socket = new WebSocket(url, ['chat.v1']);
+        const large = 'hello '.repeat(5000);
+        socket.onopen = () => socket.send(large);
+        socket.onmessage = (event) => { socket.echoed = event.data === large; socket.send('x'.repeat(40000)); };
+        socket.onclose = (event) => done([socket.extensions, socket.protocol, socket.echoed, event.code, event.wasClean]);";
+    // A page of the edge's own origin: from elsewhere Chromium asks a person whether it may reach this machine.
+    window.goto(&edge.callback()).await.expect("the page loads");
+    let seen = window.execute_async(script, vec![edge.websocket().into()]).await.expect("it runs");
+    let extensions = seen[0].as_str().expect("text");
+    assert!(extensions.starts_with("permessage-deflate"), "{extensions}");
+    assert_eq!(
+        seen.as_array().expect("a list")[1..],
+        serde_json::json!(["chat.v1", true, 1009, true]).as_array().expect("a list")[..]
+    );
+    window.close().await.expect("the window closes");
 }

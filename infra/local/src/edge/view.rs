@@ -147,7 +147,8 @@ async fn add_fault(State(edge): State<Edge>, rule: Result<Json<NewRule>, JsonRej
 }
 
 async fn remove_fault(State(edge): State<Edge>, Path(id): Path<u64>) -> StatusCode {
-    if edge.0.faults.remove(id) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
+    edge.0.faults.remove(id);
+    StatusCode::NO_CONTENT
 }
 
 async fn clear_faults(State(edge): State<Edge>) -> StatusCode {
