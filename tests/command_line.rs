@@ -4,7 +4,12 @@
 
 use std::process::Command;
 
-use kschat_tests::process::binary;
+use futures_util::StreamExt;
+use kschat_tests::{PATIENCE, edge::EdgeProcess, eventually, process::binary};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
 
 /// Runs it with those arguments and variables; returns its exit code and what it wrote.
 fn kschat(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -70,4 +75,81 @@ fn a_token_is_printed_and_an_empty_secret_is_none() {
     }
     let (code, text) = kschat(&["--listen", "localhost:3000"], &[]);
     assert!(code == Some(2) && text.contains("such as 127.0.0.1:3000"), "{text}");
+}
+
+#[test]
+fn a_routes_file_that_can_not_be_read_is_told_with_what_would_be_right() {
+    let folder = TempDir::with_prefix("kschat-routes-").expect("a temporary folder");
+    let file = folder.path().join("routes.yaml");
+    let routes = file.display().to_string();
+    let edge = |routes: &str| kschat(&["edge", "--functions", "http://127.0.0.1:9000", "--routes", routes], &[]);
+    for (content, problem) in [
+        ("routes: { send: {} }", "each route needs either `function` or `mock`"),
+        ("routes: { $conect: { function: f } }", "`$conect` is no route key"),
+        ("Resources: {}", "neither `routes` nor a WebSocket API"),
+        ("", "the file is empty"),
+    ] {
+        std::fs::write(&file, content).expect("a file");
+        let (code, text) = edge(&routes);
+        assert!(code == Some(64) && text.contains(problem), "{problem}: {text}");
+    }
+    let (code, text) = edge("nowhere.yaml");
+    assert!(code == Some(64) && text.contains("--routes: can't read nowhere.yaml"), "{text}");
+}
+
+#[test]
+fn an_option_of_the_edge_that_makes_no_sense_is_told_with_what_would() {
+    for (option, value, hint) in [
+        ("--fault", "post=411", "post=410|429|500"),
+        ("--idle", "soon", "30s"),
+        ("--time-scale", "0", "from 1 to 1000000"),
+        ("--route-selection", "body.action", "$request.body.action"),
+        ("--stage", "a/b", "letters, digits"),
+        ("--max-frame", "0", "from 1 to"),
+    ] {
+        let (code, text) = kschat(&["edge", "--functions", "http://127.0.0.1:9000", option, value], &[]);
+        assert!(code == Some(2) && text.contains(hint), "{option}: {text}");
+    }
+    let (code, text) = kschat(&["edge", "--functions", "ftp://me:hunter2@x", "--log", "xml"], &[]);
+    assert_eq!(code, Some(64), "{text}");
+    assert!(
+        text.contains("--functions: must be") && text.contains("LOG_FORMAT: must be") && !text.contains("hunter2"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_socket_hears_1001_when_the_clocks_are_set_so_and_the_log_is_json() {
+    let routes = concat!(env!("CARGO_MANIFEST_DIR"), "/edge/idle.yaml");
+    // A tenth of a second.
+    let clocks = ["--idle", "6s", "--time-scale", "60", "--log", "json"];
+    let edge = EdgeProcess::start("http://127.0.0.1:1", routes, &clocks).await;
+    let url = format!("ws://{}/dev", edge.address);
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("the handshake succeeds");
+    match timeout(PATIENCE, socket.next()).await.expect("it is closed") {
+        Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1001),
+        other => panic!("{other:?}"),
+    }
+    eventually("the log tells of it", async || {
+        let closes = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            line["message"] == "close" && line["status"] == 1001
+        };
+        edge.process.printed().lines().any(closes)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_told_to_stop_tells_its_clients_and_ends() {
+    let routes = concat!(env!("CARGO_MANIFEST_DIR"), "/edge/idle.yaml");
+    let edge = EdgeProcess::start("http://127.0.0.1:1", routes, &[]).await;
+    let url = format!("ws://{}/dev", edge.address);
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("the handshake succeeds");
+    edge.process.signal("TERM");
+    match timeout(PATIENCE, socket.next()).await.expect("it is closed") {
+        Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1001),
+        other => panic!("{other:?}"),
+    }
+    eventually("it has ended", async || !edge.process.is_running()).await;
 }

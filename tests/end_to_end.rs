@@ -34,6 +34,7 @@ macro_rules! scenarios {
             the_largest_message_arrives_and_a_larger_one_is_refused
             what_the_edge_does_not_carry_closes_the_socket
             a_close_is_answered_with_its_own_code
+            a_ping_is_answered_without_a_function
             waiting_messages_share_frames_of_the_edges_size
             anything_can_be_said
             a_client_that_talks_without_listening_gets_every_reply
@@ -229,6 +230,12 @@ async fn a_close_is_answered_with_its_own_code(url: &str) {
     let mut alice = connect(url, &somebody("alice")).await;
     alice.say_goodbye(1000).await;
     assert_eq!(alice.closed().await, 1000);
+}
+
+async fn a_ping_is_answered_without_a_function(url: &str) {
+    let mut alice = connect(url, &somebody("alice")).await;
+    alice.say(r#"{"action":"ping"}"#).await;
+    assert_eq!(er(&alice.next("RESPPONG").await), 0);
 }
 
 async fn waiting_messages_share_frames_of_the_edges_size(url: &str) {

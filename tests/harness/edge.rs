@@ -261,7 +261,7 @@ impl EdgeProcess {
         let mut arguments = vec!["edge", "--functions", functions, "--listen", &address, "--routes", routes];
         arguments.extend(more);
         let log = folder.path().join("edge.log");
-        let process = Process::start(&binary("kschat"), &arguments, &[("RUST_LOG", "warn".to_owned())], &log);
+        let process = Process::start(&binary("kschat"), &arguments, &[("RUST_LOG", "info".to_owned())], &log);
         eventually("the edge listens", async || {
             assert!(process.is_running(), "the edge has ended:\n{}", process.printed());
             TcpStream::connect(&address).await.is_ok()

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
-use kschat_protocol::{Er, ErrorFrame, Message, MessageId, ReceiverFrame, SendFrame, SendReply, Status, refusal};
+use kschat_protocol::{Er, ErrorFrame, Message, MessageId, PONG, ReceiverFrame, SendFrame, SendReply, Status, refusal};
 
 fn golden(text: &str) -> &str {
     text.trim_end()
@@ -56,6 +56,11 @@ fn a_receiver_gets_an_array_and_hears_what_was_pushed_before() {
 fn what_can_not_be_understood_is_answered_by_an_error_frame() {
     assert_eq!(ErrorFrame::new(Er::Malformed).to_text(), golden(include_str!("golden/resp_error.json")));
     assert_eq!(refusal(SendFrame::parse("{").unwrap_err()), golden(include_str!("golden/resp_error.json")));
+}
+
+#[test]
+fn a_ping_is_answered_by_the_edge() {
+    assert_eq!(PONG, golden(include_str!("golden/resp_pong.json")));
 }
 
 #[test]
