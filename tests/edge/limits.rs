@@ -1,8 +1,11 @@
 //! Sizes, kinds and codes. Times are tested where time can be paused: beside the socket itself.
 
+use std::time::Duration;
+
 use kschat::edge::{MAX_FRAME, MAX_MESSAGE, Settings};
-use kschat_tests::edge::{EdgeUnderTest, settings};
+use kschat_tests::edge::{EdgeUnderTest, raw_handshake, settings};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::{
     Message,
     protocol::frame::{
@@ -47,13 +50,32 @@ async fn forty_kb_fit_in_five_frames_and_not_in_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_close_frame_is_seen_even_by_who_goes_on_talking() {
+async fn who_goes_on_talking_is_heard_out_and_sees_the_close_frame() {
     let edge = EdgeUnderTest::start(settings()).await;
-    for _ in 0..20 {
-        let mut client = edge.connect().await;
-        client.say("x".repeat(900 * 1024)).await;
-        assert_eq!(client.closed().await.0, 1009);
+    let (mut socket, _) = raw_handshake(&edge.address.to_string(), "/dev", "").await;
+    // A masked text frame of 256 KB, which is refused at its head, in pieces.
+    socket.write_all(&[0x81, 0xff, 0, 0, 0, 0, 0, 4, 0, 0, 1, 2, 3, 4]).await.expect("sent");
+    for _ in 0..4 {
+        socket.write_all(&[b'x'; 64 * 1024]).await.expect("nobody hangs up on a client in the middle of its frame");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let mut head = [0; 4];
+    socket.read_exact(&mut head).await.expect("a close frame");
+    assert_eq!((head[0], u16::from_be_bytes([head[2], head[3]])), (0x88, 1009));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_the_edge_closes_is_gone_at_once_though_it_has_not_answered_yet() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let (mut socket, _) = raw_handshake(&edge.address.to_string(), "/dev", "").await;
+    let url = edge.connection(&edge.ids()[0]);
+    // A masked binary frame.
+    socket.write_all(&[0x82, 0x81, 0, 0, 0, 0, 7]).await.expect("sent");
+    let mut head = [0; 4];
+    socket.read_exact(&mut head).await.expect("a close frame");
+    assert_eq!((head[0], u16::from_be_bytes([head[2], head[3]])), (0x88, 1003));
+    let answer = reqwest::Client::new().post(url).body("x").send().await.expect("an answer");
+    assert_eq!(answer.status(), 410);
 }
 
 #[tokio::test(flavor = "multi_thread")]
