@@ -9,6 +9,8 @@ const { uid: me, rid: other, random, tokenId: token, url } = page.dataset;
 
 const MAX_MESSAGE_BYTES = 28 * 1024;
 const MAX_SHOWN = 2000; // messages kept in the page
+const ACK_AT_ONCE = 16; // messages
+const ACK_MS = 1_000;
 const MAX_SEEN = 4000; // message ids remembered to drop redeliveries
 const MAX_ASIDES = 50; // messages kept from people other than `other`
 const ANSWER_MS = 10_000; // a send or a handshake without answer is given up
@@ -462,10 +464,35 @@ function firstSight(mid) {
 
 function onIncoming(frame) {
   if (!Array.isArray(frame.MSG)) return;
+  // A frame before this one was lost. It comes again, and this one after it.
+  if (frame.PREV && !seen.has(plain(frame.PREV))) return;
   for (const item of frame.MSG) {
     if (item && typeof item === "object") receive(item);
   }
+  acknowledge(frame.MSG);
   settle();
+}
+
+// ---- acknowledging: until then the server keeps what it has sent
+
+let lastMid = "";
+let unacknowledged = 0;
+let ackTimer;
+
+// One ack stands for all before it. The server waits for room after many.
+function acknowledge(items) {
+  lastMid = plain(items.at(-1)?.mId) || lastMid;
+  unacknowledged += items.length;
+  clearTimeout(ackTimer);
+  if (unacknowledged >= ACK_AT_ONCE) sendAck();
+  else ackTimer = setTimeout(sendAck, ACK_MS);
+}
+
+// What can't be sent is acknowledged when it comes again.
+function sendAck() {
+  if (!lastMid || socket?.readyState !== WebSocket.OPEN) return;
+  socket.send(JSON.stringify({ action: "ack", mId: lastMid }));
+  unacknowledged = 0;
 }
 
 function receive(item) {

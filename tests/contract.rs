@@ -105,7 +105,7 @@ mod ownership {
                     owned.remove(&partition);
                     member.release(partition).await;
                 }
-                OwnershipEvent::Poked(_) => {}
+                OwnershipEvent::Poked(_) | OwnershipEvent::Acked(..) => {}
             }
         }
     }
@@ -118,7 +118,7 @@ mod ownership {
         let member = || Consuming::new(rabbitmq.url().parse().expect("a URL"), partitions, 32).ownership();
         let all: BTreeSet<Partition> = partitions.all().collect();
         let mut first = member();
-        ownership::the_only_member_owns_everything_and_hears_pokes(&mut first, &pokes, partitions)
+        ownership::the_only_member_owns_everything_and_hears_pokes_and_acks(&mut first, &pokes, partitions)
             .await
             .expect("the broker failed");
         let mut first_owns = all.clone();

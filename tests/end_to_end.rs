@@ -35,6 +35,8 @@ macro_rules! scenarios {
             what_the_edge_does_not_carry_closes_the_socket
             a_close_is_answered_with_its_own_code
             a_ping_is_answered_without_a_function
+            what_a_client_has_not_acknowledged_comes_again_at_its_next_visit
+            an_ack_that_names_nothing_is_no_harm
             waiting_messages_share_frames_of_the_edges_size
             anything_can_be_said
             a_client_that_talks_without_listening_gets_every_reply
@@ -238,6 +240,33 @@ async fn a_ping_is_answered_without_a_function(url: &str) {
     assert_eq!(er(&alice.next("RESPPONG").await), 0);
 }
 
+async fn what_a_client_has_not_acknowledged_comes_again_at_its_next_visit(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
+    alice.send(&b, "one").await;
+    assert_eq!(bob.texts(1).await, ["one"]);
+    bob.fall_silent();
+    for text in ["two", "three"] {
+        alice.send(&b, text).await;
+        assert_eq!(bob.texts(1).await, [text]);
+    }
+    bob.close().await;
+    let mut bob = connect(url, &b).await;
+    assert_eq!(bob.texts(2).await, ["two", "three"]);
+    alice.send(&b, "four").await;
+    assert_eq!(bob.texts(1).await, ["four"]);
+}
+
+async fn an_ack_that_names_nothing_is_no_harm(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
+    bob.say(r#"{"action":"ack","mId":"nobody knows it"}"#).await;
+    bob.say(r#"{"action":"ack"}"#).await;
+    assert_eq!(er(&bob.next("RESPERROR").await), 7);
+    alice.send(&b, "hello").await;
+    assert_eq!(bob.texts(1).await, ["hello"]);
+}
+
 async fn waiting_messages_share_frames_of_the_edges_size(url: &str) {
     let (a, b) = (somebody("alice"), somebody("bob"));
     let mut alice = connect(url, &a).await;
@@ -278,7 +307,10 @@ async fn a_client_that_talks_without_listening_gets_every_reply(url: &str) {
 }
 
 mod settings {
-    use kschat::stack::{Options, Stack};
+    use kschat::{
+        edge::Settings,
+        stack::{Options, Stack},
+    };
     use kschat_core::send::Strangers;
     use kschat_tests::stack::{connect, embedded, options, somebody};
 
@@ -291,6 +323,21 @@ mod settings {
         let mut bob = connect(&stack.websocket_url(), &b).await;
         assert_eq!(super::er(&alice.send(&b, "hello").await), 0);
         assert_eq!(bob.texts(1).await, ["hello"]);
+        stack.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_half_open_socket_costs_a_client_that_acknowledges_nothing() {
+        let edge = Settings { faults: vec!["post=swallow share=30%".parse().expect("a rule")], ..Settings::default() };
+        let stack = Stack::start(Options { edge, ..options() }).await.expect("it starts");
+        let (a, b) = (somebody("alice"), somebody("bob"));
+        let (mut alice, mut bob) =
+            (connect(&stack.websocket_url(), &a).await, connect(&stack.websocket_url(), &b).await);
+        let texts: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+        for text in &texts {
+            assert_eq!(super::er(&alice.send(&b, text).await), 0);
+        }
+        assert_eq!(bob.texts(texts.len()).await, texts);
         stack.stop().await;
     }
 

@@ -124,6 +124,12 @@ impl Shift {
                 self.stop(partition);
             }
             OwnershipEvent::Poked(user) => self.touch(user),
+            // For a user whom nobody serves it comes too late: the message will be pushed and acknowledged again.
+            OwnershipEvent::Acked(user, message) => {
+                if let Some(served) = self.served.get(&user) {
+                    served.signals.acks.put(message);
+                }
+            }
         }
     }
 

@@ -38,12 +38,16 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
     let (backends, settings) = (backends?, settings?);
     let broker = publishing(&backends);
     let registry = registry(backends, settings.rno_window);
+    let clock = Arc::new(SystemClock);
     Some(send::Deps {
-        registry: registry.clone(),
-        idempotency: registry,
-        publisher: broker.clone(),
-        queues: broker,
-        clock: Arc::new(SystemClock),
-        strangers: settings.strangers,
+        send: kschat_core::send::Deps {
+            registry: registry.clone(),
+            idempotency: registry.clone(),
+            publisher: broker.clone(),
+            queues: broker.clone(),
+            clock: clock.clone(),
+            strangers: settings.strangers,
+        },
+        ack: kschat_core::ack::Deps { registry, acks: broker, clock },
     })
 }

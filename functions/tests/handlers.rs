@@ -6,9 +6,9 @@ use std::{sync::Arc, time::Duration};
 
 use kschat_adapters::jwt::{JwtSettings, JwtVerifier, sign_seed_token};
 use kschat_core::{
-    Clock, Partitions, SystemClock,
+    Clock, Partitions, SystemClock, ack,
     memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
-    ports::{ConnectionRegistry, Deliveries, Mailbox},
+    ports::{ConnectionRegistry, Deliveries, Mailbox, Ownership, OwnershipEvent},
     send::Strangers,
 };
 use kschat_functions::{Event, Response, connect, disconnect, send};
@@ -23,8 +23,8 @@ struct Scene {
     send: send::Deps,
     broker: MemoryBroker,
     registry: Arc<MemoryRegistry>,
-    // Held, as pokes go to it.
-    _ownership: MemoryOwnership,
+    /// Pokes and acks go to it.
+    ownership: MemoryOwnership,
 }
 
 impl Scene {
@@ -43,16 +43,19 @@ impl Scene {
             },
             disconnect: disconnect::Deps { registry: registry.clone(), pokes: shared.clone() },
             send: send::Deps {
-                registry: registry.clone(),
-                idempotency: registry.clone(),
-                publisher: shared.clone(),
-                queues: shared,
-                clock,
-                strangers: Strangers::Queue,
+                send: kschat_core::send::Deps {
+                    registry: registry.clone(),
+                    idempotency: registry.clone(),
+                    publisher: shared.clone(),
+                    queues: shared.clone(),
+                    clock: clock.clone(),
+                    strangers: Strangers::Queue,
+                },
+                ack: ack::Deps { registry: registry.clone(), acks: shared, clock },
             },
             broker,
             registry,
-            _ownership: ownership,
+            ownership,
         }
     }
 
@@ -73,6 +76,30 @@ impl Scene {
     async fn session(&self) -> Option<kschat_core::Session> {
         let id = ConnectionId::try_from("BFHPhfCWIAMCKlQ=").expect("an id");
         self.registry.session(&id).await.expect("memory")
+    }
+}
+
+#[tokio::test]
+async fn an_ack_goes_to_the_owner_and_is_answered_only_if_it_failed() {
+    let mut scene = Scene::new();
+    let ack =
+        |change: &'static str| event(include_str!("events/message.json"), move |event| event["body"] = change.into());
+    let early = send::handle(&scene.send, ack(r#"{"action":"ack","mId":"m-1"}"#)).await;
+    assert!(json!(early)["body"].as_str().expect("a body").contains(r#""ER":3"#));
+    scene.connect(|event| event["queryStringParameters"] = json!({ "token": token() })).await;
+    let response = send::handle(&scene.send, ack(r#"{"action":"ack","mId":"m-1"}"#)).await;
+    assert_eq!((response.status_code, json!(response)["body"].clone()), (200, Value::Null));
+    let refused = send::handle(&scene.send, ack(r#"{"action":"ack"}"#)).await;
+    assert!(json!(refused)["body"].as_str().expect("a body").contains(r#""event":"RESPERROR","RC":1,"ER":7"#));
+    loop {
+        match scene.ownership.next().await {
+            OwnershipEvent::Acked(user, message) => {
+                assert_eq!((user.as_str(), message.as_str()), ("alice", "m-1"));
+                break;
+            }
+            OwnershipEvent::Acquired(_) | OwnershipEvent::Poked(_) => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 

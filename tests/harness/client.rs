@@ -35,6 +35,10 @@ pub struct Client {
     shown: HashSet<String>,
     /// Came while the test waited for another kind of frame.
     aside: VecDeque<Value>,
+    /// Whether it acknowledges what it gets, as clients of version 2 do.
+    acks: bool,
+    /// Ids of messages that came, whether or not the test has looked at them.
+    received: HashSet<String>,
 }
 
 /// The status with which a handshake was refused.
@@ -60,13 +64,20 @@ impl Client {
 
     async fn open(url: String, protocols: Option<String>, user: &str) -> Result<Self, Refused> {
         let mut request = url.into_client_request().expect("a URL");
+        let is_v2 = protocols.is_some();
         if let Some(protocols) = protocols {
             request.headers_mut().insert("Sec-WebSocket-Protocol", protocols.parse().expect("a header"));
         }
         match timeout(PATIENCE, connect_async(request)).await.expect("no answer to the handshake") {
-            Ok((socket, _)) => {
-                Ok(Self { socket, user: user.to_owned(), sent: 0, shown: HashSet::new(), aside: VecDeque::new() })
-            }
+            Ok((socket, _)) => Ok(Self {
+                socket,
+                user: user.to_owned(),
+                sent: 0,
+                shown: HashSet::new(),
+                aside: VecDeque::new(),
+                acks: is_v2,
+                received: HashSet::new(),
+            }),
             Err(Error::Http(response)) => Err(Refused(response.status().as_u16())),
             Err(error) => panic!("the handshake failed: {error}"),
         }
@@ -139,11 +150,40 @@ impl Client {
     pub async fn frame(&mut self) -> Option<Value> {
         loop {
             match self.socket.next().await? {
-                Ok(Message::Text(text)) => return Some(serde_json::from_str(text.as_str()).expect("a frame is JSON")),
+                Ok(Message::Text(text)) => {
+                    let frame = serde_json::from_str(text.as_str()).expect("a frame is JSON");
+                    if self.takes(&frame).await {
+                        return Some(frame);
+                    }
+                }
                 Ok(Message::Close(_)) | Err(_) => return None,
                 Ok(_) => {}
             }
         }
+    }
+
+    /// From now on it acknowledges nothing.
+    pub fn fall_silent(&mut self) {
+        self.acks = false;
+    }
+
+    /// Acknowledges messages; says no to a frame before which it has missed one.
+    async fn takes(&mut self, frame: &Value) -> bool {
+        if !self.acks || frame["event"] != "RESPRECEIVER" {
+            return true;
+        }
+        if frame["PREV"].as_str().is_some_and(|previous| !self.received.contains(previous)) {
+            return false;
+        }
+        let ids = frame["MSG"].as_array().into_iter().flatten().filter_map(|item| item["mId"].as_str());
+        let ids: Vec<String> = ids.map(str::to_owned).collect();
+        if let Some(last) = ids.last() {
+            let ack = json!({ "action": "ack", "mId": last }).to_string();
+            // The socket may have ended by now: then it is not acknowledged.
+            let _ = self.socket.send(Message::text(ack)).await;
+        }
+        self.received.extend(ids);
+        true
     }
 
     /// The items of the next `RESPRECEIVER`.

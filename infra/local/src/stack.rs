@@ -11,9 +11,9 @@ use kschat_adapters::{
 };
 use kschat_consumer as consumer;
 use kschat_core::{
-    Partitions, SystemClock, deliver,
+    Partitions, SystemClock, ack, deliver,
     memory::{MemoryBroker, MemoryRegistry},
-    ports::{ConnectionRegistry, IdempotencyStore, Mailbox, Ownership, Pokes, Publisher, Queues, Unavailable},
+    ports::{Acks, ConnectionRegistry, IdempotencyStore, Mailbox, Ownership, Pokes, Publisher, Queues, Unavailable},
     send::Strangers,
 };
 use kschat_functions::{connect, disconnect, send};
@@ -110,6 +110,7 @@ struct Parts {
     publisher: Arc<dyn Publisher>,
     queues: Arc<dyn Queues>,
     pokes: Arc<dyn Pokes>,
+    acks: Arc<dyn Acks>,
     work: Work,
 }
 
@@ -129,6 +130,7 @@ impl Parts {
             publisher: Arc::new(broker.clone()),
             queues: Arc::new(broker.clone()),
             pokes: Arc::new(broker.clone()),
+            acks: Arc::new(broker.clone()),
             work: Work::Memory(Box::new(broker), Box::new(ownership)),
         }
     }
@@ -145,7 +147,8 @@ impl Parts {
             idempotency: registry,
             publisher: broker.clone(),
             queues: broker.clone(),
-            pokes: broker,
+            pokes: broker.clone(),
+            acks: broker,
             work: Work::Real(Consuming::new(backends.broker.clone(), partitions, DEFAULT_PREFETCH.get())),
         })
     }
@@ -163,12 +166,15 @@ impl Parts {
             },
             disconnect: disconnect::Deps { registry: self.registry.clone(), pokes: self.pokes.clone() },
             send: send::Deps {
-                registry: self.registry.clone(),
-                idempotency: self.idempotency.clone(),
-                publisher: self.publisher.clone(),
-                queues: self.queues.clone(),
-                clock,
-                strangers: options.strangers,
+                send: kschat_core::send::Deps {
+                    registry: self.registry.clone(),
+                    idempotency: self.idempotency.clone(),
+                    publisher: self.publisher.clone(),
+                    queues: self.queues.clone(),
+                    clock: clock.clone(),
+                    strangers: options.strangers,
+                },
+                ack: ack::Deps { registry: self.registry.clone(), acks: self.acks.clone(), clock },
             },
         })
     }

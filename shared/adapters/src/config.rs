@@ -14,7 +14,7 @@
 //! | `UNKNOWN_RECIPIENT` | send: `queue` or `refuse` | `queue` |
 //! | `RNO_WINDOW` | send: seconds for which an `rno` is remembered | 86400 |
 //! | `CALLBACK_URL` | consumer: the connections API | required |
-//! | `PREFETCH` | consumer: messages of one user under way at once | 32 |
+//! | `PREFETCH` | consumer: messages of one user that wait to be taken or acknowledged, at most | 64 |
 //! | `HEALTH_ADDR` | consumer: where `/healthz` listens | `127.0.0.1:8080` |
 //! | `LOG_FORMAT` | all: `text` or `json` | `text`; `json` on Lambda |
 //! | `RUST_LOG` | all | `info` |
@@ -300,7 +300,7 @@ impl FromStr for Address {
 }
 
 /// Messages of one user under way at once unless configured.
-pub const DEFAULT_PREFETCH: NonZero<u16> = NonZero::new(32).unwrap();
+pub const DEFAULT_PREFETCH: NonZero<u16> = NonZero::new(64).unwrap();
 
 /// What only the consumer needs.
 #[cfg(feature = "api-gateway")]
@@ -384,7 +384,7 @@ mod tests {
         let send = SendSettings::read(&mut env).unwrap();
         assert_eq!(send, SendSettings { strangers: Strangers::Queue, rno_window: DEFAULT_RNO_WINDOW });
         let consumer = ConsumerSettings::read(&mut env).unwrap();
-        assert_eq!((consumer.prefetch, consumer.health_addr.port()), (32, 8080));
+        assert_eq!((consumer.prefetch, consumer.health_addr.port()), (64, 8080));
         assert_eq!(partitions(&mut env), Some(Partitions::default()));
     }
 }

@@ -3,7 +3,7 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `ks:c:<connection>` | string | the session, until the edge has surely closed the connection |
-//! | `ks:u:{<user>}:c` | sorted set | the user's connections, by the time until which each can be reached |
+//! | `ks:u:{<user>}:c` | sorted set | the user's connections, each behind its version and a `:`, by the time until which it can be reached |
 //! | `ks:on:{<partition>}` | sorted set | the partition's users, by the time until which each can be reached |
 //! | `ks:i:{<user>}:<rno>` | string | what the first send with that `rno` settled |
 //!
@@ -17,7 +17,7 @@ use kschat_core::{
     Partition, Partitions, Session, Timestamp,
     ports::{BoxError, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
 };
-use kschat_protocol::{ConnectionId, InvalidId, MessageId, UserId, Version};
+use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ExistenceCheck, FromRedisValue, IntoConnectionInfo, Pipeline, SetExpiry,
     SetOptions, aio::MultiplexedConnection, io::tcp::TcpSettings,
@@ -157,6 +157,17 @@ fn connections_key(user: &UserId) -> String {
     format!("ks:u:{{{}}}:c", user.as_str())
 }
 
+/// How a connection stands in its user's set: with its client's version, which every push depends on.
+fn member(version: Version, connection: &ConnectionId) -> String {
+    format!("{}:{}", version.number(), connection.as_str())
+}
+
+fn read_member(member: &str) -> Result<(Version, ConnectionId), BoxError> {
+    let (version, connection) = member.split_once(':').ok_or("a connection without its version")?;
+    let version = version.parse().ok().and_then(Version::from_number).ok_or("unknown version")?;
+    Ok((version, ConnectionId::try_from(connection.to_owned())?))
+}
+
 fn online_key(partition: Partition) -> String {
     format!("ks:on:{{{partition}}}")
 }
@@ -251,7 +262,7 @@ impl ConnectionRegistry for RedisRegistry {
             .cmd("ZADD")
             .arg(&connections)
             .arg(reachable)
-            .arg(connection.as_str())
+            .arg(member(session.version, connection))
             .ignore()
             // Disconnects get lost now and then: whatever is over by now makes room here.
             .cmd("ZREMRANGEBYSCORE")
@@ -294,7 +305,8 @@ impl ConnectionRegistry for RedisRegistry {
             .ignore()
             .cmd("ZREM")
             .arg(&connections)
-            .arg(connection.as_str())
+            .arg(member(Version::Seed, connection))
+            .arg(member(Version::V2, connection))
             .ignore()
             .cmd("ZCARD")
             .arg(&connections);
@@ -327,9 +339,9 @@ impl ConnectionRegistry for RedisRegistry {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(connections_key(user)).arg(format!("({}", now.millis())).arg("+inf").arg("WITHSCORES");
         let found: Vec<(String, u64)> = self.run_one("read a user's connections", command).await?;
-        let read = |(id, until)| {
-            let connection = readable(ConnectionId::try_from(id))?;
-            Some(Reachable { connection, until: Timestamp::from_millis(until) })
+        let read = |(member, until): (String, u64)| {
+            let (version, connection) = readable(read_member(&member))?;
+            Some(Reachable { connection, until: Timestamp::from_millis(until), version })
         };
         Ok(found.into_iter().filter_map(read).collect())
     }
@@ -343,8 +355,8 @@ impl ConnectionRegistry for RedisRegistry {
 }
 
 /// Somebody else may have written there: one odd entry must not hide the others.
-fn readable<T>(id: Result<T, InvalidId>) -> Option<T> {
-    id.map_err(|error| tracing::warn!(%error, "an entry of the registry is passed over")).ok()
+fn readable<T>(entry: Result<T, impl fmt::Display>) -> Option<T> {
+    entry.map_err(|error| tracing::warn!(%error, "an entry of the registry is passed over")).ok()
 }
 
 #[async_trait]

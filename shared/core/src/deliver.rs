@@ -1,17 +1,17 @@
 //! From one user's queue to that user's connections.
 //!
 //! [`serve`] runs for as long as the user is online and the partition is ours. It takes what waits in the
-//! queue, puts as much as one frame holds into a `RESPRECEIVER`, posts it to every connection, and acks the
-//! messages once the edge has taken the frame for at least one of them. Whatever ends it before that leaves
-//! the messages in the queue, in order.
+//! queue, puts as much as one frame holds into a `RESPRECEIVER`, and posts it to every connection. The messages
+//! leave the queue once the edge has taken the frame for a client of the seed's kind, or a client of version 2
+//! has acknowledged them. Whatever ends it before that leaves them in the queue, in order.
 
 use std::{collections::HashMap, future::ready, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use kschat_protocol::{ConnectionId, Message, ReceiverFrame, UserId};
+use kschat_protocol::{ConnectionId, Message, ReceiverFrame, UserId, Version};
 use tokio::{
     sync::{Notify, Semaphore},
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,10 @@ use crate::{
     ports::{
         ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Reachable, Tag, Unavailable,
     },
+    unacked::{Pushed, Unacked},
 };
+
+pub use crate::unacked::AckBox;
 
 /// How many connections of one user are posted to at once.
 const FAN_OUT: usize = 8;
@@ -78,6 +81,8 @@ impl Deps {
 pub struct Signals {
     /// The user's connections have changed: look again.
     pub refresh: Arc<Notify>,
+    /// What the user's clients have acknowledged.
+    pub acks: Arc<AckBox>,
     /// Finish what is being posted, give the rest back, and end.
     pub stop: CancellationToken,
 }
@@ -101,7 +106,8 @@ pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
         Ok(opened) => opened,
         Err(end) => return end,
     };
-    let mut courier = Courier { deps, user, signals, audience, deliveries, held: None };
+    let unacked = Unacked::new();
+    let mut courier = Courier { deps, user, signals, audience, deliveries, unacked, held: None };
     let end = courier.run().await;
     courier.deliveries.close().await;
     end
@@ -139,6 +145,10 @@ struct Listener {
     seen: Instant,
     /// Until when it may hear anything.
     until: Timestamp,
+    /// Whether it acknowledges what it gets.
+    acks: bool,
+    /// Whether it has got all that waits for an ack: who comes later must get that first.
+    is_up_to_date: bool,
 }
 
 impl Audience {
@@ -152,9 +162,15 @@ impl Audience {
             End::Stuck
         })?;
         let now = Instant::now();
-        let listener = |Reachable { connection, until }| {
-            let seen = self.0.get(&connection).map_or(now, |listener| listener.seen);
-            (connection, Listener { seen, until })
+        let listener = |Reachable { connection, until, version }| {
+            let known = self.0.get(&connection);
+            let listener = Listener {
+                seen: known.map_or(now, |listener| listener.seen),
+                until,
+                acks: version == Version::V2,
+                is_up_to_date: known.is_some_and(|listener| listener.is_up_to_date),
+            };
+            (connection, listener)
         };
         self.0 = reachable.into_iter().map(listener).collect();
         Ok(())
@@ -163,6 +179,21 @@ impl Audience {
     /// Nobody outlives a token, not even by listening.
     fn drop_expired(&mut self, now: Timestamp) {
         self.0.retain(|_, listener| listener.until > now);
+    }
+
+    fn acks(&self, id: &ConnectionId) -> bool {
+        self.0.get(id).is_some_and(|listener| listener.acks)
+    }
+
+    fn set_up_to_date(&mut self, id: &ConnectionId) {
+        if let Some(listener) = self.0.get_mut(id) {
+            listener.is_up_to_date = true;
+        }
+    }
+
+    /// Those of whom that is so.
+    fn who(&self, is_so: impl Fn(&Listener) -> bool) -> Vec<ConnectionId> {
+        self.0.iter().filter(|(_, listener)| is_so(listener)).map(|(id, _)| id.clone()).collect()
     }
 
     fn is_young(&self, id: &ConnectionId) -> bool {
@@ -198,8 +229,11 @@ impl Verdict {
 }
 
 /// What became of a batch.
+#[derive(Clone, Copy)]
 enum Posted {
-    /// At least one connection has it.
+    /// At least one connection has it, and the edge's word counts for it.
+    Settled,
+    /// At least one connection has it, and its client will acknowledge it.
     Reached,
     /// No connection will ever take it.
     Refused,
@@ -210,6 +244,8 @@ enum Posted {
 struct Tally {
     reached: Vec<ConnectionId>,
     refused: Vec<ConnectionId>,
+    /// Whether one of those reached does not acknowledge: then the edge's word counts.
+    is_settled: bool,
     /// Rounds that count towards [`MAX_ATTEMPTS`].
     attempts: u32,
     /// Rounds in which only connections were missing that the edge does not know yet.
@@ -226,7 +262,7 @@ impl Tally {
     /// The outcome, as far as there is one: taken once is taken.
     fn posted(&self) -> Option<Posted> {
         if !self.reached.is_empty() {
-            return Some(Posted::Reached);
+            return Some(if self.is_settled { Posted::Settled } else { Posted::Reached });
         }
         (!self.refused.is_empty()).then_some(Posted::Refused)
     }
@@ -234,8 +270,14 @@ impl Tally {
 
 /// Messages that share one frame.
 struct Batch {
-    tags: Vec<Tag>,
+    messages: Vec<Pushed>,
     frame: String,
+}
+
+impl Batch {
+    fn tags(&self) -> Vec<Tag> {
+        self.messages.iter().map(|pushed| pushed.tag).collect()
+    }
 }
 
 /// A delivery that was read, and found to be a message.
@@ -247,6 +289,7 @@ struct Courier<'a> {
     signals: &'a Signals,
     audience: Audience,
     deliveries: Box<dyn Deliveries>,
+    unacked: Unacked,
     /// Did not fit into the last frame; opens the next one.
     held: Option<Read>,
 }
@@ -264,8 +307,12 @@ impl Courier<'_> {
         let first = self.next().await?;
         let Some(batch) = self.gather(first).await? else { return Ok(()) };
         let settled = match self.post(&batch.frame).await? {
-            Posted::Reached => self.deliveries.ack(&batch.tags).await,
-            Posted::Refused => self.discard(&batch.tags).await,
+            Posted::Settled => self.deliveries.ack(&batch.tags()).await,
+            Posted::Refused => self.discard(&batch.tags()).await,
+            Posted::Reached => {
+                self.unacked.push(batch.messages);
+                Ok(())
+            }
         };
         settled.map_err(|_| End::Lost)
     }
@@ -276,13 +323,18 @@ impl Courier<'_> {
             tokio::select! {
                 biased;
                 () = self.signals.stop.cancelled() => return Err(End::Stopped),
-                () = self.signals.refresh.notified() => self.look_again().await?,
-                () = ready(()), if self.held.is_some() => {
+                () = self.signals.refresh.notified() => {
+                    self.look_again().await?;
+                    self.bring_up_to_date().await?;
+                }
+                () = self.signals.acks.arrived() => self.settle().await?,
+                () = sleep_until(self.unacked.again_at()), if !self.unacked.is_empty() => self.push_again().await?,
+                () = ready(()), if self.held.is_some() && self.unacked.has_room() => {
                     if let Some(held) = self.held.take() {
                         return Ok(held);
                     }
                 }
-                delivery = self.deliveries.next() => {
+                delivery = self.deliveries.next(), if self.held.is_none() && self.unacked.has_room() => {
                     if let Some(read) = self.read(delivery.ok_or(End::Lost)?).await? {
                         return Ok(read);
                     }
@@ -294,6 +346,89 @@ impl Courier<'_> {
     async fn look_again(&mut self) -> Result<(), End> {
         self.audience.refresh(self.deps, self.user).await?;
         if self.audience.is_empty() { Err(End::Offline) } else { Ok(()) }
+    }
+
+    /// Removes from the queue what a client has acknowledged.
+    async fn settle(&mut self) -> Result<(), End> {
+        let tags = self.unacked.settle(&self.signals.acks.take());
+        self.ack(&tags).await
+    }
+
+    async fn ack(&mut self, tags: &[Tag]) -> Result<(), End> {
+        if tags.is_empty() { Ok(()) } else { self.deliveries.ack(tags).await.map_err(|_| End::Lost) }
+    }
+
+    /// Pushes once more what nobody has acknowledged: the frame may be lost in a half-open socket, or the ack on
+    /// its way. The client knows what it has shown.
+    async fn push_again(&mut self) -> Result<(), End> {
+        if !self.unacked.repeat() {
+            tracing::warn!("a user's clients have acknowledged nothing for long; the messages go back to the queue");
+            return Err(End::Stuck);
+        }
+        self.audience.drop_expired(self.deps.clock.now());
+        for frame in self.unacked.frames() {
+            let targets = self.audience.who(|listener| listener.acks && listener.is_up_to_date);
+            if !self.deliveries.is_ours() {
+                return Err(End::Lost);
+            }
+            for (id, verdict) in self.post_once(&targets, &frame).await {
+                if verdict == Verdict::Forget {
+                    self.forget(&id).await;
+                }
+            }
+        }
+        if self.audience.is_empty() {
+            self.look_again().await?;
+            self.bring_up_to_date().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives those who have just come what waits for an ack, before they get anything newer. One that does not
+    /// take it soon goes without: it gets it when it is pushed again.
+    async fn bring_up_to_date(&mut self) -> Result<(), End> {
+        let (mut attempts, mut early) = (0, 0);
+        loop {
+            self.audience.drop_expired(self.deps.clock.now());
+            let (mut wait, has_chances) = (None, attempts < MAX_ATTEMPTS_ONCE_REACHED);
+            for id in self.audience.who(|listener| !listener.is_up_to_date) {
+                match self.repeat_to(&id).await? {
+                    Verdict::Early => {
+                        early += 1;
+                        wait = Some(YOUNG.wait(early));
+                    }
+                    Verdict::Busy if has_chances => {
+                        attempts += 1;
+                        wait = Some(BUSY.wait(attempts));
+                    }
+                    Verdict::Forget => self.forget(&id).await,
+                    Verdict::Reached | Verdict::Refused | Verdict::Busy => self.audience.set_up_to_date(&id),
+                }
+            }
+            match wait {
+                Some(wait) => self.pause(wait).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Posts all that waits for an ack to one connection; stops at the first frame that it does not take.
+    async fn repeat_to(&mut self, id: &ConnectionId) -> Result<Verdict, End> {
+        for frame in self.unacked.frames() {
+            if !self.deliveries.is_ours() {
+                return Err(End::Lost);
+            }
+            let verdict = self.post_once(std::slice::from_ref(id), &frame).await.pop().map(|(_, verdict)| verdict);
+            if let Some(verdict) = verdict.filter(|verdict| *verdict != Verdict::Reached) {
+                return Ok(verdict);
+            }
+        }
+        if !self.audience.acks(id) {
+            // The edge's word counts for it.
+            let tags = self.unacked.settle_all();
+            self.ack(&tags).await?;
+        }
+        Ok(Verdict::Reached)
     }
 
     /// Somebody else may have written into the queue: what is no message is set aside, not pushed.
@@ -310,12 +445,12 @@ impl Courier<'_> {
 
     /// Puts what already waits into one frame, as much as it holds.
     async fn gather(&mut self, first: Read) -> Result<Option<Batch>, End> {
-        let mut frame = ReceiverFrame::new();
-        let mut tags = Vec::new();
+        let mut frame = ReceiverFrame::after(self.unacked.last());
+        let mut messages = Vec::new();
         let mut next = Some(first);
         while let Some((delivery, message)) = next.take() {
             if !frame.push(&message, delivery.redelivered) {
-                if tags.is_empty() {
+                if messages.is_empty() {
                     tracing::error!("a queued message is larger than any frame and is set aside");
                     self.discard(&[delivery.tag]).await.map_err(|_| End::Lost)?;
                     return Ok(None);
@@ -323,18 +458,21 @@ impl Courier<'_> {
                 self.held = Some((delivery, message));
                 break;
             }
-            tags.push(delivery.tag);
+            messages.push(Pushed { tag: delivery.tag, message });
             if let Some(delivery) = self.deliveries.try_next() {
                 next = self.read(delivery).await?;
             }
         }
-        Ok(Some(Batch { tags, frame: frame.into_text() }))
+        Ok(Some(Batch { messages, frame: frame.into_text() }))
     }
 
     /// Posts a frame to every connection until each has it, is gone, or has had its chances.
     async fn post(&mut self, frame: &str) -> Result<Posted, End> {
         let mut tally = Tally::default();
         while tally.attempts < tally.chances() {
+            if let Err(end) = self.bring_up_to_date().await {
+                return tally.posted().ok_or(end);
+            }
             self.audience.drop_expired(self.deps.clock.now());
             let targets = self.targets(&tally);
             if targets.is_empty() {
@@ -362,7 +500,10 @@ impl Courier<'_> {
         let (mut early, mut busy, first) = (false, false, tally.reached.is_empty());
         for (id, verdict) in self.post_once(targets, frame).await {
             match verdict {
-                Verdict::Reached => tally.reached.push(id),
+                Verdict::Reached => {
+                    tally.is_settled |= !self.audience.acks(&id);
+                    tally.reached.push(id);
+                }
                 Verdict::Refused => tally.refused.push(id),
                 Verdict::Forget => self.forget(&id).await,
                 Verdict::Early => early = true,
@@ -383,8 +524,9 @@ impl Courier<'_> {
     }
 
     fn targets(&self, tally: &Tally) -> Vec<ConnectionId> {
-        let open = |id: &&ConnectionId| !tally.reached.contains(id) && !tally.refused.contains(id);
-        self.audience.0.keys().filter(open).cloned().collect()
+        let mut targets = self.audience.who(|listener| listener.is_up_to_date);
+        targets.retain(|id| !tally.reached.contains(id) && !tally.refused.contains(id));
+        targets
     }
 
     async fn post_once(&self, targets: &[ConnectionId], frame: &str) -> Vec<(ConnectionId, Verdict)> {

@@ -1,13 +1,14 @@
 //! What kschat decides, apart from what it runs on.
 //!
 //! - [`ports`]: the few things a use-case needs from outside, as traits.
-//! - [`connect`], [`disconnect`], [`send`]: one use-case of the functions each.
+//! - [`connect`], [`disconnect`], [`send`], [`ack`]: one use-case of the functions each.
 //! - [`deliver`]: the consumer's use-case, from a user's queue to the user's connections.
 //! - [`memory`]: every port without a service behind it, for the embedded local stack and fast tests.
 //! - `contract` (feature): the clauses that every adapter of a port must pass.
 //!
 //! No vendor's type appears here.
 
+pub mod ack;
 pub mod backoff;
 pub mod connect;
 #[cfg(feature = "contract")]
@@ -21,6 +22,7 @@ pub mod ports;
 pub mod send;
 mod session;
 mod time;
+mod unacked;
 
 pub use partition::{InvalidPartitions, Partition, Partitions};
 pub use session::Session;

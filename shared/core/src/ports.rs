@@ -4,7 +4,7 @@
 //! pass are in `contract`.
 
 use async_trait::async_trait;
-use kschat_protocol::{ConnectionId, Er, Message, MessageId, UserId};
+use kschat_protocol::{ConnectionId, Er, Message, MessageId, UserId, Version};
 
 use crate::{Partition, Session, Timestamp};
 
@@ -78,6 +78,8 @@ pub struct Reachable {
     pub connection: ConnectionId,
     /// Until when: nobody hears anything beyond the end of a token.
     pub until: Timestamp,
+    /// Which promises its client knows: whether it acknowledges what it gets.
+    pub version: Version,
 }
 
 /// Knows which connections are whose. Every write may be repeated blindly.
@@ -199,6 +201,17 @@ pub trait Pokes: Send + Sync {
     async fn poke(&self, user: &UserId) -> Result<(), Unavailable>;
 }
 
+/// Tells a user's owner what the user has got.
+#[async_trait]
+pub trait Acks: Send + Sync {
+    /// Tells the owner that the user has this message, and all that came before it. One that gets lost does no
+    /// harm: the message comes again, and so does the ack.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the owner may not know.
+    async fn acked(&self, user: &UserId, message: &MessageId) -> Result<(), Unavailable>;
+}
+
 /// Why a frame did not reach a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum PostError {
@@ -289,6 +302,8 @@ pub enum OwnershipEvent {
     Asked(Partition),
     /// Something about that user has changed.
     Poked(UserId),
+    /// That user has got this message, and all that came before it.
+    Acked(UserId, MessageId),
 }
 
 /// Shares partitions among consumers, so that each has one owner at most.

@@ -10,13 +10,14 @@ use std::{
 
 use async_trait::async_trait;
 use kschat_core::{
-    Partitions, Timestamp,
+    Partitions, Session, Timestamp,
     contract::{ManualClock, connection, message, session, somebody},
     deliver::{Deps, End, Signals, serve},
     memory::{MemoryBroker, MemoryRegistry},
     ports::{ConnectionRegistry, ConnectionsApi, Mailbox, PostError, Publisher, Queues, Unavailable},
 };
-use kschat_protocol::{ConnectionId, UserId};
+use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
+use serde_json::Value;
 use tokio::{task::JoinHandle, time::timeout};
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -79,10 +80,20 @@ impl Scene {
         scene
     }
 
+    /// A client of the seed's kind.
     async fn device(&self, script: Script) -> ConnectionId {
+        self.device_of(Version::Seed, script).await
+    }
+
+    /// A client that acknowledges what it gets, when the test says so.
+    async fn acking(&self, script: Script) -> ConnectionId {
+        self.device_of(Version::V2, script).await
+    }
+
+    async fn device_of(&self, version: Version, script: Script) -> ConnectionId {
         let id = connection();
         self.edge.scripts.lock().expect("no test panics here").insert(id.clone(), script);
-        let session = session(&self.user, NOW, HOUR);
+        let session = Session { version, ..session(&self.user, NOW, HOUR) };
         self.registry.register(&id, &session).await.expect("memory");
         id
     }
@@ -108,6 +119,23 @@ impl Scene {
         };
         let taken = self.edge.taken.lock().expect("no test panics here");
         taken.iter().filter(|(id, _)| id == device).map(|(_, frame)| texts(frame)).collect()
+    }
+
+    /// Acknowledges the message with that text, as far as a device has got it.
+    fn ack(&self, text: &str) {
+        let taken = self.edge.taken.lock().expect("no test panics here");
+        let item = taken.iter().rev().find_map(|(_, frame)| {
+            let frame: Value = serde_json::from_str(frame).expect("JSON");
+            frame["MSG"].as_array().expect("messages").iter().find(|item| item["msg"] == text).cloned()
+        });
+        let id = item.expect("it was pushed")["mId"].as_str().expect("text").to_owned();
+        self.signals.acks.put(MessageId::from(id));
+    }
+
+    /// A device is gone, and the owner is told.
+    async fn leave(&self, device: &ConnectionId) {
+        self.registry.remove(&self.user, device).await.expect("memory");
+        self.signals.refresh.notify_one();
     }
 
     async fn registered(&self) -> Vec<ConnectionId> {
@@ -325,4 +353,125 @@ async fn a_device_that_comes_in_the_middle_of_a_backlog_hears_the_rest() {
     assert_eq!(one, texts);
     assert!(!two.is_empty() && texts.ends_with(&two), "{} messages", two.len());
     scene.stop(courier).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_acknowledges_leaves_the_queue_and_the_rest_stays() {
+    let scene = Scene::new().await;
+    let device = scene.acking(vec![]).await;
+    scene.queue(&["one", "two", "three"]).await;
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(scene.heard(&device), [["one", "two", "three"]]);
+    // It stands for all before it.
+    scene.ack("two");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    scene.stop(courier).await;
+    assert_eq!(scene.left().await, ["three"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_acknowledged_comes_again_in_order_and_marked() {
+    let scene = Scene::new().await;
+    let device = scene.acking(vec![]).await;
+    scene.queue(&["one", "two"]).await;
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    scene.queue(&["three"]).await;
+    scene.quiet().await;
+    let heard = scene.heard(&device);
+    assert_eq!(heard[..2], [vec!["one", "two"], vec!["three"]]);
+    assert!(heard.len() > 2 && heard[2..].iter().all(|frame| *frame == ["one", "two", "three"]), "{heard:?}");
+    let taken = scene.edge.taken.lock().expect("no test panics here")[2].1.clone();
+    assert_eq!(taken.matches(r#""redelivered":true"#).count(), 3);
+    scene.ack("three");
+    scene.quiet().await;
+    let count = scene.heard(&device).len();
+    scene.quiet().await;
+    assert_eq!(scene.heard(&device).len(), count, "what is acknowledged does not come again");
+    scene.stop(courier).await;
+    assert!(scene.left().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_client_goes_what_it_has_not_acknowledged_waits_in_order() {
+    let scene = Scene::new().await;
+    let device = scene.acking(vec![]).await;
+    scene.queue(&["one", "two", "three"]).await;
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    scene.ack("one");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    scene.leave(&device).await;
+    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
+    assert_eq!(scene.left().await, ["two", "three"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_later_gets_first_what_is_not_acknowledged() {
+    let scene = Scene::new().await;
+    let half_open = scene.acking(vec![]).await;
+    scene.queue(&["one", "two"]).await;
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // The edge does not know the new one yet, as `$connect` has not returned.
+    let again = scene.acking(vec![410; 3]).await;
+    scene.signals.refresh.notify_one();
+    scene.queue(&["three"]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(scene.heard(&again).concat(), ["one", "two", "three"]);
+    assert_eq!(scene.heard(&half_open).concat(), ["one", "two", "three"]);
+    scene.ack("three");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    scene.stop(courier).await;
+    assert!(scene.left().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_the_seeds_kind_settles_what_others_have_not_acknowledged() {
+    let scene = Scene::new().await;
+    let silent = scene.acking(vec![]).await;
+    scene.queue(&["one"]).await;
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let seed = scene.device(vec![]).await;
+    scene.signals.refresh.notify_one();
+    scene.queue(&["two"]).await;
+    scene.quiet().await;
+    // Nothing comes twice to a client that would show it twice.
+    assert_eq!(scene.heard(&seed).concat(), ["one", "two"]);
+    assert_eq!(scene.heard(&silent).concat(), ["one", "two"]);
+    scene.stop(courier).await;
+    assert!(scene.left().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_an_ack_is_bounded() {
+    let scene = Scene::new().await;
+    let device = scene.acking(vec![]).await;
+    let texts: Vec<String> = (0..2_000).map(|n| n.to_string()).collect();
+    scene.queue(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let heard = scene.heard(&device).concat();
+    assert!(heard.len() < 600, "{} messages are under way", heard.len());
+    for _ in 0..20 {
+        scene.ack(scene.heard(&device).concat().last().expect("it has got some"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(scene.heard(&device).concat(), texts);
+    scene.stop(courier).await;
+    assert!(scene.left().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_minutes_without_any_ack_the_messages_go_back() {
+    let scene = Scene::new().await;
+    scene.acking(vec![]).await;
+    scene.queue(&["one", "two"]).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(scene.serve().await.expect("it does not panic"), End::Stuck);
+    let took = began.elapsed();
+    assert!((Duration::from_secs(300)..Duration::from_secs(420)).contains(&took), "{took:?}");
+    assert_eq!(scene.left().await, ["one", "two"]);
 }

@@ -13,11 +13,14 @@ mod broker {
 }
 
 #[tokio::test]
-async fn the_only_member_owns_everything_and_hears_pokes() {
+async fn the_only_member_owns_everything_and_hears_pokes_and_acks() {
     use kschat_core::{Partitions, contract::ownership, memory::MemoryBroker};
 
     let (broker, mut member) = MemoryBroker::new(Partitions::default());
-    let clause =
-        ownership::the_only_member_owns_everything_and_hears_pokes(&mut member, &broker, Partitions::default());
+    let clause = ownership::the_only_member_owns_everything_and_hears_pokes_and_acks(
+        &mut member,
+        &broker,
+        Partitions::default(),
+    );
     clause.await.unwrap();
 }

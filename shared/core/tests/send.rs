@@ -16,7 +16,14 @@ use kschat_core::{
     ports::{ConnectionRegistry, Mailbox, PublishError, Publisher, Queues, Unavailable},
     send::{Deps, Strangers, send},
 };
-use kschat_protocol::{ConnectionId, Message, SendFrame, UserId, Version};
+use kschat_protocol::{ClientFrame, ConnectionId, Message, SendFrame, UserId, Version};
+
+fn frame(text: &str) -> SendFrame {
+    match ClientFrame::parse(text).expect("a frame") {
+        ClientFrame::Send(frame) => frame,
+        other => panic!("{other:?}"),
+    }
+}
 
 /// A broker that fails as told before it works.
 struct Faulty {
@@ -70,8 +77,7 @@ impl Scene {
     }
 
     async fn send(&self, text: &str) -> String {
-        let frame = SendFrame::parse(text).expect("a frame");
-        send(&self.deps, &self.alice, frame).await.to_text()
+        send(&self.deps, &self.alice, frame(text)).await.to_text()
     }
 
     /// The ids in bob's queue.
@@ -137,7 +143,7 @@ async fn nobody_outlives_a_token_or_speaks_for_another() {
     assert!(stolen.contains(r#""ER":5"#), "{stolen}");
     scene.clock.set(NOW.plus(Duration::from_secs(60)));
     assert!(scene.send(HELLO).await.contains(r#""ER":4"#));
-    let unknown = send(&scene.deps, &connection(), SendFrame::parse(HELLO).expect("a frame")).await.to_text();
+    let unknown = send(&scene.deps, &connection(), frame(HELLO)).await.to_text();
     assert!(unknown.contains(r#""ER":3"#), "{unknown}");
     assert!(scene.queued().await.is_empty());
 }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Er, JsonId, UserId,
-    limits::{MAX_FRAME, MAX_MSG, MAX_RNO},
+    Er, JsonId, MessageId, UserId,
+    limits::{MAX_FRAME, MAX_MESSAGE_ID, MAX_MSG, MAX_RNO},
 };
 
 /// One thing that is wrong with one field: an item of `ERRS`.
@@ -42,6 +42,37 @@ impl FrameError {
     }
 }
 
+/// What a client can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientFrame {
+    /// Here is a message.
+    Send(SendFrame),
+    /// I have this message, and all that came before it.
+    Ack(MessageId),
+}
+
+impl ClientFrame {
+    /// Reads a frame from any route.
+    ///
+    /// The seed's bare `{uId,pId,msg,rno,time}` is a send too. `time` is the client's own clock and only
+    /// advisory, so it is not looked at. Unknown fields are ignored.
+    ///
+    /// # Errors
+    /// [`FrameError`] with the code of the first of: too large, not a JSON object, an unknown action, wrong
+    /// fields (all of them).
+    pub fn parse(text: &str) -> Result<Self, FrameError> {
+        if text.len() > MAX_FRAME {
+            return Err(FrameError::whole(Er::TooLarge));
+        }
+        let raw: RawFrame<'_> = read_object(text).ok_or_else(|| FrameError::whole(Er::Malformed))?;
+        match raw.action() {
+            Some(Action::Send) => raw.check_send().map(Self::Send),
+            Some(Action::Ack) => raw.check_ack().map(Self::Ack),
+            None => Err(FrameError::whole(Er::UnknownAction)),
+        }
+    }
+}
+
 /// A message that its sender asks us to deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendFrame {
@@ -59,9 +90,9 @@ pub struct SendFrame {
     pub rno: Option<JsonId>,
 }
 
-/// The fields of a send, each kept as it came, so that every fault can be told at once.
+/// The fields of every frame, each kept as it came, so that every fault can be told at once.
 #[derive(Deserialize)]
-struct RawSend<'a> {
+struct RawFrame<'a> {
     #[serde(borrow)]
     action: Option<&'a RawValue>,
     #[serde(borrow, rename = "uId")]
@@ -72,44 +103,41 @@ struct RawSend<'a> {
     msg: Option<&'a RawValue>,
     #[serde(borrow)]
     rno: Option<&'a RawValue>,
+    #[serde(borrow, rename = "mId")]
+    mid: Option<&'a RawValue>,
 }
 
-impl SendFrame {
-    /// Reads a frame from the `send` or the `$default` route.
-    ///
-    /// The seed's bare `{uId,pId,msg,rno,time}` is a send too. `time` is the client's own clock and only
-    /// advisory, so it is not looked at. Unknown fields are ignored.
-    ///
-    /// # Errors
-    /// [`FrameError`] with the code of the first of: too large, not a JSON object, an unknown action, wrong
-    /// fields (all of them).
-    pub fn parse(text: &str) -> Result<Self, FrameError> {
-        if text.len() > MAX_FRAME {
-            return Err(FrameError::whole(Er::TooLarge));
-        }
-        let raw: RawSend<'_> = read_object(text).ok_or_else(|| FrameError::whole(Er::Malformed))?;
-        if !raw.is_send() {
-            return Err(FrameError::whole(Er::UnknownAction));
-        }
-        raw.check()
-    }
+enum Action {
+    Send,
+    Ack,
 }
 
 /// Reads an object and nothing else: serde would fill a struct from an array, too.
-fn read_object(text: &str) -> Option<RawSend<'_>> {
+fn read_object(text: &str) -> Option<RawFrame<'_>> {
     let is_object = text.trim_start().starts_with('{');
     is_object.then(|| serde_json::from_str(text).ok()).flatten()
 }
 
-impl RawSend<'_> {
-    fn is_send(&self) -> bool {
-        match self.action {
-            Some(action) => serde_json::from_str::<String>(action.get()).is_ok_and(|action| action == "send"),
-            None => self.uid.is_some() || self.pid.is_some() || self.msg.is_some(),
+impl RawFrame<'_> {
+    fn action(&self) -> Option<Action> {
+        let Some(action) = self.action else {
+            let is_bare_send = self.uid.is_some() || self.pid.is_some() || self.msg.is_some();
+            return is_bare_send.then_some(Action::Send);
+        };
+        match serde_json::from_str::<String>(action.get()).ok()?.as_str() {
+            "send" => Some(Action::Send),
+            "ack" => Some(Action::Ack),
+            _ => None,
         }
     }
 
-    fn check(&self) -> Result<SendFrame, FrameError> {
+    fn check_ack(&self) -> Result<MessageId, FrameError> {
+        required("mId", self.mid)
+            .and_then(message_id)
+            .map_err(|fault| FrameError { fields: vec![fault], ..FrameError::whole(Er::InvalidField) })
+    }
+
+    fn check_send(&self) -> Result<SendFrame, FrameError> {
         let mut faults = Faults::default();
         let rno = self.rno.and_then(|raw| faults.keep(rno(raw)));
         let uid = faults.keep(required("uId", self.uid).and_then(|raw| user("uId", raw)));
@@ -169,6 +197,11 @@ fn rno(raw: &RawValue) -> Result<JsonId, FieldError> {
     Ok(rno)
 }
 
+fn message_id(raw: &RawValue) -> Result<MessageId, FieldError> {
+    let id = serde_json::from_str::<String>(raw.get()).ok().filter(|id| !id.is_empty() && id.len() <= MAX_MESSAGE_ID);
+    id.map(MessageId::from).ok_or_else(|| invalid("mId", format!("must be a string of 1 to {MAX_MESSAGE_ID} bytes")))
+}
+
 fn message(raw: &RawValue) -> Result<String, FieldError> {
     let msg: String = serde_json::from_str(raw.get()).map_err(|_| invalid("msg", "must be a string"))?;
     if msg.is_empty() {
@@ -186,6 +219,13 @@ fn message(raw: &RawValue) -> Result<String, FieldError> {
 mod tests {
     use super::*;
 
+    fn send(text: &str) -> Result<SendFrame, FrameError> {
+        ClientFrame::parse(text).map(|frame| match frame {
+            ClientFrame::Send(frame) => frame,
+            other => panic!("{other:?}"),
+        })
+    }
+
     fn codes(error: &FrameError) -> Vec<(&'static str, u16)> {
         error.fields.iter().map(|fault| (fault.field, fault.code.number())).collect()
     }
@@ -194,8 +234,8 @@ mod tests {
     fn a_frame_with_an_action_and_the_seeds_bare_frame_are_the_same_send() {
         let bare = r#"{"uId":1,"pId":"bob","msg":"hi","rno":42,"time":1700000000}"#;
         let routed = r#"{"action":"send","uId":1,"pId":"bob","msg":"hi","rno":42,"time":1700000000}"#;
-        let frame = SendFrame::parse(bare).unwrap();
-        assert_eq!(frame, SendFrame::parse(routed).unwrap());
+        let frame = send(bare).unwrap();
+        assert_eq!(frame, send(routed).unwrap());
         assert_eq!(frame.claimed_sender.as_str(), "1");
         assert_eq!(frame.recipient.as_str(), "bob");
         assert_eq!(frame.rno.unwrap().to_string(), "42");
@@ -203,7 +243,7 @@ mod tests {
 
     #[test]
     fn every_wrong_field_is_told_at_once_and_the_rno_is_kept() {
-        let error = SendFrame::parse(r#"{"action":"send","uId":1.5,"msg":7,"rno":"r1"}"#).unwrap_err();
+        let error = send(r#"{"action":"send","uId":1.5,"msg":7,"rno":"r1"}"#).unwrap_err();
         assert_eq!(error.code, Er::InvalidField);
         assert_eq!(codes(&error), [("uId", 7), ("pId", 7), ("msg", 7)]);
         assert_eq!(error.rno, Some(JsonId::Text("r1".into())));
@@ -213,21 +253,36 @@ mod tests {
     #[test]
     fn what_is_no_object_is_malformed() {
         for text in ["", "x", "7", "null", "\"send\"", "[]", "[1,2,3,4,5]", "{", r#"{"uId":1,"uId":2}"#] {
-            assert_eq!(SendFrame::parse(text).unwrap_err().code, Er::Malformed, "{text}");
+            assert_eq!(send(text).unwrap_err().code, Er::Malformed, "{text}");
         }
     }
 
     #[test]
     fn what_is_no_send_is_an_unknown_action() {
         for text in ["{}", r#"{"action":"dance"}"#, r#"{"action":7,"uId":1}"#, r#"{"hello":"world"}"#] {
-            let error = SendFrame::parse(text).unwrap_err();
+            let error = send(text).unwrap_err();
             assert_eq!((error.code, error.is_send), (Er::UnknownAction, false), "{text}");
         }
     }
 
     #[test]
+    fn an_ack_names_a_message() {
+        let ack = ClientFrame::parse(r#"{"action":"ack","mId":"m-1"}"#).unwrap();
+        assert_eq!(ack, ClientFrame::Ack(MessageId::from("m-1".to_owned())));
+        let long = format!(r#"{{"action":"ack","mId":"{}"}}"#, "x".repeat(MAX_MESSAGE_ID + 1));
+        for text in [r#"{"action":"ack"}"#, r#"{"action":"ack","mId":7}"#, r#"{"action":"ack","mId":""}"#, &long] {
+            let error = ClientFrame::parse(text).unwrap_err();
+            assert_eq!(
+                (error.code, codes(&error), error.is_send),
+                (Er::InvalidField, vec![("mId", 7)], false),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn a_message_is_measured_as_it_will_be_written() {
-        let sized = |msg: &str| SendFrame::parse(&format!(r#"{{"uId":1,"pId":2,"msg":"{msg}"}}"#));
+        let sized = |msg: &str| send(&format!(r#"{{"uId":1,"pId":2,"msg":"{msg}"}}"#));
         assert!(sized(&"a".repeat(MAX_MSG - 2)).is_ok());
         let error = sized(&"a".repeat(MAX_MSG - 1)).unwrap_err();
         assert_eq!((error.code, codes(&error)), (Er::TooLarge, vec![("msg", 8)]));

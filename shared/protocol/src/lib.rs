@@ -5,7 +5,7 @@
 //!
 //! | to find | look in |
 //! |---|---|
-//! | where a client's frame is parsed | [`SendFrame::parse`] |
+//! | where a client's frame is parsed | [`ClientFrame::parse`] |
 //! | the reply to a send | [`SendReply`] |
 //! | the frame that carries messages to a receiver | [`ReceiverFrame`] |
 //! | the body of a queued message | [`Message`] |
@@ -20,7 +20,7 @@ pub mod limits;
 mod message;
 mod server;
 
-pub use client::{FieldError, FrameError, SendFrame};
+pub use client::{ClientFrame, FieldError, FrameError, SendFrame};
 pub use code::Er;
 pub use handshake::{BEARER_PREFIX, Handshake, SUBPROTOCOL, Version};
 pub use id::{ConnectionId, InvalidId, JsonId, MessageId, UserId};

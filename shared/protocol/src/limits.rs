@@ -22,6 +22,9 @@ pub const MAX_CONNECTION_ID: usize = 128;
 /// The longest `rno`, as text.
 pub const MAX_RNO: usize = 128;
 
+/// The longest message id that a client may name. Ours have 36 characters.
+pub const MAX_MESSAGE_ID: usize = 64;
+
 /// How long the managed edge keeps a connection at most.
 ///
 /// Source: Amazon API Gateway quotas, "Connection duration for WebSocket API".
@@ -45,7 +48,7 @@ mod tests {
             id: MessageId::from("0".repeat(36)),
             rno: Some(JsonId::Text("\"".repeat(MAX_RNO))),
         };
-        let mut frame = ReceiverFrame::new();
+        let mut frame = ReceiverFrame::after(Some(&message.id));
         assert!(frame.push(&message, true), "it does not fit");
         assert!(frame.into_text().len() <= MAX_FRAME);
     }

@@ -145,7 +145,8 @@ pub fn refusal(error: FrameError) -> String {
     .to_text()
 }
 
-const HEAD: &str = r#"{"event":"RESPRECEIVER","RC":1,"ER":0,"MSG":["#;
+const HEAD: &str = r#"{"event":"RESPRECEIVER","RC":1,"ER":0,"#;
+const LIST: &str = r#""MSG":["#;
 const TAIL: &str = "]}";
 
 /// `RESPRECEIVER`: messages on their way to a connection, as many as one frame of the edge holds.
@@ -163,17 +164,14 @@ struct Item<'a> {
     redelivered: bool,
 }
 
-impl Default for ReceiverFrame {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl ReceiverFrame {
-    /// A frame without any message yet.
+    /// A frame without any message yet. It names the message that was pushed before it, if that one is not
+    /// acknowledged: a client that does not have it has missed a frame, and lets this one pass, as both will come
+    /// again in their order.
     #[must_use]
-    pub fn new() -> Self {
-        Self { text: HEAD.to_owned(), count: 0 }
+    pub fn after(previous: Option<&MessageId>) -> Self {
+        let previous = previous.map(|id| format!(r#""PREV":{},"#, json(&id.as_str()))).unwrap_or_default();
+        Self { text: format!("{HEAD}{previous}{LIST}"), count: 0 }
     }
 
     /// Adds a message unless the frame would grow past [`MAX_FRAME`]; says whether it did.

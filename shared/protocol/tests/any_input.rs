@@ -1,6 +1,6 @@
 //! No input, however odd, makes the parser panic, and none is answered outside the protocol.
 
-use kschat_protocol::{Handshake, Message, SendFrame, limits::MAX_FRAME, refusal};
+use kschat_protocol::{ClientFrame, Handshake, Message, limits::MAX_FRAME, refusal};
 use proptest::prelude::*;
 
 /// Text that looks enough like a frame to get past the first checks.
@@ -24,7 +24,7 @@ fn nearly_a_frame() -> impl Strategy<Value = String> {
 }
 
 fn check(text: &str) {
-    if let Err(error) = SendFrame::parse(text) {
+    if let Err(error) = ClientFrame::parse(text) {
         let reply = refusal(error);
         assert!(reply.starts_with(r#"{"event":"RESP"#), "{reply}");
         assert!(reply.len() < MAX_FRAME);

@@ -2,14 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
-use kschat_protocol::{Er, ErrorFrame, Message, MessageId, PONG, ReceiverFrame, SendFrame, SendReply, Status, refusal};
+use kschat_protocol::{
+    ClientFrame, Er, ErrorFrame, Message, MessageId, PONG, ReceiverFrame, SendFrame, SendReply, Status, refusal,
+};
 
 fn golden(text: &str) -> &str {
     text.trim_end()
 }
 
 fn sent() -> SendFrame {
-    SendFrame::parse(golden(include_str!("golden/client_send.json"))).unwrap()
+    match ClientFrame::parse(golden(include_str!("golden/client_send.json"))).unwrap() {
+        ClientFrame::Send(frame) => frame,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn message() -> Message {
@@ -40,13 +45,13 @@ fn a_failed_send_carries_its_random_number_back() {
 
 #[test]
 fn a_send_without_recipient_is_told_which_field_is_missing() {
-    let error = SendFrame::parse(r#"{"action":"send","uId":12345,"msg":"hello","rno":"r-1"}"#).unwrap_err();
+    let error = ClientFrame::parse(r#"{"action":"send","uId":12345,"msg":"hello","rno":"r-1"}"#).unwrap_err();
     assert_eq!(refusal(error), golden(include_str!("golden/resp_send_invalid.json")));
 }
 
 #[test]
 fn a_receiver_gets_an_array_and_hears_what_was_pushed_before() {
-    let mut frame = ReceiverFrame::new();
+    let mut frame = ReceiverFrame::after(None);
     assert!(frame.push(&message(), false) && frame.push(&message(), true));
     assert_eq!(frame.len(), 2);
     assert_eq!(frame.into_text(), golden(include_str!("golden/resp_receiver.json")));
@@ -55,7 +60,20 @@ fn a_receiver_gets_an_array_and_hears_what_was_pushed_before() {
 #[test]
 fn what_can_not_be_understood_is_answered_by_an_error_frame() {
     assert_eq!(ErrorFrame::new(Er::Malformed).to_text(), golden(include_str!("golden/resp_error.json")));
-    assert_eq!(refusal(SendFrame::parse("{").unwrap_err()), golden(include_str!("golden/resp_error.json")));
+    assert_eq!(refusal(ClientFrame::parse("{").unwrap_err()), golden(include_str!("golden/resp_error.json")));
+}
+
+#[test]
+fn a_frame_names_the_one_before_it() {
+    let mut frame = ReceiverFrame::after(Some(&MessageId::from("01890a5d-ac95-7000-8000-000000000000".to_owned())));
+    assert!(frame.push(&message(), false));
+    assert_eq!(frame.into_text(), golden(include_str!("golden/resp_receiver_after.json")));
+}
+
+#[test]
+fn an_ack_is_understood() {
+    let ack = ClientFrame::parse(golden(include_str!("golden/client_ack.json"))).unwrap();
+    assert_eq!(ack, ClientFrame::Ack(message().id));
 }
 
 #[test]

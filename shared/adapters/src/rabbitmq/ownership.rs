@@ -16,9 +16,10 @@ use kschat_core::{
     backoff::Backoff,
     ports::{BoxError, Ownership, OwnershipEvent},
 };
-use kschat_protocol::UserId;
+use kschat_protocol::{MessageId, UserId};
 use lapin::{
     Channel, Consumer,
+    message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
@@ -31,7 +32,7 @@ use tokio::{
 use super::{
     Consuming,
     consuming::{Link, PATIENCE},
-    topology::{MEMBERS, consumers_of, control_queue},
+    topology::{ACK, MEMBERS, consumers_of, control_queue},
     without_names,
 };
 
@@ -327,13 +328,13 @@ async fn forward(
     lost: mpsc::UnboundedSender<Partition>,
 ) {
     while let Some(Ok(poke)) = pokes.next().await {
-        match user_of(&poke.data) {
-            Some(user) => {
-                if events.send(OwnershipEvent::Poked(user)).await.is_err() {
+        match read(&poke) {
+            Some(event) => {
+                if events.send(event).await.is_err() {
                     return;
                 }
             }
-            None => tracing::warn!("a poke names no valid user and is dropped"),
+            None => tracing::warn!("a poke or an ack names no valid user or message and is dropped"),
         }
         if poke.acker.ack(BasicAckOptions::default()).await.is_err() {
             break;
@@ -343,8 +344,17 @@ async fn forward(
     let _ = lost.send(partition);
 }
 
-fn user_of(poke: &[u8]) -> Option<UserId> {
-    UserId::try_from(std::str::from_utf8(poke).ok()?).ok()
+/// What a control message says.
+fn read(note: &Delivery) -> Option<OwnershipEvent> {
+    let user = UserId::try_from(std::str::from_utf8(&note.data).ok()?).ok()?;
+    match note.properties.kind() {
+        None => Some(OwnershipEvent::Poked(user)),
+        Some(kind) if kind.as_str() == ACK => {
+            let message = note.properties.message_id().as_ref()?.as_str().to_owned();
+            Some(OwnershipEvent::Acked(user, MessageId::from(message)))
+        }
+        Some(_) => None,
+    }
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use std::{
 use async_trait::async_trait;
 use kschat_core::{
     Partitions,
-    ports::{BoxError, Pokes, PublishError, Publisher, Queues, Unavailable},
+    ports::{Acks, BoxError, Pokes, PublishError, Publisher, Queues, Unavailable},
 };
-use kschat_protocol::{Message, UserId};
+use kschat_protocol::{Message, MessageId, UserId};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -26,7 +26,7 @@ use tokio::{
 
 use super::{
     BrokerUrl,
-    topology::{EXCHANGE, control_queue, declare_shared, declare_user, routing_key},
+    topology::{ACK, EXCHANGE, control_queue, declare_shared, declare_user, routing_key},
     unavailable,
 };
 
@@ -42,8 +42,9 @@ const TRIES: u32 = 2;
 /// Publishes under way at once; each has a channel to itself. A function on Lambda never needs a second one.
 const LANES: usize = 32;
 
-/// How long a poke waits for an owner, in milliseconds. A new owner looks for itself, so none is missed.
-const POKE_LIFE: &str = "120000";
+/// How long a poke or an ack waits for an owner, in milliseconds. A new owner looks for itself, and what is not
+/// acknowledged comes again, so none is missed.
+const NOTE_LIFE: &str = "120000";
 
 const TRANSIENT: u8 = 1;
 const PERSISTENT: u8 = 2;
@@ -260,18 +261,38 @@ impl Queues for Publishing {
 #[async_trait]
 impl Pokes for Publishing {
     async fn poke(&self, user: &UserId) -> Result<(), Unavailable> {
+        self.tell_owner(user, BasicProperties::default(), "poke").await
+    }
+}
+
+#[async_trait]
+impl Acks for Publishing {
+    async fn acked(&self, user: &UserId, message: &MessageId) -> Result<(), Unavailable> {
+        let properties = BasicProperties::default().with_type(ACK.into()).with_message_id(message.as_str().into());
+        self.tell_owner(user, properties, "pass on an ack").await
+    }
+}
+
+impl Publishing {
+    /// Writes to whoever owns the user's partition.
+    async fn tell_owner(
+        &self,
+        user: &UserId,
+        properties: BasicProperties,
+        action: &'static str,
+    ) -> Result<(), Unavailable> {
         let letter = Letter {
             exchange: "",
             routing_key: control_queue(self.partitions.of(user)),
             // Where no consumer has ever run there is no such queue: the first one will look for itself.
             mandatory: false,
-            properties: BasicProperties::default().with_delivery_mode(TRANSIENT).with_expiration(POKE_LIFE.into()),
+            properties: properties.with_delivery_mode(TRANSIENT).with_expiration(NOTE_LIFE.into()),
             body: user.as_str().as_bytes().to_vec(),
         };
         match self.deliver(letter).await {
             Ok(Confirmation::Ack(_)) => Ok(()),
-            Ok(refused) => Err(unavailable("poke", format!("not confirmed: {refused:?}"))),
-            Err(failure) => Err(unavailable("poke", failure.source)),
+            Ok(refused) => Err(unavailable(action, format!("not confirmed: {refused:?}"))),
+            Err(failure) => Err(unavailable(action, failure.source)),
         }
     }
 }

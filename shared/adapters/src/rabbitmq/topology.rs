@@ -9,6 +9,9 @@ use lapin::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
+/// The type of a control message that is an ack: its message id is the acknowledged one. Without it, it is a poke.
+pub(super) const ACK: &str = "ack";
+
 pub(super) const EXCHANGE: &str = "kschat.direct";
 pub(super) const MEMBERS: &str = "kschat.members";
 const DEAD: &str = "kschat.dead";

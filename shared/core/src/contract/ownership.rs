@@ -1,11 +1,11 @@
-//! Clauses of [`Ownership`] and [`Pokes`].
+//! Clauses of [`Ownership`], [`Pokes`] and [`Acks`].
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::somebody;
+use super::{message, somebody};
 use crate::{
     Partition, Partitions,
-    ports::{BoxError, Ownership, OwnershipEvent, Pokes},
+    ports::{Acks, BoxError, Ownership, OwnershipEvent, Pokes},
 };
 
 /// What a clause returns: the port's own failure fails the test.
@@ -14,13 +14,13 @@ pub type Outcome = Result<(), BoxError>;
 /// How long a change may take to be told.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Whoever is alone owns every partition once, and then hears every poke.
+/// Whoever is alone owns every partition once, and then hears every poke and every ack.
 ///
 /// # Errors
 /// The port's own.
-pub async fn the_only_member_owns_everything_and_hears_pokes(
+pub async fn the_only_member_owns_everything_and_hears_pokes_and_acks(
     ownership: &mut impl Ownership,
-    pokes: &impl Pokes,
+    teller: &(impl Pokes + Acks),
     partitions: Partitions,
 ) -> Outcome {
     let mut owned: BTreeSet<Partition> = BTreeSet::new();
@@ -31,9 +31,13 @@ pub async fn the_only_member_owns_everything_and_hears_pokes(
         }
     }
     for user in [somebody(), somebody(), somebody()] {
-        pokes.poke(&user).await?;
+        teller.poke(&user).await?;
         let heard = tokio::time::timeout(SOON, ownership.next()).await?;
-        assert_eq!(heard, OwnershipEvent::Poked(user));
+        assert_eq!(heard, OwnershipEvent::Poked(user.clone()));
+        let id = message(&user, "").id;
+        teller.acked(&user, &id).await?;
+        let heard = tokio::time::timeout(SOON, ownership.next()).await?;
+        assert_eq!(heard, OwnershipEvent::Acked(user, id));
     }
     Ok(())
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use kschat_protocol::{ConnectionId, MessageId, UserId};
+use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
 
 use super::{connection, session, somebody};
 use crate::{
-    Clock, Partitions, SystemClock, Timestamp,
+    Clock, Partitions, Session, SystemClock, Timestamp,
     ports::{Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
 };
 
@@ -82,12 +82,29 @@ pub async fn nobody_outlives_a_token(registry: &impl ConnectionRegistry) -> Outc
     let id = connection();
     registry.register(&id, &session(&user, now, HOUR)).await?;
     let (before, after) = (now.plus(HOUR - Duration::from_secs(1)), now.plus(HOUR + Duration::from_secs(1)));
-    let reachable = Reachable { connection: id.clone(), until: now.plus(HOUR) };
+    let reachable = Reachable { connection: id.clone(), until: now.plus(HOUR), version: Version::V2 };
     assert_eq!(registry.connections(&user, before).await?, [reachable]);
     assert!(registry.online(partition, before).await?.contains(&user));
     assert!(registry.connections(&user, after).await?.is_empty());
     assert!(!registry.online(partition, after).await?.contains(&user));
     assert!(registry.session(&id).await?.is_some());
+    Ok(())
+}
+
+/// Each connection is found with its own client's version, and forgotten whatever that is.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_connection_is_found_with_its_version(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (somebody(), SystemClock.now());
+    for version in [Version::Seed, Version::V2] {
+        let id = connection();
+        registry.register(&id, &Session { version, ..session(&user, now, HOUR) }).await?;
+        let found = registry.connections(&user, now).await?;
+        assert_eq!(found.iter().map(|found| (&found.connection, found.version)).collect::<Vec<_>>(), [(&id, version)]);
+        registry.remove(&user, &id).await?;
+        assert!(registry.connections(&user, now).await?.is_empty());
+    }
     Ok(())
 }
 
@@ -137,6 +154,7 @@ macro_rules! registry_contract {
             every_device_is_found,
             a_removed_connection_is_forgotten,
             nobody_outlives_a_token,
+            a_connection_is_found_with_its_version,
             online_is_from_the_first_connection_to_the_last,
             the_first_claim_stands,
         );

@@ -6,13 +6,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use kschat_protocol::{Message, UserId};
+use kschat_protocol::{Message, MessageId, UserId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     Partition, Partitions,
     ports::{
-        Deliveries, Delivery, Mailbox, Ownership, OwnershipEvent, Pokes, PublishError, Publisher, Queues, Tag,
+        Acks, Deliveries, Delivery, Mailbox, Ownership, OwnershipEvent, Pokes, PublishError, Publisher, Queues, Tag,
         Unavailable,
     },
 };
@@ -25,7 +25,7 @@ const CAPACITY: usize = 100_000;
 pub struct MemoryBroker {
     // A std mutex: no guard is held across an await.
     queues: Arc<Mutex<HashMap<UserId, Queue>>>,
-    pokes: mpsc::UnboundedSender<UserId>,
+    changes: mpsc::UnboundedSender<OwnershipEvent>,
 }
 
 #[derive(Debug, Default)]
@@ -65,9 +65,13 @@ impl MemoryBroker {
     /// A broker without any queue, and its one consumer's side of it.
     #[must_use]
     pub fn new(partitions: Partitions) -> (Self, MemoryOwnership) {
-        let (pokes, poked) = mpsc::unbounded_channel();
-        let ownership = MemoryOwnership { unclaimed: partitions.all().collect(), poked };
-        (Self { queues: Arc::default(), pokes }, ownership)
+        let (changes, changed) = mpsc::unbounded_channel();
+        let ownership = MemoryOwnership { unclaimed: partitions.all().collect(), changed };
+        (Self { queues: Arc::default(), changes }, ownership)
+    }
+
+    fn tell(&self, event: OwnershipEvent) -> Result<(), Unavailable> {
+        self.changes.send(event).map_err(|_| Unavailable::new("memory broker", "tell the owner", "it is gone"))
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<UserId, Queue>> {
@@ -102,8 +106,14 @@ impl Queues for MemoryBroker {
 #[async_trait]
 impl Pokes for MemoryBroker {
     async fn poke(&self, user: &UserId) -> Result<(), Unavailable> {
-        let sent = self.pokes.send(user.clone());
-        sent.map_err(|error| Unavailable::new("memory broker", "poke", error))
+        self.tell(OwnershipEvent::Poked(user.clone()))
+    }
+}
+
+#[async_trait]
+impl Acks for MemoryBroker {
+    async fn acked(&self, user: &UserId, message: &MessageId) -> Result<(), Unavailable> {
+        self.tell(OwnershipEvent::Acked(user.clone(), message.clone()))
     }
 }
 
@@ -175,7 +185,7 @@ impl Deliveries for MemoryDeliveries {
 #[derive(Debug)]
 pub struct MemoryOwnership {
     unclaimed: Vec<Partition>,
-    poked: mpsc::UnboundedReceiver<UserId>,
+    changed: mpsc::UnboundedReceiver<OwnershipEvent>,
 }
 
 #[async_trait]
@@ -184,8 +194,8 @@ impl Ownership for MemoryOwnership {
         if let Some(partition) = self.unclaimed.pop() {
             return OwnershipEvent::Acquired(partition);
         }
-        match self.poked.recv().await {
-            Some(user) => OwnershipEvent::Poked(user),
+        match self.changed.recv().await {
+            Some(event) => event,
             // The broker is gone: nothing will ever change again.
             None => std::future::pending().await,
         }

@@ -75,8 +75,11 @@ impl ConnectionRegistry for MemoryRegistry {
     async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<Reachable>, Unavailable> {
         let state = self.state();
         let theirs = state.sessions.iter().filter(|(_, session)| session.user == *user);
-        let reachable =
-            theirs.map(|(id, session)| Reachable { connection: id.clone(), until: session.reachable_until() });
+        let reachable = theirs.map(|(id, session)| Reachable {
+            connection: id.clone(),
+            until: session.reachable_until(),
+            version: session.version,
+        });
         Ok(reachable.filter(|reachable| reachable.until > now).collect())
     }
 
