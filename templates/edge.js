@@ -368,8 +368,9 @@ const showRules = keyed($("faults"), "id", ({ id, rule }) => {
 
 function showFaults(faults) {
   showRules(faults);
-  const rules = faults.map(({ rule }) => rule).join(", ");
-  write($("alarm"), rules && `${many(faults.length, "fault")} on: ${rules}`);
+  const acting = faults.filter(({ left }) => left !== 0);
+  const rules = acting.map(({ rule }) => rule).join(", ");
+  write($("alarm"), rules && `${many(acting.length, "fault")} on: ${rules}`);
   $("alarm-off").hidden = !rules;
 }
 

@@ -105,7 +105,10 @@ fn an_option_of_the_edge_that_makes_no_sense_is_told_with_what_would() {
         ("--time-scale", "0", "from 1 to 1000000"),
         ("--route-selection", "body.action", "$request.body.action"),
         ("--stage", "a/b", "letters, digits"),
-        ("--max-frame", "0", "from 1 to"),
+        ("--max-frame", "124", "from 125 to"),
+        ("--timeout-close-code", "1006", "3000 to 4999"),
+        ("--idle", "300000000000y", "at most ten years"),
+        ("--stage", "_edge", "choose another"),
     ] {
         let (code, text) = kschat(&["edge", "--functions", "http://127.0.0.1:9000", option, value], &[]);
         assert!(code == Some(2) && text.contains(hint), "{option}: {text}");

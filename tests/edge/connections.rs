@@ -10,7 +10,7 @@ use aws_sdk_apigatewaymanagement::{
 };
 use kschat::edge::{MAX_MESSAGE, Settings};
 use kschat_tests::{
-    edge::{EdgeUnderTest, settings},
+    edge::{EdgeUnderTest, raw_handshake, settings, with_faults},
     eventually,
 };
 use reqwest::{Method, Response, StatusCode};
@@ -224,4 +224,18 @@ async fn the_rust_sdk_works_unchanged_and_tells_errors_by_name() {
     assert_eq!(client.closed().await.0, 1000);
     let error = api.post_to_connection().connection_id(&id).data(Blob::new("x")).send().await.expect_err("it is gone");
     assert!(error.into_service_error().is_gone_exception());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_was_held_back_until_the_connection_was_deleted_is_410() {
+    let edge = EdgeUnderTest::start(with_faults(&["post=delay:500ms"])).await;
+    // One that never answers a close frame.
+    let (_silent, _) = raw_handshake(&edge.address.to_string(), "/dev", "").await;
+    let url = edge.connection(&edge.ids()[0]);
+    let deleted = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        call(Method::DELETE, &url, "").await.status()
+    };
+    let (pushed, deleted) = tokio::join!(post(&url, "too late"), deleted);
+    assert_eq!((pushed.status().as_u16(), deleted.as_u16()), (410, 204));
 }

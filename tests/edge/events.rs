@@ -200,10 +200,15 @@ async fn ids_have_sixteen_characters_and_a_message_shares_its_connections_suffix
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_authorizer_says_is_flat_in_every_event() {
     let edge = EdgeUnderTest::start(Settings { routes: guarded_routes(), ..settings() }).await;
-    for event in of_one_visit(&edge, "?token=good", &[]).await {
-        let authorizer = &event["requestContext"]["authorizer"];
-        assert_eq!(*authorizer, json!({ "principalId": "me", "tenant": "t1", "level": "7" }));
+    let told = json!({ "principalId": "me", "tenant": "t1", "level": "7" });
+    let [mut connect, message, disconnect] = of_one_visit(&edge, "?token=good", &[]).await;
+    for event in [&message, &disconnect] {
+        assert_eq!(event["requestContext"]["authorizer"], told);
     }
+    // How long it took is told to `$connect` alone.
+    let authorizer = connect["requestContext"]["authorizer"].as_object_mut().expect("an object");
+    assert!(authorizer.remove("integrationLatency").expect("a figure").is_u64());
+    assert_eq!(connect["requestContext"]["authorizer"], told);
     let asked = &edge.events("authorizer", 1).await[0];
     assert_eq!((&asked["type"], &asked["queryStringParameters"]["token"]), (&json!("REQUEST"), &json!("good")));
     assert!(asked["methodArn"].as_str().expect("text").ends_with("/dev/$connect"));

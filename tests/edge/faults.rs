@@ -170,3 +170,18 @@ async fn nobody_but_this_machine_and_its_own_page_can_break_things() {
     let form = Client::new().post(admin(&edge)).header("content-type", "text/plain").body(r#"{"rule":"post=410"}"#);
     assert_eq!(form.send().await.expect("an answer").status(), 400);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_reorder_each_event_is_overtaken_by_the_next() {
+    let edge = EdgeUnderTest::start(with_faults(&["invoke=reorder route=echo"])).await;
+    let mut client = edge.connect().await;
+    for n in 1..=4 {
+        client.say(json!({ "action": "echo", "n": n }).to_string()).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        order.push(client.json().await["n"].as_u64().expect("a number"));
+    }
+    assert_eq!(order, [2, 1, 4, 3]);
+}

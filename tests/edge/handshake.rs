@@ -136,3 +136,26 @@ async fn too_many_new_connections_a_second_are_429() {
     }
     assert!(statuses[..2] == [None, None] && statuses.contains(&Some(429)), "{statuses:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_no_refusal_can_have_is_502() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    for status in [100, 101, 199, 600, 999] {
+        assert_eq!(edge.connect_with(&format!("?refuse={status}"), &[]).await.err(), Some(502), "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_goes_away_tells_disconnect_of_everybody_and_lets_nobody_in() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    // One that never answers a close frame, one that is still connecting.
+    let (_silent, _) = raw_handshake(&edge.address.to_string(), "/dev", "").await;
+    let connecting = edge.connect_with("?wait=500", &[]);
+    let closing = async {
+        edge.events("connect", 2).await;
+        edge.close_all().await;
+    };
+    let (_, ()) = tokio::join!(connecting, closing);
+    edge.events("disconnect", 2).await;
+    assert_eq!(edge.connect_with("", &[]).await.err(), Some(503));
+}

@@ -8,6 +8,7 @@ use kschat::edge::{
 };
 use kschat_tests::edge::{EdgeUnderTest, Socket, routes, settings};
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
 const A_MOMENT: Duration = Duration::from_millis(300);
 
@@ -142,4 +143,25 @@ async fn beyond_the_concurrency_invocations_wait() {
     }
     tokio::join!(one.text(), two.text());
     assert!(began.elapsed() >= Duration::from_millis(600), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_whose_functions_are_busy_still_hears_pings_and_closes() {
+    let edge = EdgeUnderTest::start(Settings { in_order: true, ..settings() }).await;
+    let mut client = edge.connect().await;
+    for _ in 0..3 {
+        client.say(r#"{"action":"hang"}"#).await;
+    }
+    client.send(Message::Ping("still there?".into())).await;
+    assert_eq!(client.next().await, Message::Pong("still there?".into()));
+    client.send(Message::Close(None)).await;
+    edge.events("disconnect", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_no_message_could_hold_is_an_internal_server_error() {
+    let edge = EdgeUnderTest::start(Settings { max_message: 1_000, ..settings() }).await;
+    let mut client = edge.connect().await;
+    client.say(r#"{"action":"large"}"#).await;
+    assert_eq!(client.json().await["message"], "Internal server error");
 }

@@ -55,3 +55,23 @@ async fn the_view_is_for_this_machine_only() {
     let policy = page.headers()["content-security-policy"].to_str().expect("text").to_owned();
     assert!(policy.starts_with("default-src 'none'"), "{policy}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_view_tells_why_nothing_arrives() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let mut client = edge.connect().await;
+    for action in ["malformed", "verbose", "leaky"] {
+        client.say(json!({ "action": action }).to_string()).await;
+        client.text().await;
+    }
+    let wrong = edge.websocket().replace("/dev", "/prod");
+    assert_eq!(edge.connect_to(&wrong, &[]).await.err(), Some(403));
+    let shown = state(&edge, 0).await;
+    let notes: Vec<&str> =
+        shown["entries"].as_array().expect("rows").iter().filter_map(|row| row["note"].as_str()).collect();
+    assert!(notes.iter().any(|note| note.contains("it answered no proxy response")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("There is no such stage")), "{notes:?}");
+    assert!(notes.iter().all(|note| note.len() <= 400), "a note is cut");
+    assert!(!shown.to_string().contains("eyJhbGciOi"), "what may be a token is not shown");
+    assert_eq!((&shown["totals"]["failures"], &shown["totals"]["refused"]), (&json!(3), &json!(1)));
+}

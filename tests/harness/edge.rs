@@ -104,7 +104,11 @@ impl Functions for Scripted {
                 Ok(answer(200, Some(&id.to_string())))
             }
             "fail" => Err(InvokeError::Failed("as told".to_owned())),
-            "malformed" => Ok(json!("hello")),
+            // Somebody forgot to make text of it.
+            "malformed" => Ok(json!({ "statusCode": 200, "body": { "hello": "world" } })),
+            "large" => Ok(answer(200, Some(&"x".repeat(1_001)))),
+            "verbose" => Err(InvokeError::Failed("so much to say ".repeat(10_000))),
+            "leaky" => Err(InvokeError::Failed("no such user: eyJhbGciOiJIUzI1NiJ9.e30.x".to_owned())),
             "hang" => std::future::pending().await,
             _ => Ok(answer(200, None)),
         }
@@ -124,6 +128,9 @@ pub fn routes() -> Routes {
         ("fail", Route::to("fail")),
         ("malformed", Route::to("malformed")),
         ("hang", Route::to("hang")),
+        ("large", Route::answered_by("large")),
+        ("verbose", Route::to("verbose")),
+        ("leaky", Route::to("leaky")),
         ("ping", Route::mock(r#"{"pong":1}"#)),
     ];
     let table = table.map(|(key, route)| (key.to_owned(), route)).into();
@@ -235,6 +242,11 @@ impl EdgeUnderTest {
         .await;
         assert_eq!(found.len(), count, "{found:?}");
         found
+    }
+
+    /// Tells everybody that the edge goes away.
+    pub async fn close_all(&self) {
+        self.edge.close_all().await;
     }
 
     /// The ids of all connections.

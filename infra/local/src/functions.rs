@@ -2,8 +2,14 @@
 
 use async_trait::async_trait;
 use kschat_functions::{Event, connect, disconnect, send};
+use reqwest::redirect::Policy;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+/// What a function may answer, in bytes.
+///
+/// Source: AWS Lambda quotas, "Invocation payload".
+const MAX_ANSWER: usize = 6 * 1024 * 1024;
 
 /// What a function answered, as far as the edge cares.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -100,7 +106,9 @@ impl Remote {
     /// Functions at `http://host:port`.
     #[must_use]
     pub fn new(base: &str) -> Self {
-        Self { base: base.trim_end_matches('/').to_owned(), client: reqwest::Client::new() }
+        // Neither is a function's endpoint behind a proxy, nor does it send us elsewhere.
+        let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().unwrap_or_default();
+        Self { base: base.trim_end_matches('/').to_owned(), client }
     }
 }
 
@@ -109,12 +117,22 @@ impl Functions for Remote {
     async fn invoke(&self, function: &str, event: Value) -> Result<Value, InvokeError> {
         let url = format!("{}/2015-03-31/functions/{function}/invocations", self.base);
         let call = async {
-            let answer = self.client.post(url).body(event.to_string()).send().await?;
+            let mut answer = self.client.post(url).body(event.to_string()).send().await?;
             // Lambda itself answers 200 and names the error in a header; `cargo lambda watch` answers 500.
             let failed = !answer.status().is_success() || answer.headers().contains_key("x-amz-function-error");
-            Ok((failed, answer.bytes().await?))
+            let mut body = Vec::new();
+            while let Some(chunk) = answer.chunk().await? {
+                body.extend_from_slice(&chunk);
+                if body.len() > MAX_ANSWER {
+                    break;
+                }
+            }
+            Ok((failed, body))
         };
         let (failed, body) = call.await.map_err(InvokeError::Unreachable)?;
+        if body.len() > MAX_ANSWER {
+            return Err(InvokeError::Failed(format!("it answered more than {MAX_ANSWER} bytes")));
+        }
         if failed {
             return Err(InvokeError::Failed(String::from_utf8_lossy(&body).into_owned()));
         }

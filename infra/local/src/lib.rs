@@ -7,7 +7,9 @@
 //! - [`server`]: listening, and the end of it.
 //! - [`stack`]: all of it together with the consumer.
 //! - [`cli`]: the command line.
+//! - [`chain`]: an error with all its causes.
 
+pub mod chain;
 pub mod cli;
 pub mod edge;
 pub mod functions;

@@ -12,7 +12,8 @@ use axum::http::{
 #[must_use]
 pub fn is_local(peer: SocketAddr, headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    peer.ip().is_loopback() && names_loopback(host)
+    // Who listens on IPv6 sees callers by IPv4 in its clothes.
+    peer.ip().to_canonical().is_loopback() && names_loopback(host)
 }
 
 /// Whether no page elsewhere has sent this request through a browser on this machine.

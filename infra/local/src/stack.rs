@@ -257,8 +257,8 @@ impl Stack {
 
     /// Ends it in good order: clients are told, posts under way are finished.
     pub async fn stop(mut self) {
-        self.edge.close_all().await;
         self.server.close();
+        self.edge.close_all().await;
         self.shutdown.cancel();
         if let Some(consumer) = self.consumer.take() {
             // It ends by itself within its own deadline.

@@ -7,11 +7,16 @@ use kschat_adapters::{config::Environment, signal::stop_requested};
 
 use super::{address, fail, functions, positive_time, say};
 use crate::{
-    edge::{Edge, Rule, Settings, routes::Selection, template},
+    edge::{Edge, MAX_RULES, Rule, Settings, routes::Selection, template},
     functions::Remote,
     server::Server,
     stack::Options,
 };
+
+/// What a control frame may hold, in bytes.
+///
+/// Source: RFC 6455, section 5.5.
+const MIN_FRAME: usize = 125;
 
 /// How the edge behaves. Without options, as the managed one does.
 #[derive(Args)]
@@ -40,7 +45,7 @@ pub(super) struct EdgeArgs {
     #[arg(long, value_name = "TIME", default_value = "29s", value_parser = positive_time)]
     integration_timeout: Duration,
     /// Bytes of a frame; beyond, close with 1009.
-    #[arg(long, value_name = "BYTES", default_value_t = Settings::default().max_frame, value_parser = size)]
+    #[arg(long, value_name = "BYTES", default_value_t = Settings::default().max_frame, value_parser = frame_size)]
     max_frame: usize,
     /// Bytes of a message or a push; beyond, close with 1009 or answer 413.
     #[arg(long, value_name = "BYTES", default_value_t = Settings::default().max_message, value_parser = size)]
@@ -58,7 +63,7 @@ pub(super) struct EdgeArgs {
     #[arg(long)]
     ping_resets_idle: bool,
     /// Code with which a socket is closed that is idle or too old.
-    #[arg(long, value_name = "CODE", default_value_t = 1001, value_parser = clap::value_parser!(u16).range(1000..5000))]
+    #[arg(long, value_name = "CODE", default_value_t = 1001, value_parser = close_code)]
     timeout_close_code: u16,
     /// Do not agree to permessage-deflate.
     #[arg(long)]
@@ -81,7 +86,8 @@ pub(super) struct EdgeArgs {
 /// connections API, and faults on demand. What it does is shown at /_edge.
 #[derive(Args)]
 pub(super) struct EdgeCommand {
-    /// Where functions run, such as http://127.0.0.1:9000 for `cargo lambda watch`, or any Lambda endpoint.
+    /// Where functions run, such as http://127.0.0.1:9000 for `cargo lambda watch`, or whatever else has
+    /// Lambda's Invoke API there, over plain http.
     #[arg(long, value_name = "URL")]
     functions: String,
     /// Address to listen on.
@@ -106,6 +112,10 @@ impl EdgeArgs {
                 return None;
             }
         };
+        if self.faults.len() > MAX_RULES {
+            env.problem("--fault", format!("at most {MAX_RULES} rules"));
+            return None;
+        }
         if let Some(selection) = self.route_selection {
             routes.selection = selection;
         }
@@ -170,16 +180,32 @@ pub(super) async fn serve(Alone { listen, functions, settings }: Alone) -> ExitC
     if let Err(error) = stop_requested().await {
         return fail(&error, 1);
     }
-    edge.close_all().await;
     server.close();
+    edge.close_all().await;
     server.end();
     ExitCode::SUCCESS
 }
 
 fn stage(text: &str) -> Result<String, String> {
     let is_name = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    // The edge's own view is there.
-    if is_name && text != "_edge" { Ok(text.to_owned()) } else { Err("must be letters, digits, `-` or `_`".to_owned()) }
+    match text {
+        "_edge" => Err("is where the view of the edge is: choose another".to_owned()),
+        _ if is_name => Ok(text.to_owned()),
+        _ => Err("must be letters, digits, `-` or `_`".to_owned()),
+    }
+}
+
+/// Others stand for what is never sent, or are nobody's yet.
+///
+/// Source: RFC 6455, section 7.4.
+fn close_code(text: &str) -> Result<u16, &'static str> {
+    let can_be_sent = |code: &u16| matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
+    text.parse().ok().filter(can_be_sent).ok_or("must be 1000 to 1003, 1007 to 1014, or 3000 to 4999")
+}
+
+/// Control frames must pass, too.
+fn frame_size(text: &str) -> Result<usize, &'static str> {
+    size(text).ok().filter(|size| *size >= MIN_FRAME).ok_or("must be a whole number from 125 to 67108864")
 }
 
 fn scale(text: &str) -> Result<f64, &'static str> {

@@ -17,7 +17,10 @@ use kschat_core::{Clock, SystemClock, send::Strangers};
 use kschat_protocol::UserId;
 
 use self::edge::{EdgeArgs, EdgeCommand};
-use crate::stack::{self, Options, Stack};
+use crate::{
+    chain::chain,
+    stack::{self, Options, Stack},
+};
 
 /// A chat backend on one machine: socket edge, functions, consumer and page in one process.
 ///
@@ -94,13 +97,17 @@ struct Token {
 /// Source: RFC 7518, section 3.2.
 const MIN_SECRET: usize = 32;
 
+/// The longest time that makes sense anywhere here.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map(|Address(address)| address)
 }
 
 fn positive_time(text: &str) -> Result<Duration, &'static str> {
     let span = text.parse::<humantime::Duration>().map(Duration::from);
-    span.ok().filter(|span| !span.is_zero()).ok_or("must be a time such as 30s, 15m, 1h or 7d")
+    let span = span.ok().filter(|span| !span.is_zero() && *span <= LONGEST);
+    span.ok_or("must be a time of at most ten years, such as 30s, 15m, 1h or 7d")
 }
 
 /// Runs the command that this process was started with.
@@ -196,7 +203,10 @@ fn secret(env: &mut Environment, listen: SocketAddr) -> Option<String> {
 
 /// `None` inside is a stack that has its functions in this process.
 fn functions(env: &mut Environment, url: Option<String>) -> Option<Option<String>> {
-    let is_plain = |url: &String| url.starts_with("http://") && !url.contains('@');
+    let is_plain = |url: &String| {
+        let host = url.strip_prefix("http://").and_then(|rest| rest.split(['/', ':']).next());
+        host.is_some_and(|host| !host.is_empty()) && !url.contains('@')
+    };
     if url.as_ref().is_some_and(|url| !is_plain(url)) {
         env.problem("--functions", "must be an http URL without a password, such as http://127.0.0.1:9000");
         return None;
@@ -245,19 +255,6 @@ fn banner(stack: &Stack, description: &str) -> String {
          {description}\n\
          Open alice and bob in two windows. Ctrl-C stops.\n"
     )
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Some libraries repeat their cause in their own words.
-        if !text.ends_with(&cause.to_string()) {
-            text.push_str(&format!(": {cause}"));
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Writes to standard output, where a reader may have gone away already.

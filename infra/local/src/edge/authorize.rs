@@ -19,6 +19,16 @@ pub(super) enum Denied {
     Broken,
 }
 
+impl std::fmt::Display for Denied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unauthorized => "the authorizer says: Unauthorized",
+            Self::Forbidden => "no statement of the policy allows it",
+            Self::Broken => "the authorizer answered no policy with principalId, Statement and a flat context",
+        })
+    }
+}
+
 impl Denied {
     pub(super) const fn status(self) -> u16 {
         match self {
@@ -47,11 +57,15 @@ pub(super) fn has_identity(authorizer: &Authorizer, client: &Client) -> bool {
 pub(super) fn verdict(answer: Result<Value, InvokeError>, arn: &str) -> Result<Value, Denied> {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(InvokeError::Failed(error)) if error.contains("Unauthorized") => return Err(Denied::Unauthorized),
+        Err(InvokeError::Failed(error)) if is_unauthorized(&error) => return Err(Denied::Unauthorized),
         Err(_) => return Err(Denied::Broken),
     };
     let principal = answer["principalId"].as_str().ok_or(Denied::Broken)?;
-    let statements = answer["policyDocument"]["Statement"].as_array().ok_or(Denied::Broken)?;
+    let statements = match &answer["policyDocument"]["Statement"] {
+        Value::Array(all) => all.as_slice(),
+        one @ Value::Object(_) => std::slice::from_ref(one),
+        _ => return Err(Denied::Broken),
+    };
     let says = |effect: &str| statements.iter().any(|one| one["Effect"] == effect && names(&one["Resource"], arn));
     if says("Deny") || !says("Allow") {
         return Err(Denied::Forbidden);
@@ -68,6 +82,11 @@ pub(super) fn verdict(answer: Result<Value, InvokeError>, arn: &str) -> Result<V
         told.insert(name.clone(), text.into());
     }
     Ok(told.into())
+}
+
+/// The one error that is an answer.
+fn is_unauthorized(error: &str) -> bool {
+    serde_json::from_str::<Value>(error).is_ok_and(|error| error["errorMessage"] == "Unauthorized")
 }
 
 fn names(resource: &Value, arn: &str) -> bool {

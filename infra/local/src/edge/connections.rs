@@ -167,12 +167,10 @@ async fn describe(State(edge): State<Edge>, Path(target): Target) -> Result<Resp
 async fn close(State(edge): State<Edge>, Path(target): Target) -> Result<StatusCode, Refusal> {
     let done = match find(&edge, &target) {
         Ok(connection) => {
+            edge.unlist(&target.2);
             let told = connection.outbox.send(Outgoing::Close(1000, "Connection Closed Normally"));
             match timeout(PATIENCE, told).await {
-                Ok(Ok(())) => {
-                    edge.forget(&target.2);
-                    Ok(StatusCode::NO_CONTENT)
-                }
+                Ok(Ok(())) => Ok(StatusCode::NO_CONTENT),
                 _ => Err(Refusal::Gone),
             }
         }

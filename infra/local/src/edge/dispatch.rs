@@ -15,7 +15,10 @@ use super::{
     journal::{Entry, Kind, Outcome},
     routes::{Route, Target},
 };
-use crate::functions::{InvokeError, Reply};
+use crate::{
+    chain::chain,
+    functions::{InvokeError, Reply},
+};
 
 /// How long a function goes on after the edge has given up on it.
 ///
@@ -37,21 +40,20 @@ impl Invocation<'_> {
     /// Hands an event to whatever is behind that route. `None` if nothing is.
     pub(super) async fn of_route(&self, kind: Kind, key: &str, event: Value) -> Option<Result<Reply, InvokeError>> {
         match &self.edge.0.settings.routes.table.get(key)?.target {
-            Target::Function(function) => {
-                Some(self.of_function(kind, key, function, event).await.and_then(Reply::read))
-            }
+            Target::Function(function) => Some(self.of_function(kind, key, function, event, Reply::read).await),
             Target::Mock(_) => Some(Reply::read(json!({ "statusCode": 200 }))),
         }
     }
 
-    /// Hands an event to a function, and notes how that went.
-    pub(super) async fn of_function(
+    /// Hands an event to a function, reads its answer, and notes how that went.
+    pub(super) async fn of_function<T>(
         &self,
         kind: Kind,
         key: &str,
         function: &str,
         event: Value,
-    ) -> Result<Value, InvokeError> {
+        read: impl FnOnce(Value) -> Result<T, InvokeError>,
+    ) -> Result<T, InvokeError> {
         let totals = &self.edge.journal().totals;
         totals.invocations.fetch_add(1, Relaxed);
         let text = event["body"].as_str().map(str::to_owned);
@@ -61,13 +63,17 @@ impl Invocation<'_> {
         if let Some(text) = text {
             entry = entry.text(&text);
         }
-        entry = match &answer {
-            Ok(answer) => noted(entry, kind, answer),
-            Err(error) => {
-                totals.failures.fetch_add(1, Relaxed);
-                entry.outcome(Outcome::Failed).note(chain(error))
+        if let Some(status) = answer.as_ref().ok().and_then(status_of) {
+            entry = entry.status(status);
+            if kind == Kind::Connect && !(200..300).contains(&status) {
+                entry = entry.outcome(Outcome::Refused);
             }
-        };
+        }
+        let answer = answer.and_then(read);
+        if let Err(error) = &answer {
+            totals.failures.fetch_add(1, Relaxed);
+            entry = entry.outcome(Outcome::Failed).note(chain(error));
+        }
         self.edge.journal().record(entry);
         answer
     }
@@ -113,9 +119,11 @@ async fn invoke(
             InvokeFault::Fail => return Err(InvokeError::Failed("a fault rule says so".to_owned())),
             InvokeFault::Freeze(time) => edge.0.faults.frozen(&hit, time).await,
             InvokeFault::Reorder => {
-                if let Some(connection) = connection {
+                // The one that comes while another is held back is the one that overtakes it.
+                if let Some(connection) = connection.filter(|connection| !connection.held.swap(true, Relaxed)) {
                     // If no other one comes, there is nothing to be overtaken by.
                     let _ = timeout(REORDER, connection.answered.notified()).await;
+                    connection.held.store(false, Relaxed);
                 }
             }
             InvokeFault::Duplicate => {
@@ -135,7 +143,8 @@ pub(super) async fn answer(edge: &Edge, connection: &Arc<Connection>, key: &str,
     let request = event["requestContext"]["requestId"].clone();
     connection.in_flight.fetch_add(1, Relaxed);
     let call = Invocation { edge, client, connection: Some(connection) };
-    let answered = call.of_function(Kind::Message, key, function, event).await.and_then(Reply::read);
+    let max = edge.0.settings.max_message;
+    let answered = call.of_function(Kind::Message, key, function, event, |answer| read_reply(answer, max)).await;
     connection.in_flight.fetch_sub(1, Relaxed);
     connection.answered.notify_waiters();
     let body = match answered {
@@ -145,6 +154,15 @@ pub(super) async fn answer(edge: &Edge, connection: &Arc<Connection>, key: &str,
     };
     if let Some(body) = body {
         say(edge, connection, key, body).await;
+    }
+}
+
+/// Reads an answer that is to fit into a message.
+fn read_reply(answer: Value, max: usize) -> Result<Reply, InvokeError> {
+    let reply = Reply::read(answer)?;
+    match &reply.body {
+        Some(body) if body.len() > max => Err(InvokeError::Failed(format!("its body has more than {max} bytes"))),
+        _ => Ok(reply),
     }
 }
 
@@ -162,21 +180,8 @@ pub(super) fn error_frame(message: &str, connection: &str, request: &Value) -> S
     format!(r#"{{"message": {message}, "connectionId":{connection}, "requestId":{request}}}"#)
 }
 
-fn noted(entry: Entry, kind: Kind, answer: &Value) -> Entry {
-    let status = answer["statusCode"].as_u64().and_then(|status| u16::try_from(status).ok());
-    match status {
-        Some(status) if kind == Kind::Connect && !(200..300).contains(&status) => {
-            entry.status(status).outcome(Outcome::Refused)
-        }
-        Some(status) => entry.status(status),
-        None if kind == Kind::Authorize => entry,
-        None => entry.outcome(Outcome::Failed).note("it answered no proxy response: statusCode is missing"),
-    }
-}
-
-fn chain(error: &InvokeError) -> String {
-    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-    format!("{error}{source}")
+fn status_of(answer: &Value) -> Option<u16> {
+    answer["statusCode"].as_u64().and_then(|status| u16::try_from(status).ok())
 }
 
 #[cfg(test)]

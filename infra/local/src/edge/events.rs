@@ -34,6 +34,8 @@ pub(super) struct Client {
     query: BTreeMap<String, Vec<String>>,
     /// What the authorizer has said of the client.
     pub(super) authorizer: Option<Value>,
+    /// How long it took for that, in milliseconds: told to `$connect` alone.
+    pub(super) authorizer_latency: u64,
 }
 
 fn new_id(middle: [u8; 3]) -> String {
@@ -50,6 +52,7 @@ pub(super) fn is_id(text: &str) -> bool {
 impl Client {
     pub(super) fn new(stage: &str, peer: SocketAddr, headers: &HeaderMap, query: Option<&str>) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let mut identity = json!({ "sourceIp": peer.ip().to_string() });
         if headers.contains_key(USER_AGENT) {
             identity["userAgent"] = text("user-agent").into();
@@ -63,6 +66,7 @@ impl Client {
             headers: edge_headers(headers, peer),
             query: query_values(query),
             authorizer: None,
+            authorizer_latency: 0,
         }
     }
 
@@ -87,6 +91,10 @@ impl Client {
     /// Source: Amazon API Gateway developer guide, "Lambda REQUEST authorizers for WebSocket APIs".
     pub(super) fn authorize_event(&self) -> Value {
         let mut event = self.connect_event();
+        for (name, value) in [("Connection", "upgrade"), ("Upgrade", "websocket"), ("content-length", "0")] {
+            event["headers"][name] = value.into();
+            event["multiValueHeaders"][name] = json!([value]);
+        }
         event["type"] = "REQUEST".into();
         event["methodArn"] = self.method_arn().into();
         event["stageVariables"] = json!({});
@@ -108,6 +116,9 @@ impl Client {
             "requestContext": self.context("$connect", "CONNECT"),
             "isBase64Encoded": false,
         });
+        if self.authorizer.is_some() {
+            event["requestContext"]["authorizer"]["integrationLatency"] = self.authorizer_latency.into();
+        }
         if !self.query.is_empty() {
             event["queryStringParameters"] = last(&self.query).into();
             event["multiValueQueryStringParameters"] = json!(self.query);

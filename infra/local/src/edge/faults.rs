@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 /// Rules at once at most.
-const MAX_RULES: usize = 100;
+pub const MAX_RULES: usize = 100;
 
 /// How a rule is written, for whoever wrote it otherwise.
 const GRAMMAR: &str = "write WHAT=HOW and conditions: post=410|429|500|delay:2s|swallow, disconnect=drop, \

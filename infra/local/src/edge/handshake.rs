@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -19,7 +19,10 @@ use axum::{
 };
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
 use yawc::WebSocket;
 
 use super::{
@@ -32,7 +35,6 @@ use super::{
     settings::MAX_URL,
     socket,
 };
-use crate::functions::Reply;
 
 /// A client that may come in.
 struct Accepted {
@@ -48,17 +50,17 @@ pub(super) async fn handshake(
     mut request: Request<Body>,
 ) -> Response {
     if let Err(refused) = check(&edge, &stage, &request) {
-        return refused.into_response();
+        return refuse(&edge, refused);
     }
     let Some((mut response, extensions, on_upgrade)) = agree(&edge, &mut request) else {
-        return (StatusCode::BAD_REQUEST, "This is no handshake of WebSocket version 13.\n").into_response();
+        return refuse(&edge, (StatusCode::BAD_REQUEST, "This is no handshake of WebSocket version 13.\n"));
     };
     let client = Client::new(&stage, peer, request.headers(), request.uri().query());
     let (tell, told) = oneshot::channel();
     let asking = edge.clone();
     let compressed = extensions.is_some();
     // A task of its own: if the client leaves meanwhile, what `$connect` has begun must be ended by `$disconnect`.
-    tokio::spawn(async move {
+    edge.0.sockets.spawn(async move {
         let answer = asking.ask(client, compressed).await;
         // When nobody waits any more, dropping it ends the connection.
         let _ = tell.send(answer);
@@ -79,6 +81,14 @@ pub(super) async fn handshake(
     }
 }
 
+/// What no function has refused would otherwise be seen nowhere.
+fn refuse(edge: &Edge, refused: (StatusCode, &'static str)) -> Response {
+    edge.journal().totals.refused.fetch_add(1, Relaxed);
+    let entry = Entry::of_nobody(Kind::Connect).status(refused.0.as_u16()).outcome(Outcome::Refused);
+    edge.journal().record(entry.note(refused.1.trim_end()));
+    refused.into_response()
+}
+
 /// Refuses what no function is asked about.
 fn check(edge: &Edge, stage: &str, request: &Request<Body>) -> Result<(), (StatusCode, &'static str)> {
     let names = |header, token: &str| {
@@ -88,15 +98,19 @@ fn check(edge: &Edge, stage: &str, request: &Request<Body>) -> Result<(), (Statu
     let is_websocket = names(UPGRADE, "websocket") && names(CONNECTION, "upgrade");
     let is_strictly_wrong = edge.0.settings.strict_path && request.uri().path().ends_with('/');
     if !edge.is_stage(stage) && !is_websocket {
-        Err((StatusCode::NOT_FOUND, ""))
-    } else if !edge.is_stage(stage) || is_strictly_wrong {
-        Err((StatusCode::FORBIDDEN, ""))
+        Err((StatusCode::NOT_FOUND, "There is nothing here.\n"))
+    } else if !edge.is_stage(stage) {
+        Err((StatusCode::FORBIDDEN, "There is no such stage.\n"))
+    } else if is_strictly_wrong {
+        Err((StatusCode::FORBIDDEN, "A path ends with the stage, without a slash.\n"))
+    } else if edge.0.closing.is_cancelled() {
+        Err((StatusCode::SERVICE_UNAVAILABLE, "The edge goes away.\n"))
     } else if !is_websocket {
         Err((StatusCode::UPGRADE_REQUIRED, "This is for WebSocket clients.\n"))
     } else if url_length(request) > MAX_URL {
-        Err((StatusCode::URI_TOO_LONG, ""))
+        Err((StatusCode::URI_TOO_LONG, "The URL has too many characters.\n"))
     } else if !edge.0.connect_rate.allows() {
-        Err((StatusCode::TOO_MANY_REQUESTS, ""))
+        Err((StatusCode::TOO_MANY_REQUESTS, "There are too many new connections a second.\n"))
     } else {
         Ok(())
     }
@@ -133,14 +147,16 @@ impl Edge {
     /// Asks the authorizer and `$connect`; an error is the status of the handshake.
     async fn ask(&self, mut client: Client, compressed: bool) -> Result<Accepted, u16> {
         if let Some(authorizer) = &self.0.settings.routes.authorizer {
+            let began = Instant::now();
             client.authorizer = Some(self.authorize(&client, authorizer).await.map_err(Denied::status)?);
+            client.authorizer_latency = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         }
         let call = Invocation { edge: self, client: &client, connection: None };
         let subprotocol = match call.of_route(Kind::Connect, CONNECT, client.connect_event()).await {
             None => None,
-            Some(Ok(reply)) if (200..300).contains(&reply.status) => subprotocol(&reply),
-            Some(Ok(reply)) => return Err(reply.status),
-            Some(Err(_)) => return Err(502),
+            Some(Ok(reply)) if (200..300).contains(&reply.status) => reply.subprotocol().map(str::to_owned),
+            Some(Ok(reply)) if (300..600).contains(&reply.status) => return Err(reply.status),
+            Some(_) => return Err(502),
         };
         let (outbox, outgoing) = mpsc::channel(OUTBOX);
         let connection = Arc::new(Connection {
@@ -153,6 +169,7 @@ impl Edge {
             frames_out: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             answered: Notify::new(),
+            held: AtomicBool::new(false),
         });
         Ok(Accepted { joined: Joined::new(self, connection), outgoing })
     }
@@ -164,14 +181,11 @@ impl Edge {
             return Err(Denied::Unauthorized);
         }
         let call = Invocation { edge: self, client, connection: None };
-        let answer = call.of_function(Kind::Authorize, CONNECT, &authorizer.function, client.authorize_event()).await;
+        let answer =
+            call.of_function(Kind::Authorize, CONNECT, &authorizer.function, client.authorize_event(), Ok).await;
         verdict(answer, &client.method_arn()).inspect_err(|denied| {
             let entry = Entry::new(Kind::Authorize, &client.id).route(CONNECT, &authorizer.function);
-            self.journal().record(entry.status(denied.status()).outcome(Outcome::Refused));
+            self.journal().record(entry.status(denied.status()).outcome(Outcome::Refused).note(denied.to_string()));
         })
     }
-}
-
-fn subprotocol(reply: &Reply) -> Option<String> {
-    reply.subprotocol().map(str::to_owned)
 }

@@ -91,11 +91,16 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(kind: Kind, connection: &str) -> Self {
+        Self { connection_id: Some(connection.to_owned()), ..Self::of_nobody(kind) }
+    }
+
+    /// What has happened before there was a connection.
+    pub(super) fn of_nobody(kind: Kind) -> Self {
         Self {
             seq: 0,
             at: OffsetDateTime::now_utc(),
             kind,
-            connection_id: Some(connection.to_owned()),
+            connection_id: None,
             route: None,
             target: None,
             outcome: Outcome::Ok,
@@ -133,21 +138,21 @@ impl Entry {
         self
     }
 
-    pub(super) fn note(mut self, note: impl Into<String>) -> Self {
-        self.note = Some(note.into());
+    pub(super) fn note(mut self, note: impl AsRef<str>) -> Self {
+        self.note = Some(shown(note.as_ref()));
         self
     }
 }
 
-/// The beginning of a frame, without what it may hold of secrets.
-fn shown(text: &str) -> String {
+/// The beginning of a text, unless it may hold a secret.
+pub(super) fn shown(text: &str) -> String {
     let masked = if may_hold_a_secret(text) { "(not shown: it may hold a secret)" } else { text };
     masked.chars().take(SHOWN).collect()
 }
 
 /// Whether a frame has a field that people keep to themselves.
 fn may_hold_a_secret(text: &str) -> bool {
-    const NAMES: [&str; 4] = ["token", "secret", "password", "authorization"];
+    const NAMES: [&str; 8] = ["token", "secret", "password", "authorization", "bearer", "jwt", "apikey", "eyj"];
     let lower = text.get(..text.len().min(64 * 1024)).unwrap_or(text).to_ascii_lowercase();
     NAMES.iter().any(|name| lower.contains(name))
 }

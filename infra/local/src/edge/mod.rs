@@ -26,7 +26,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -37,7 +37,7 @@ use tokio::{
     sync::{Notify, Semaphore, mpsc},
     time::timeout,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::functions::Functions;
 use dispatch::Invocation;
@@ -46,7 +46,7 @@ use faults::Faults;
 use journal::{Entry, Journal, Kind, Outcome};
 use rate::Rate;
 
-pub use faults::Rule;
+pub use faults::{MAX_RULES, Rule};
 pub use settings::{MAX_FRAME, MAX_MESSAGE, MAX_URL, Settings};
 
 /// Frames on their way to one client at most; whoever pushes waits for room.
@@ -71,8 +71,10 @@ struct Inner {
     concurrency: Arc<Semaphore>,
     connect_rate: Rate,
     post_rate: Rate,
-    /// The sockets, and the `$disconnect`s of those that have ended.
+    /// The handshakes, the sockets, and the `$disconnect`s of those that have ended.
     sockets: TaskTracker,
+    /// The edge goes away.
+    closing: CancellationToken,
     started: OffsetDateTime,
 }
 
@@ -89,6 +91,8 @@ struct Connection {
     in_flight: AtomicUsize,
     /// Told whenever a function has answered.
     answered: Notify,
+    /// Whether an event is held back, to be overtaken by the next.
+    held: AtomicBool,
 }
 
 /// What the socket's task is to do.
@@ -112,6 +116,7 @@ impl Edge {
             connect_rate: Rate::new(settings.connect_rate),
             post_rate: Rate::new(settings.post_rate),
             sockets: TaskTracker::new(),
+            closing: CancellationToken::new(),
             started: OffsetDateTime::now_utc(),
             settings,
         }))
@@ -136,11 +141,7 @@ impl Edge {
 
     /// Tells every client that the edge goes away, and `$disconnect` of every client.
     pub async fn close_all(&self) {
-        let open: Vec<_> = self.connections().values().cloned().collect();
-        for connection in open {
-            // One that is gone already needs no telling.
-            let _ = connection.outbox.try_send(Outgoing::Close(1001, "Going away"));
-        }
+        self.0.closing.cancel();
         self.0.sockets.close();
         // Who does not answer is left behind.
         let _ = timeout(FAREWELL, self.0.sockets.wait()).await;
@@ -156,7 +157,7 @@ impl Edge {
     }
 
     /// From now on every call to that connection is answered 410.
-    fn forget(&self, id: &str) {
+    fn unlist(&self, id: &str) {
         self.connections().remove(id);
     }
 
@@ -204,7 +205,7 @@ impl Joined {
             return;
         }
         let id = &self.connection.client.id;
-        self.edge.forget(id);
+        self.edge.unlist(id);
         self.edge.journal().record(Entry::new(Kind::Close, id).status(code).note(reason));
         if let Some(hit) = self.edge.0.faults.on_disconnect(id) {
             let entry = Entry::new(Kind::Fault, id).route(routes::DISCONNECT, "").outcome(Outcome::Lost);

@@ -1,6 +1,7 @@
 //! One client's socket, from the upgrade to its end.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -17,13 +18,16 @@ use super::{
     Connection, Edge, Joined, Outgoing,
     dispatch::{answer, error_frame},
     journal::{Entry, Kind, Outcome},
-    routes::Target,
+    routes::{Route, Target},
     settings::Settings,
 };
 
 /// Invocations under way for one socket at most; then its frames wait. The managed edge has no such bound but
 /// the account's.
 const CONCURRENCY: usize = 64;
+
+/// Frames that wait for room at most; then nothing more is read from their socket.
+const PARKED: usize = 64;
 
 /// How long a client may take to answer a close frame, or to take a frame of ours.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -115,16 +119,37 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     outgoing: mpsc::Receiver<Outgoing>,
 ) {
     let options = joined.edge.0.websocket.clone();
-    let close = match WebSocket::from_stream_with_extensions(&mut io, Role::Server, extensions, options) {
-        Ok(socket) => Talk::new(&joined, socket, outgoing).run().await,
-        Err(_) => Close::broken_off(),
+    let socket = match WebSocket::from_stream_with_extensions(&mut io, Role::Server, extensions, options) {
+        Ok(socket) => socket,
+        Err(error) => return tracing::debug!(%error, "a socket can't be served"),
     };
-    if close.by == By::Nonsense {
-        // The library has an answer of its own, in its own words; dropped with it.
-        let _ = timeout(PATIENCE, io.write_all(&close.frame())).await;
+    let mut talk = Talk::new(&joined, socket, outgoing);
+    let close = talk.until_closed().await;
+    // What is pushed from now on would not arrive.
+    joined.edge.unlist(&joined.connection.client.id);
+    let Talk { mut socket, outgoing, .. } = talk;
+    drop(outgoing);
+    // The client may be gone, or silent.
+    let _ = timeout(PATIENCE, say_goodbye(&mut socket, &close)).await;
+    if close.by == By::Edge {
+        joined.end(close.code, &close.reason);
+        let _ = timeout(PATIENCE, hear_goodbye(&mut socket)).await;
+    } else {
+        drop(socket);
+        if close.by == By::Nonsense {
+            // The library had an answer of its own, in its own words.
+            let _ = timeout(PATIENCE, io.write_all(&close.frame())).await;
+        }
+        joined.end(close.code, &close.reason);
     }
-    joined.end(close.code, &close.reason);
     linger(&mut io).await;
+}
+
+/// A frame that waits for room for its invocation.
+struct Parked {
+    key: String,
+    route: Route,
+    text: String,
 }
 
 /// One socket and what is known of it.
@@ -133,7 +158,9 @@ struct Talk<'a, S> {
     connection: &'a Arc<Connection>,
     socket: WebSocket<S>,
     outgoing: mpsc::Receiver<Outgoing>,
+    /// Room for invocations.
     permits: Arc<Semaphore>,
+    parked: VecDeque<Parked>,
     idle_since: Instant,
 }
 
@@ -141,32 +168,32 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
     fn new(joined: &'a Joined, socket: WebSocket<S>, outgoing: mpsc::Receiver<Outgoing>) -> Self {
         let Joined { edge, connection, .. } = joined;
         let permits = Arc::new(Semaphore::new(if edge.0.settings.in_order { 1 } else { CONCURRENCY }));
-        Self { edge, connection, socket, outgoing, permits, idle_since: Instant::now() }
+        let parked = VecDeque::new();
+        Self { edge, connection, socket, outgoing, permits, parked, idle_since: Instant::now() }
     }
 
-    async fn run(mut self) -> Close {
+    async fn until_closed(&mut self) -> Close {
         let settings = &self.edge.0.settings;
         let end_of_life = Instant::now() + settings.lifetime();
-        let close = loop {
+        loop {
             let silence = self.idle_since + settings.idle();
             let done = tokio::select! {
-                (permit, incoming) = next_when_free(&mut self.socket, &self.permits) => {
-                    self.on_incoming(incoming, permit).await
+                incoming = self.socket.next_frame(), if self.parked.len() < PARKED => self.on_incoming(incoming).await,
+                // It is never closed, so there always is a permit in the end.
+                Ok(permit) = Arc::clone(&self.permits).acquire_owned(), if !self.parked.is_empty() => {
+                    self.unpark(permit);
+                    Ok(())
                 }
                 outgoing = self.outgoing.recv() => self.on_outgoing(outgoing).await,
+                () = self.edge.0.closing.cancelled() => Err(Close::by_edge(1001, "Going away")),
                 () = sleep_until(end_of_life.min(silence)) => {
                     Err(Close::by_edge(settings.timeout_close_code, "Going away"))
                 }
             };
             if let Err(close) = done {
-                break close;
+                return close;
             }
-        };
-        // What is pushed from now on would not arrive.
-        self.edge.forget(&self.connection.client.id);
-        // The client may be gone.
-        let _ = timeout(PATIENCE, say_goodbye(&mut self.socket, &close)).await;
-        close
+        }
     }
 
     /// Something was said: the socket is not idle.
@@ -175,11 +202,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
         self.connection.touch();
     }
 
-    async fn on_incoming(
-        &mut self,
-        incoming: Result<Frame, WebSocketError>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<(), Close> {
+    async fn on_incoming(&mut self, incoming: Result<Frame, WebSocketError>) -> Result<(), Close> {
         let frame = incoming.map_err(|error| close_after(&error))?;
         if frame.opcode().is_control() && frame.payload().len() > MAX_CONTROL {
             return Err(close_after(&WebSocketError::InvalidCloseFrame));
@@ -191,21 +214,23 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
                 self.edge.journal().totals.frames_in.fetch_add(1, Relaxed);
                 // Checked by the library already.
                 let text = String::from_utf8_lossy(frame.payload()).into_owned();
-                self.on_text(text, permit).await
+                self.on_text(text).await
             }
             OpCode::Binary => Err(Close::by_edge(1003, "Binary frames are not supported")),
-            // Answered by the library.
-            OpCode::Ping if self.edge.0.settings.ping_resets_idle => {
-                self.touch();
-                Ok(())
+            OpCode::Ping => {
+                if self.edge.0.settings.ping_resets_idle {
+                    self.touch();
+                }
+                // The library has the pong ready. Who sends pings and takes no pongs is cut off.
+                self.flush().await
             }
             OpCode::Close => Err(close_by_client(&frame)),
-            OpCode::Ping | OpCode::Pong | OpCode::Continuation => Ok(()),
+            OpCode::Pong | OpCode::Continuation => Ok(()),
         }
     }
 
-    /// Routes a frame. As on the managed edge, frames of one client do not wait for one another.
-    async fn on_text(&mut self, text: String, permit: Option<OwnedSemaphorePermit>) -> Result<(), Close> {
+    /// Routes a frame.
+    async fn on_text(&mut self, text: String) -> Result<(), Close> {
         let Some((key, route)) = self.edge.0.settings.routes.select(&text) else {
             return self.forbid(&text).await;
         };
@@ -214,12 +239,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
             let reply = Some(reply).filter(|_| route.response);
             return self.mock(&key, reply, &text).await;
         }
+        self.parked.push_back(Parked { key, route, text });
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            self.unpark(permit);
+        }
+        Ok(())
+    }
+
+    /// Hands the frame that has waited longest to its function. As on the managed edge, frames of one client do
+    /// not wait for one another, as long as there is room.
+    fn unpark(&mut self, permit: OwnedSemaphorePermit) {
+        let Some(Parked { key, route, text }) = self.parked.pop_front() else { return };
         let (edge, connection) = (self.edge.clone(), Arc::clone(self.connection));
         tokio::spawn(async move {
             answer(&edge, &connection, &key, &route, &text).await;
             drop(permit);
         });
-        Ok(())
     }
 
     /// Answers for a route without a function.
@@ -276,16 +311,6 @@ async fn in_time(writing: impl Future<Output = Result<(), WebSocketError>>) -> R
     if matches!(timeout(PATIENCE, writing).await, Ok(Ok(()))) { Ok(()) } else { Err(Close::broken_off()) }
 }
 
-/// The client's next frame, once there is room for its invocation. What goes out does not wait for that.
-async fn next_when_free<S: AsyncRead + AsyncWrite + Unpin>(
-    socket: &mut WebSocket<S>,
-    permits: &Arc<Semaphore>,
-) -> (Option<OwnedSemaphorePermit>, Result<Frame, WebSocketError>) {
-    // It is never closed, so there always is a permit in the end.
-    let permit = Arc::clone(permits).acquire_owned().await.ok();
-    (permit, socket.next_frame().await)
-}
-
 /// What a frame that can't be read leads to.
 fn close_after(error: &WebSocketError) -> Close {
     match error {
@@ -304,19 +329,23 @@ fn close_by_client(frame: &Frame) -> Close {
     }
 }
 
-/// Says why the socket ends, and hears the client out.
+/// Says what there is to say at the end of a socket.
 async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocket<S>, close: &Close) {
     match close.by {
         By::Edge => {
             let frame = Frame::close(CloseCode::from(close.code), &close.reason);
-            if socket.send(frame).await.is_ok() {
-                while socket.next_frame().await.is_ok_and(|frame| frame.opcode() != OpCode::Close) {}
-            }
+            // The client may be gone.
+            let _ = socket.send(frame).await;
         }
         // The library has the answer ready, and sends it when it is asked for the next frame.
         By::Client => while socket.next_frame().await.is_ok() {},
         By::Nonsense | By::Wire => {}
     }
+}
+
+/// Waits for the client's answer to our close frame.
+async fn hear_goodbye<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocket<S>) {
+    while socket.next_frame().await.is_ok_and(|frame| frame.opcode() != OpCode::Close) {}
 }
 
 /// Closes our side and reads what is still on its way. Otherwise the system would answer that with a reset, and
@@ -338,7 +367,7 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize};
+    use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 
     use async_trait::async_trait;
     use axum::http::HeaderMap;
@@ -375,6 +404,7 @@ mod tests {
             frames_out: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             answered: Notify::new(),
+            held: AtomicBool::new(false),
         });
         let (ours, theirs) = tokio::io::duplex(1024);
         let joined = Joined::new(&edge, Arc::clone(&connection));

@@ -21,7 +21,9 @@ pub struct Read {
 /// # Errors
 /// What is wrong with the file, and what would be right.
 pub fn read(path: &str) -> Result<Read, String> {
-    let (path, api) = path.split_once('#').map_or((path, None), |(path, api)| (path, Some(api)));
+    let is_file = Path::new(path).is_file();
+    let named = path.rsplit_once('#').filter(|_| !is_file);
+    let (path, api) = named.map_or((path, None), |(path, api)| (path, Some(api)));
     let text = fs::read_to_string(Path::new(path)).map_err(|error| format!("can't read {path}: {error}"))?;
     parse(&text, api).map_err(|problem| format!("{path}: {problem}"))
 }
@@ -96,7 +98,9 @@ impl Template<'_> {
         let (api, resource) = self.api(wanted)?;
         let properties = &resource["Properties"];
         let selection = properties["RouteSelectionExpression"].as_str();
-        let selection = Selection::parse(selection.ok_or_else(|| format!("{api} has no RouteSelectionExpression"))?)?;
+        let selection =
+            selection.ok_or_else(|| format!("{api} needs a RouteSelectionExpression that is plain text"))?;
+        let selection = Selection::parse(selection)?;
         let mut warnings = Vec::new();
         let mut table = BTreeMap::new();
         let found = self.sam_routes(api, properties)?.into_iter().chain(self.plain_routes(api, &mut warnings)?);
@@ -163,7 +167,9 @@ impl Template<'_> {
                     let selects_response = !route["RouteResponseSelectionExpression"].is_null();
                     all.push(Found { id: id.to_owned(), key, target, selects_response });
                 }
-                None => warnings.push(format!("route {key}: only Lambda and MOCK integrations are imitated; left out")),
+                None => warnings.push(format!(
+                    "route {key} is left out: it has neither a MOCK integration nor one with a function of this template"
+                )),
             }
         }
         Ok(all)
@@ -222,9 +228,8 @@ impl Template<'_> {
     fn function(&self, value: &Value) -> Option<String> {
         references(value).into_iter().find_map(|id| {
             let alias = self.resources.get(&id).filter(|resource| resource["Type"] == "AWS::Lambda::Alias");
-            if let Some(alias) = alias {
-                return self.function(&alias["Properties"]["FunctionName"]);
-            }
+            let aliased = alias.map(|alias| references(&alias["Properties"]["FunctionName"]));
+            let id = aliased.and_then(|all| all.into_iter().next()).unwrap_or(id);
             // SAM's own aliases are named after their functions, and are not in the template.
             let is_named =
                 |known: &str| known == id || id.strip_prefix(known).is_some_and(|rest| rest.starts_with("Alias"));
@@ -393,6 +398,14 @@ Resources:
             let error = parse(text, api).unwrap_err();
             assert!(error.contains(problem) || error.contains("Chat, Second"), "{error}");
         }
+    }
+
+    #[test]
+    fn an_alias_that_goes_in_circles_names_no_function() {
+        let text = SAM
+            .replace("  Guard:", "  Al: { Type: AWS::Lambda::Alias, Properties: { FunctionName: !Ref Al } }\n  Guard:");
+        let text = text.replace("!Sub '${RoomFunction.Arn}'", "!Ref Al");
+        assert!(parse(&text, None).unwrap_err().contains("names no function"));
     }
 
     #[test]

@@ -17,7 +17,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::{Connection, Edge, OUTBOX, journal::rfc3339};
+use super::{
+    Connection, Edge, OUTBOX,
+    journal::{rfc3339, shown},
+};
 use crate::loopback::{is_local, is_own_page};
 
 const PAGE: &str = include_str!("../../../../templates/edge.html");
@@ -117,7 +120,8 @@ fn described(connection: &Connection) -> Value {
         "state": "open",
         "sourceIp": client.identity["sourceIp"],
         "userAgent": client.identity["userAgent"],
-        "subprotocol": connection.subprotocol,
+        // Some clients carry their token there.
+        "subprotocol": connection.subprotocol.as_deref().map(shown),
         "compressed": connection.compressed,
         "connectedAt": rfc3339(client.connected),
         "lastActiveAt": rfc3339(connection.last_active()),
