@@ -4,9 +4,9 @@
 //! APIs, and captured events. `infra/local/README.md` lists them one by one, each with its test, and what no
 //! source settles.
 //!
-//! A client goes through [`handshake`], then [`socket`] serves it: [`routes`] says which function gets a frame,
-//! [`dispatch`] hands it over. Backends push through [`connections`]. [`faults`] makes things go wrong on
-//! purpose; [`journal`] notes what has happened, and [`view`] shows it.
+//! A client goes through `handshake`, then `socket` serves it: `routes` says which function gets a frame,
+//! `dispatch` hands it over. Backends push through `connections`. `faults` makes things go wrong on
+//! purpose; `journal` notes what has happened, and `view` shows it.
 
 mod authorize;
 mod connections;
