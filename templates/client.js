@@ -25,6 +25,7 @@ const GROUP_MS = 5 * 60_000; // a longer pause starts a new group of bubbles
 const ENDED = new Set([3, 4]);
 const TRANSIENT = new Set([1, 2, 9, 17, 18, 20]);
 const INTERNAL = 1;
+const UNKNOWN = 17; // or it can't be asked
 const REUSED_RNO = 13;
 
 // ---- small tools
@@ -438,6 +439,8 @@ function onRefused(code, frame) {
   if (ENDED.has(code)) return endSession();
   if (!TRANSIENT.has(code)) return markFailed(entry, describe(code, frame), code);
   releaseFlight();
+  // The server may have forgotten who we are, and nobody is left to tell it.
+  if (code === UNKNOWN && (entry.waits ?? 0) >= 2) socket?.close();
   if (code === INTERNAL && !countTry(entry, describe(code, frame))) return;
   entry.waits = (entry.waits ?? 0) + 1;
   if (entry.waits > 1) showNote(`${describe(code, frame)} — trying again`);

@@ -200,6 +200,44 @@ async fn a_registry_that_dies_and_comes_back_is_told_and_forgotten() {
     stack.stop().await;
 }
 
+/// Sends until it is accepted; the client repeats what it is told to.
+async fn accepted_soon(client: &mut Client, to: &str, text: &str) {
+    let rno = somebody("rno");
+    eventually(&format!("{text} is accepted"), async || {
+        let reply = client.send_as(to, text, &rno).await;
+        assert!([0, 17].contains(&reply["ER"].as_u64().expect("a code")), "{reply}");
+        reply["ER"] == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stays_connected_is_known_again_after_the_registry_has_lost_everything() {
+    let services = Services::start().await;
+    let options = Options { backends: Some(services.backends()), ..options() };
+    let stack = Stack::start(options).await.expect("the stack starts");
+    let url = stack.websocket_url();
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
+    // Until the owner has seen its marks.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for round in ["one", "two"] {
+        services.redis.flush().await;
+        let began = Instant::now();
+        accepted_soon(&mut alice, &b, round).await;
+        assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+        assert_eq!(bob.texts(1).await, [round]);
+        accepted_soon(&mut bob, &a, round).await;
+        assert_eq!(alice.texts(1).await, [round]);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    // Who leaves after that has left.
+    bob.close().await;
+    alice.send(&b, "three").await;
+    assert_eq!(connect(&url, &b).await.texts(1).await, ["three"]);
+    stack.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wire_that_is_cut_without_a_sign_costs_no_message() {
     let services = Services::start().await;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use kschat_core::{
-    Partition, Partitions,
+    Partition,
     deliver::{self, End, Signals},
     ports::{Ownership, OwnershipEvent},
 };
@@ -36,17 +36,11 @@ const LONG_REST: Duration = Duration::from_secs(5);
 /// only while the edge is failing, and then its messages stay in the queue.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// What [`run`] needs.
-#[derive(Clone)]
-pub struct Deps {
-    /// What serving one user needs.
-    pub delivery: deliver::Deps,
-    /// Into how many parts the users are cut.
-    pub partitions: Partitions,
-}
+/// How often the marks in the registry are looked at: so long may nobody be recognised after it has lost everything.
+const WATCH: Duration = Duration::from_secs(2);
 
 /// Serves until `shutdown`; then lets posts under way finish, gives everything else back, and leaves.
-pub async fn run(deps: Deps, mut ownership: impl Ownership, shutdown: CancellationToken) {
+pub async fn run(deps: deliver::Deps, mut ownership: impl Ownership, shutdown: CancellationToken) {
     let mut shift = Shift {
         deps,
         owned: HashSet::new(),
@@ -56,9 +50,13 @@ pub async fn run(deps: Deps, mut ownership: impl Ownership, shutdown: Cancellati
         couriers: JoinSet::new(),
         chores: JoinSet::new(),
         looking: HashMap::new(),
+        marked: HashSet::new(),
+        watching: false,
     };
     let mut reconcile = interval_at(Instant::now() + RECONCILE, RECONCILE);
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watch = interval_at(Instant::now() + WATCH, WATCH);
+    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -66,6 +64,7 @@ pub async fn run(deps: Deps, mut ownership: impl Ownership, shutdown: Cancellati
             Some(Ok((user, end))) = shift.couriers.join_next() => shift.on_end(user, end),
             Some(Ok(chore)) = shift.chores.join_next() => shift.on_chore(chore),
             _ = reconcile.tick() => shift.look_at_all(),
+            _ = watch.tick() => shift.watch(),
         }
         for partition in shift.vacated() {
             ownership.release(partition).await;
@@ -77,7 +76,7 @@ pub async fn run(deps: Deps, mut ownership: impl Ownership, shutdown: Cancellati
 
 /// The state of one process's work.
 struct Shift {
-    deps: Deps,
+    deps: deliver::Deps,
     owned: HashSet<Partition>,
     /// Partitions that another process is waiting for.
     leaving: HashSet<Partition>,
@@ -88,6 +87,10 @@ struct Shift {
     chores: JoinSet<Chore>,
     /// Partitions whose online users are being read, one reading at a time, and whether to read once more.
     looking: HashMap<Partition, bool>,
+    /// Partitions whose mark we have seen in the registry.
+    marked: HashSet<Partition>,
+    /// Whether the marks are being looked at.
+    watching: bool,
 }
 
 /// A user with a courier.
@@ -105,6 +108,8 @@ enum Chore {
     LookAgain(Partition),
     /// A user has rested.
     Rested(UserId),
+    /// The marks were looked at: each partition with whether it has one.
+    Watched(Vec<(Partition, bool)>),
 }
 
 impl Shift {
@@ -114,6 +119,7 @@ impl Shift {
                 self.leaving.remove(&partition);
                 self.owned.insert(partition);
                 self.look_at(partition);
+                self.watch();
             }
             OwnershipEvent::Lost(partition) => {
                 self.leaving.remove(&partition);
@@ -149,7 +155,7 @@ impl Shift {
 
     fn start(&mut self, user: UserId, partition: Partition) {
         let signals = Signals::default();
-        let (delivery, name, listens) = (self.deps.delivery.clone(), user.clone(), signals.clone());
+        let (delivery, name, listens) = (self.deps.clone(), user.clone(), signals.clone());
         self.couriers.spawn(async move {
             let end = deliver::serve(&delivery, &name, &listens).await;
             (name, end)
@@ -199,7 +205,52 @@ impl Shift {
                 self.look_at(partition);
             }
             Chore::Rested(user) => self.touch(user),
+            Chore::Watched(marks) => {
+                self.watching = false;
+                marks.into_iter().for_each(|(partition, is_there)| self.on_mark(partition, is_there));
+            }
         }
+    }
+
+    /// Looks at the marks that we have seen, and sets those that we have not.
+    fn watch(&mut self) {
+        if std::mem::replace(&mut self.watching, true) {
+            return;
+        }
+        let (registry, owned, marked) = (self.deps.registry.clone(), self.owned.clone(), self.marked.clone());
+        self.chores.spawn(async move {
+            let mut marks = Vec::new();
+            for partition in owned {
+                let is_there = if marked.contains(&partition) {
+                    registry.is_marked(partition).await
+                } else {
+                    registry.mark(partition).await.map(|_| true)
+                };
+                match is_there {
+                    Ok(is_there) => marks.push((partition, is_there)),
+                    // It is out of reach: that is seen where it hurts.
+                    Err(_) => break,
+                }
+            }
+            Chore::Watched(marks)
+        });
+    }
+
+    /// A mark that we had seen and that is gone means that the registry has lost everything. It is set again only at
+    /// the next look: until then nobody may take a user for gone who has not been told to the registry again.
+    fn on_mark(&mut self, partition: Partition, is_there: bool) {
+        if !self.owned.contains(&partition) {
+            return;
+        }
+        if is_there {
+            self.marked.insert(partition);
+            return;
+        }
+        self.marked.remove(&partition);
+        let partitions = self.deps.partitions;
+        let couriers = self.served.iter().filter(|(user, _)| partitions.of(user) == partition);
+        let restored = couriers.map(|(_, served)| served.signals.restore.notify_one()).count();
+        tracing::warn!(%partition, users = restored, "the registry has lost everything; telling it again who is here");
     }
 
     fn look_at_all(&mut self) {
@@ -216,7 +267,7 @@ impl Shift {
             return;
         }
         self.looking.insert(partition, false);
-        let deliver::Deps { registry, clock, .. } = self.deps.delivery.clone();
+        let deliver::Deps { registry, clock, .. } = self.deps.clone();
         self.chores.spawn(async move {
             let online = registry.online(partition, clock.now()).await;
             let online = online.map_err(|error| {
@@ -228,6 +279,7 @@ impl Shift {
 
     fn stop(&mut self, partition: Partition) {
         self.owned.remove(&partition);
+        self.marked.remove(&partition);
         let partitions = self.deps.partitions;
         let couriers = self.served.iter_mut().filter(|(user, _)| partitions.of(user) == partition);
         for (_, served) in couriers {

@@ -10,7 +10,7 @@ use kschat_adapters::{
     redis::RedisRegistry,
     signal::stop_requested,
 };
-use kschat_consumer::{Deps, health, run};
+use kschat_consumer::{health, run};
 use kschat_core::{SystemClock, deliver};
 use tokio_util::sync::CancellationToken;
 
@@ -66,9 +66,9 @@ async fn serve(backends: Backends, settings: ConsumerSettings) -> std::io::Resul
     })?;
     tracing::info!(health = %settings.health_addr, callback = %settings.callback_url, "the consumer starts");
     let ownership = broker.ownership();
-    let delivery =
-        deliver::Deps::new(Arc::new(registry), Arc::new(broker), Arc::new(connections), Arc::new(SystemClock));
-    run(Deps { delivery, partitions: backends.partitions }, ownership, shutdown).await;
+    let (registry, clock) = (Arc::new(registry), Arc::new(SystemClock));
+    let deps = deliver::Deps::new(registry, Arc::new(broker), Arc::new(connections), clock, backends.partitions);
+    run(deps, ownership, shutdown).await;
     tracing::info!("the consumer has stopped");
     Ok(())
 }

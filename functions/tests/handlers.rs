@@ -85,7 +85,7 @@ async fn an_ack_goes_to_the_owner_and_is_answered_only_if_it_failed() {
     let ack =
         |change: &'static str| event(include_str!("events/message.json"), move |event| event["body"] = change.into());
     let early = send::handle(&scene.send, ack(r#"{"action":"ack","mId":"m-1"}"#)).await;
-    assert!(json!(early)["body"].as_str().expect("a body").contains(r#""ER":3"#));
+    assert!(json!(early)["body"].as_str().expect("a body").contains(r#""ER":17"#));
     scene.connect(|event| event["queryStringParameters"] = json!({ "token": token() })).await;
     let response = send::handle(&scene.send, ack(r#"{"action":"ack","mId":"m-1"}"#)).await;
     assert_eq!((response.status_code, json!(response)["body"].clone()), (200, Value::Null));
@@ -214,7 +214,7 @@ async fn a_disconnect_forgets_and_may_come_twice() {
     assert_eq!(scene.session().await, None);
     assert_eq!(scene.disconnect().await.status_code, 200);
     let (_, reply) = scene.send(|_| {}).await;
-    assert_eq!(reply["ER"], 3);
+    assert_eq!(reply["ER"], 17);
 }
 
 #[tokio::test]

@@ -49,6 +49,14 @@ impl Redis {
         self.server = Some(server);
     }
 
+    /// Makes it lose everything.
+    pub async fn flush(&self) {
+        let client = redis::Client::open(self.url()).expect("a URL");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("it answers");
+        let flushed: String = redis::cmd("FLUSHALL").query_async(&mut connection).await.expect("it answers");
+        assert_eq!(flushed, "OK");
+    }
+
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
         self.server = None;

@@ -179,7 +179,7 @@ impl Parts {
         })
     }
 
-    fn into_consumer(self, connections: ApiGateway, partitions: Partitions) -> (consumer::Deps, Box<dyn Ownership>) {
+    fn into_consumer(self, connections: ApiGateway, partitions: Partitions) -> (deliver::Deps, Box<dyn Ownership>) {
         let (mailbox, ownership): (Arc<dyn Mailbox>, Box<dyn Ownership>) = match self.work {
             Work::Memory(mailbox, ownership) => (mailbox.into(), ownership),
             Work::Real(broker) => {
@@ -187,8 +187,8 @@ impl Parts {
                 (Arc::new(broker), Box::new(ownership))
             }
         };
-        let delivery = deliver::Deps::new(self.registry, mailbox, Arc::new(connections), Arc::new(SystemClock));
-        (consumer::Deps { delivery, partitions }, ownership)
+        let clock = Arc::new(SystemClock);
+        (deliver::Deps::new(self.registry, mailbox, Arc::new(connections), clock, partitions), ownership)
     }
 }
 

@@ -3,9 +3,10 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `ks:c:<connection>` | string | the session, until the edge has surely closed the connection |
-//! | `ks:u:{<user>}:c` | sorted set | the user's connections, each behind its version and a `:`, by the time until which it can be reached |
+//! | `ks:u:{<user>}:c` | hash | the user's connections, each with its session |
 //! | `ks:on:{<partition>}` | sorted set | the partition's users, by the time until which each can be reached |
 //! | `ks:i:{<user>}:<rno>` | string | what the first send with that `rno` settled |
+//! | `ks:m:{<partition>}` | string | the mark that is gone when Redis has lost everything |
 //!
 //! No command touches two slots of a cluster, and every write may be repeated blindly: a command that was
 //! under way when the connection broke is simply sent again on a new one.
@@ -157,15 +158,12 @@ fn connections_key(user: &UserId) -> String {
     format!("ks:u:{{{}}}:c", user.as_str())
 }
 
-/// How a connection stands in its user's set: with its client's version, which every push depends on.
-fn member(version: Version, connection: &ConnectionId) -> String {
-    format!("{}:{}", version.number(), connection.as_str())
+fn mark_key(partition: Partition) -> String {
+    format!("ks:m:{{{partition}}}")
 }
 
-fn read_member(member: &str) -> Result<(Version, ConnectionId), BoxError> {
-    let (version, connection) = member.split_once(':').ok_or("a connection without its version")?;
-    let version = version.parse().ok().and_then(Version::from_number).ok_or("unknown version")?;
-    Ok((version, ConnectionId::try_from(connection.to_owned())?))
+fn read_session(stored: &str) -> Result<Session, BoxError> {
+    Session::try_from(serde_json::from_str::<StoredSession>(stored)?)
 }
 
 fn online_key(partition: Partition) -> String {
@@ -255,24 +253,25 @@ impl ConnectionRegistry for RedisRegistry {
         pipeline
             .cmd("SET")
             .arg(session_key(connection))
-            .arg(stored)
+            .arg(&stored)
             .arg("PXAT")
             .arg(forgotten)
             .ignore()
-            .cmd("ZADD")
+            .cmd("HSET")
             .arg(&connections)
-            .arg(reachable)
-            .arg(member(session.version, connection))
-            .ignore()
-            // Disconnects get lost now and then: whatever is over by now makes room here.
-            .cmd("ZREMRANGEBYSCORE")
-            .arg(&connections)
-            .arg("-inf")
-            .arg(now)
+            .arg(connection.as_str())
+            .arg(&stored)
             .ignore()
             .cmd("PEXPIREAT")
             .arg(&connections)
             .arg(forgotten)
+            .arg("GT")
+            .ignore()
+            // A key without an expiry is not less than any: `GT` alone would leave it without one.
+            .cmd("PEXPIREAT")
+            .arg(&connections)
+            .arg(forgotten)
+            .arg("NX")
             .ignore()
             .cmd("ZADD")
             .arg(&online)
@@ -290,9 +289,7 @@ impl ConnectionRegistry for RedisRegistry {
 
     async fn session(&self, connection: &ConnectionId) -> Result<Option<Session>, Unavailable> {
         let stored: Option<String> = self.run_one("read a session", Cmd::get(session_key(connection))).await?;
-        let Some(stored) = stored else { return Ok(None) };
-        let stored: StoredSession = serde_json::from_str(&stored).map_err(undecodable)?;
-        Session::try_from(stored).map(Some).map_err(undecodable)
+        stored.map(|stored| read_session(&stored).map_err(undecodable)).transpose()
     }
 
     async fn remove(&self, user: &UserId, connection: &ConnectionId) -> Result<(), Unavailable> {
@@ -303,47 +300,48 @@ impl ConnectionRegistry for RedisRegistry {
             .cmd("DEL")
             .arg(session_key(connection))
             .ignore()
-            .cmd("ZREM")
+            .cmd("HDEL")
             .arg(&connections)
-            .arg(member(Version::Seed, connection))
-            .arg(member(Version::V2, connection))
+            .arg(connection.as_str())
             .ignore()
-            .cmd("ZCARD")
+            .cmd("HLEN")
             .arg(&connections);
         let (left,): (u64,) = self.run(ACTION, &pipeline).await?;
         if left > 0 {
             return Ok(());
         }
         let mut pipeline = redis::pipe();
-        pipeline
-            .cmd("ZREM")
-            .arg(self.online_key(user))
-            .arg(user.as_str())
-            .ignore()
-            .cmd("ZRANGE")
-            .arg(&connections)
-            .arg(-1)
-            .arg(-1)
-            .arg("WITHSCORES");
-        let (come_back,): (Vec<(String, u64)>,) = self.run(ACTION, &pipeline).await?;
+        pipeline.cmd("ZREM").arg(self.online_key(user)).arg(user.as_str()).ignore().cmd("HVALS").arg(&connections);
+        let (come_back,): (Vec<String>,) = self.run(ACTION, &pipeline).await?;
+        let sessions = come_back.iter().filter_map(|stored| readable(read_session(stored)));
         // Somebody may have connected between the two: then the user must be put back.
-        if let Some((_, reachable)) = come_back.first() {
+        if let Some(reachable) = sessions.map(|session| session.reachable_until()).max() {
             let mut command = redis::cmd("ZADD");
-            command.arg(self.online_key(user)).arg("GT").arg(*reachable).arg(user.as_str());
+            command.arg(self.online_key(user)).arg("GT").arg(reachable.millis()).arg(user.as_str());
             let _: u64 = self.run_one(ACTION, command).await?;
         }
         Ok(())
     }
 
     async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<Reachable>, Unavailable> {
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(connections_key(user)).arg(format!("({}", now.millis())).arg("+inf").arg("WITHSCORES");
-        let found: Vec<(String, u64)> = self.run_one("read a user's connections", command).await?;
-        let read = |(member, until): (String, u64)| {
-            let (version, connection) = readable(read_member(&member))?;
-            Some(Reachable { connection, until: Timestamp::from_millis(until), version })
+        let command = Cmd::hgetall(connections_key(user));
+        let found: Vec<(String, String)> = self.run_one("read a user's connections", command).await?;
+        let read = |(connection, session): (String, String)| {
+            let connection = readable(ConnectionId::try_from(connection))?;
+            Some(Reachable { connection, session: readable(read_session(&session))? })
         };
-        Ok(found.into_iter().filter_map(read).collect())
+        let all: Vec<Reachable> = found.into_iter().filter_map(read).collect();
+        // Disconnects get lost now and then: what has surely ended makes room here.
+        let (over, open): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.session.forgotten_at() <= now);
+        if !over.is_empty() {
+            let mut command = redis::cmd("HDEL");
+            command.arg(connections_key(user));
+            for one in &over {
+                command.arg(one.connection.as_str());
+            }
+            let _: u64 = self.run_one("forget old connections", command).await?;
+        }
+        Ok(open.into_iter().filter(|one| one.session.reachable_until() > now).collect())
     }
 
     async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
@@ -351,6 +349,17 @@ impl ConnectionRegistry for RedisRegistry {
         command.arg(online_key(partition)).arg(format!("({}", now.millis())).arg("+inf");
         let found: Vec<String> = self.run_one("read who is online", command).await?;
         Ok(found.into_iter().filter_map(|id| readable(UserId::try_from(id))).collect())
+    }
+
+    async fn mark(&self, partition: Partition) -> Result<bool, Unavailable> {
+        let mut command = redis::cmd("SET");
+        command.arg(mark_key(partition)).arg(1).arg("NX");
+        let set: Option<String> = self.run_one("mark a partition", command).await?;
+        Ok(set.is_none())
+    }
+
+    async fn is_marked(&self, partition: Partition) -> Result<bool, Unavailable> {
+        self.run_one("look for a mark", Cmd::exists(mark_key(partition))).await
     }
 }
 

@@ -42,7 +42,8 @@ impl AckError {
     #[must_use]
     pub const fn code(&self) -> Er {
         match self {
-            Self::NoSession => Er::TokenInvalid,
+            // The registry may have lost it, and its user's owner is about to restore it.
+            Self::NoSession => Er::RegistryUnavailable,
             Self::Expired => Er::TokenExpired,
             Self::Registry(_) => Er::RegistryUnavailable,
             Self::Broker(_) => Er::BrokerUnavailable,

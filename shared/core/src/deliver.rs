@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Timestamp,
+    Clock, Partitions, Session, Timestamp,
     backoff::Backoff,
     ports::{
         ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Reachable, Tag, Unavailable,
@@ -42,6 +42,9 @@ const YOUNG: Backoff = Backoff { base: Duration::from_millis(20), cap: Duration:
 /// Waits after the edge was too busy or failed.
 const BUSY: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(5) };
 
+/// When a registry is asked again that could not be asked.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// How often a batch is tried before we stop and let the user's queue rest.
 const MAX_ATTEMPTS: u32 = 12;
 
@@ -59,6 +62,8 @@ pub struct Deps {
     pub connections: Arc<dyn ConnectionsApi>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// Into how many parts the users are cut.
+    pub partitions: Partitions,
     /// Bounds how many users are looked up and opened at once: after a fail-over all come together.
     opening: Arc<Semaphore>,
 }
@@ -71,8 +76,9 @@ impl Deps {
         mailbox: Arc<dyn Mailbox>,
         connections: Arc<dyn ConnectionsApi>,
         clock: Arc<dyn Clock>,
+        partitions: Partitions,
     ) -> Self {
-        Self { registry, mailbox, connections, clock, opening: Arc::new(Semaphore::new(OPENING)) }
+        Self { registry, mailbox, connections, clock, partitions, opening: Arc::new(Semaphore::new(OPENING)) }
     }
 }
 
@@ -83,6 +89,8 @@ pub struct Signals {
     pub refresh: Arc<Notify>,
     /// What the user's clients have acknowledged.
     pub acks: Arc<AckBox>,
+    /// The registry has lost everything: tell it what is known here.
+    pub restore: Arc<Notify>,
     /// Finish what is being posted, give the rest back, and end.
     pub stop: CancellationToken,
 }
@@ -107,7 +115,7 @@ pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
         Err(end) => return end,
     };
     let unacked = Unacked::new();
-    let mut courier = Courier { deps, user, signals, audience, deliveries, unacked, held: None };
+    let mut courier = Courier { deps, user, signals, audience, look_at: None, deliveries, unacked, held: None };
     let end = courier.run().await;
     courier.deliveries.close().await;
     end
@@ -119,8 +127,12 @@ async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience
     if signals.stop.is_cancelled() {
         return Err(End::Stopped);
     }
+    let reachable = deps.registry.connections(user, deps.clock.now()).await.map_err(|error| {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a user's connections can't be read");
+        End::Stuck
+    })?;
     let mut audience = Audience::default();
-    audience.refresh(deps, user).await?;
+    audience.replace(reachable);
     if audience.is_empty() {
         return Err(End::Offline);
     }
@@ -139,16 +151,21 @@ async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience
 #[derive(Default)]
 struct Audience(HashMap<ConnectionId, Listener>);
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Listener {
     /// When we first saw the connection.
     seen: Instant,
-    /// Until when it may hear anything.
-    until: Timestamp,
-    /// Whether it acknowledges what it gets.
-    acks: bool,
+    /// Kept, in case the registry loses it.
+    session: Session,
     /// Whether it has got all that waits for an ack: who comes later must get that first.
     is_up_to_date: bool,
+}
+
+impl Listener {
+    /// Whether it acknowledges what it gets.
+    fn acks(&self) -> bool {
+        self.session.version == Version::V2
+    }
 }
 
 impl Audience {
@@ -156,33 +173,41 @@ impl Audience {
         self.0.is_empty()
     }
 
-    async fn refresh(&mut self, deps: &Deps, user: &UserId) -> Result<(), End> {
-        let reachable = deps.registry.connections(user, deps.clock.now()).await.map_err(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a user's connections can't be read");
-            End::Stuck
-        })?;
-        let now = Instant::now();
-        let listener = |Reachable { connection, until, version }| {
-            let known = self.0.get(&connection);
-            let listener = Listener {
-                seen: known.map_or(now, |listener| listener.seen),
-                until,
-                acks: version == Version::V2,
-                is_up_to_date: known.is_some_and(|listener| listener.is_up_to_date),
-            };
-            (connection, listener)
+    /// Takes in what the registry says, and forgets the rest.
+    fn replace(&mut self, reachable: Vec<Reachable>) {
+        let mut known = std::mem::take(&mut self.0);
+        self.0 = reachable.into_iter().map(|one| Self::listener(&mut known, one)).collect();
+    }
+
+    /// Takes in what the registry says, and keeps the rest.
+    fn add(&mut self, reachable: Vec<Reachable>) {
+        for one in reachable {
+            let (connection, listener) = Self::listener(&mut self.0, one);
+            self.0.insert(connection, listener);
+        }
+    }
+
+    fn listener(known: &mut HashMap<ConnectionId, Listener>, one: Reachable) -> (ConnectionId, Listener) {
+        let Reachable { connection, session } = one;
+        let listener = match known.remove(&connection) {
+            Some(listener) => Listener { session, ..listener },
+            None => Listener { seen: Instant::now(), session, is_up_to_date: false },
         };
-        self.0 = reachable.into_iter().map(listener).collect();
-        Ok(())
+        (connection, listener)
+    }
+
+    /// Whether all of them are among these.
+    fn is_within(&self, reachable: &[Reachable]) -> bool {
+        self.0.keys().all(|id| reachable.iter().any(|one| one.connection == *id))
     }
 
     /// Nobody outlives a token, not even by listening.
     fn drop_expired(&mut self, now: Timestamp) {
-        self.0.retain(|_, listener| listener.until > now);
+        self.0.retain(|_, listener| listener.session.reachable_until() > now);
     }
 
     fn acks(&self, id: &ConnectionId) -> bool {
-        self.0.get(id).is_some_and(|listener| listener.acks)
+        self.0.get(id).is_some_and(Listener::acks)
     }
 
     fn set_up_to_date(&mut self, id: &ConnectionId) {
@@ -288,6 +313,8 @@ struct Courier<'a> {
     user: &'a UserId,
     signals: &'a Signals,
     audience: Audience,
+    /// When to ask the registry again that could not be asked.
+    look_at: Option<Instant>,
     deliveries: Box<dyn Deliveries>,
     unacked: Unacked,
     /// Did not fit into the last frame; opens the next one.
@@ -327,6 +354,11 @@ impl Courier<'_> {
                     self.look_again().await?;
                     self.bring_up_to_date().await?;
                 }
+                () = self.signals.restore.notified() => self.restore().await,
+                () = sleep_until(self.look_at.unwrap_or_else(Instant::now)), if self.look_at.is_some() => {
+                    self.look_again().await?;
+                    self.bring_up_to_date().await?;
+                }
                 () = self.signals.acks.arrived() => self.settle().await?,
                 () = sleep_until(self.unacked.again_at()), if !self.unacked.is_empty() => self.push_again().await?,
                 () = ready(()), if self.held.is_some() && self.unacked.has_room() => {
@@ -343,9 +375,46 @@ impl Courier<'_> {
         }
     }
 
+    /// Asks the registry who is there. Whom it has lost is still served, and told to it again.
     async fn look_again(&mut self) -> Result<(), End> {
-        self.audience.refresh(self.deps, self.user).await?;
-        if self.audience.is_empty() { Err(End::Offline) } else { Ok(()) }
+        let now = self.deps.clock.now();
+        self.audience.drop_expired(now);
+        match self.deps.registry.connections(self.user, now).await {
+            Ok(reachable) if self.audience.is_within(&reachable) || self.registry_is_intact().await => {
+                self.look_at = None;
+                self.audience.replace(reachable);
+            }
+            Ok(reachable) => {
+                self.look_at = None;
+                self.audience.add(reachable);
+                self.restore().await;
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a user's connections can't be read");
+                self.look_at = Some(Instant::now() + LOOK_AGAIN);
+            }
+        }
+        match (self.audience.is_empty(), self.look_at) {
+            (false, _) => Ok(()),
+            (true, None) => Err(End::Offline),
+            (true, Some(_)) => Err(End::Stuck),
+        }
+    }
+
+    /// Whether somebody who is not in the registry has left, and was not lost by it.
+    async fn registry_is_intact(&self) -> bool {
+        // As long as nobody can tell, nobody is given up.
+        self.deps.registry.is_marked(self.deps.partitions.of(self.user)).await.unwrap_or(false)
+    }
+
+    /// Tells the registry all that we know: it has lost everything.
+    async fn restore(&mut self) {
+        for (connection, listener) in &self.audience.0 {
+            if let Err(error) = self.deps.registry.register(connection, &listener.session).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a session can't be restored for now");
+                self.look_at = Some(Instant::now() + LOOK_AGAIN);
+            }
+        }
     }
 
     /// Removes from the queue what a client has acknowledged.
@@ -367,7 +436,7 @@ impl Courier<'_> {
         }
         self.audience.drop_expired(self.deps.clock.now());
         for frame in self.unacked.frames() {
-            let targets = self.audience.who(|listener| listener.acks && listener.is_up_to_date);
+            let targets = self.audience.who(|listener| listener.acks() && listener.is_up_to_date);
             if !self.deliveries.is_ours() {
                 return Err(End::Lost);
             }
@@ -552,7 +621,11 @@ impl Courier<'_> {
     async fn pause(&mut self, wait: Duration) -> Result<(), End> {
         tokio::select! {
             () = self.signals.stop.cancelled() => Err(End::Stopped),
-            () = self.signals.refresh.notified() => self.audience.refresh(self.deps, self.user).await,
+            () = self.signals.refresh.notified() => self.look_again().await,
+            () = self.signals.restore.notified() => {
+                self.restore().await;
+                Ok(())
+            }
             () = tokio::time::sleep(wait) => Ok(()),
         }
     }

@@ -4,7 +4,7 @@
 //! pass are in `contract`.
 
 use async_trait::async_trait;
-use kschat_protocol::{ConnectionId, Er, Message, MessageId, UserId, Version};
+use kschat_protocol::{ConnectionId, Er, Message, MessageId, UserId};
 
 use crate::{Partition, Session, Timestamp};
 
@@ -76,10 +76,8 @@ pub trait TokenVerifier: Send + Sync {
 pub struct Reachable {
     /// Its name.
     pub connection: ConnectionId,
-    /// Until when: nobody hears anything beyond the end of a token.
-    pub until: Timestamp,
-    /// Which promises its client knows: whether it acknowledges what it gets.
-    pub version: Version,
+    /// What its handshake has told us. Whoever serves the user keeps it, in case the registry loses it.
+    pub session: Session,
 }
 
 /// Knows which connections are whose. Every write may be repeated blindly.
@@ -114,6 +112,19 @@ pub trait ConnectionRegistry: Send + Sync {
     /// # Errors
     /// [`Unavailable`] when nobody could be asked.
     async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable>;
+
+    /// Marks a partition as known; says whether it was already. A mark that is gone is how a registry shows that it has
+    /// lost everything.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be marked.
+    async fn mark(&self, partition: Partition) -> Result<bool, Unavailable>;
+
+    /// Whether the partition's mark is still there.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn is_marked(&self, partition: Partition) -> Result<bool, Unavailable>;
 }
 
 /// What the first send with an `rno` settled for every repetition of it.

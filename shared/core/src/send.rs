@@ -69,7 +69,8 @@ impl SendError {
     #[must_use]
     pub const fn code(&self) -> Er {
         match self {
-            Self::NoSession => Er::TokenInvalid,
+            // The registry may have lost it, and its user's owner is about to restore it.
+            Self::NoSession => Er::RegistryUnavailable,
             Self::Expired => Er::TokenExpired,
             Self::NotYou => Er::NotYou,
             Self::NoRno => Er::InvalidField,

@@ -77,6 +77,8 @@ impl Scene {
             signals: Signals::default(),
         };
         scene.broker.ensure(&scene.user).await.expect("memory");
+        // As its owner does.
+        scene.registry.mark(partitions.of(&scene.user)).await.expect("memory");
         scene
     }
 
@@ -106,7 +108,8 @@ impl Scene {
 
     fn serve(&self) -> JoinHandle<End> {
         let broker = Arc::new(self.broker.clone());
-        let deps = Deps::new(self.registry.clone(), broker, self.edge.clone(), self.clock.clone());
+        let deps =
+            Deps::new(self.registry.clone(), broker, self.edge.clone(), self.clock.clone(), Partitions::default());
         let (user, signals) = (self.user.clone(), self.signals.clone());
         tokio::spawn(async move { serve(&deps, &user, &signals).await })
     }
@@ -474,4 +477,41 @@ async fn after_minutes_without_any_ack_the_messages_go_back() {
     let took = began.elapsed();
     assert!((Duration::from_secs(300)..Duration::from_secs(420)).contains(&took), "{took:?}");
     assert_eq!(scene.left().await, ["one", "two"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_has_lost_everything_is_told_again_and_nobody_is_given_up() {
+    let scene = Scene::new().await;
+    let (one, two) = (scene.device(vec![]).await, scene.acking(vec![]).await);
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = scene.registry.session(&two).await.expect("memory");
+    scene.registry.lose_everything();
+    // Whatever makes it look: it must not believe that everybody has left.
+    scene.signals.refresh.notify_one();
+    scene.queue(&["after"]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        (scene.heard(&one), scene.heard(&two)),
+        (vec![vec!["after".to_owned()]], vec![vec!["after".to_owned()]])
+    );
+    assert_eq!(scene.registry.session(&two).await.expect("memory"), before);
+    // From then on who leaves has left.
+    scene.registry.mark(Partitions::default().of(&scene.user)).await.expect("memory");
+    scene.leave(&one).await;
+    scene.leave(&two).await;
+    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_owner_can_have_everything_told_again() {
+    let scene = Scene::new().await;
+    let device = scene.device(vec![]).await;
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    scene.registry.lose_everything();
+    scene.signals.restore.notify_one();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(scene.registered().await, [device]);
+    scene.stop(courier).await;
 }

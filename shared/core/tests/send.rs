@@ -144,7 +144,7 @@ async fn nobody_outlives_a_token_or_speaks_for_another() {
     scene.clock.set(NOW.plus(Duration::from_secs(60)));
     assert!(scene.send(HELLO).await.contains(r#""ER":4"#));
     let unknown = send(&scene.deps, &connection(), frame(HELLO)).await.to_text();
-    assert!(unknown.contains(r#""ER":3"#), "{unknown}");
+    assert!(unknown.contains(r#""ER":17"#), "{unknown}");
     assert!(scene.queued().await.is_empty());
 }
 

@@ -82,7 +82,7 @@ pub async fn nobody_outlives_a_token(registry: &impl ConnectionRegistry) -> Outc
     let id = connection();
     registry.register(&id, &session(&user, now, HOUR)).await?;
     let (before, after) = (now.plus(HOUR - Duration::from_secs(1)), now.plus(HOUR + Duration::from_secs(1)));
-    let reachable = Reachable { connection: id.clone(), until: now.plus(HOUR), version: Version::V2 };
+    let reachable = Reachable { connection: id.clone(), session: session(&user, now, HOUR) };
     assert_eq!(registry.connections(&user, before).await?, [reachable]);
     assert!(registry.online(partition, before).await?.contains(&user));
     assert!(registry.connections(&user, after).await?.is_empty());
@@ -91,19 +91,33 @@ pub async fn nobody_outlives_a_token(registry: &impl ConnectionRegistry) -> Outc
     Ok(())
 }
 
-/// Each connection is found with its own client's version, and forgotten whatever that is.
+/// A connection is found with all that its handshake has told.
 ///
 /// # Errors
 /// The port's own.
-pub async fn a_connection_is_found_with_its_version(registry: &impl ConnectionRegistry) -> Outcome {
+pub async fn a_connection_is_found_with_its_session(registry: &impl ConnectionRegistry) -> Outcome {
     let (user, now) = (somebody(), SystemClock.now());
-    for version in [Version::Seed, Version::V2] {
-        let id = connection();
-        registry.register(&id, &Session { version, ..session(&user, now, HOUR) }).await?;
-        let found = registry.connections(&user, now).await?;
-        assert_eq!(found.iter().map(|found| (&found.connection, found.version)).collect::<Vec<_>>(), [(&id, version)]);
+    for (version, expires) in [(Version::Seed, Some(now.plus(HOUR))), (Version::V2, None)] {
+        let (connection, session) = (connection(), Session { version, expires, ..session(&user, now, HOUR) });
+        registry.register(&connection, &session).await?;
+        let id = connection.clone();
+        assert_eq!(registry.connections(&user, now).await?, [Reachable { connection, session }]);
         registry.remove(&user, &id).await?;
         assert!(registry.connections(&user, now).await?.is_empty());
+    }
+    Ok(())
+}
+
+/// Who marks first is told so; the mark is seen by everybody.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_mark_stays_until_everything_is_lost(registry: &impl ConnectionRegistry) -> Outcome {
+    let mut partitions = Partitions::default().all();
+    for partition in partitions.by_ref().take(2) {
+        // Another clause may have been here.
+        registry.mark(partition).await?;
+        assert!(registry.mark(partition).await? && registry.is_marked(partition).await?);
     }
     Ok(())
 }
@@ -154,8 +168,9 @@ macro_rules! registry_contract {
             every_device_is_found,
             a_removed_connection_is_forgotten,
             nobody_outlives_a_token,
-            a_connection_is_found_with_its_version,
+            a_connection_is_found_with_its_session,
             online_is_from_the_first_connection_to_the_last,
+            a_mark_stays_until_everything_is_lost,
             the_first_claim_stands,
         );
     };

@@ -1,7 +1,7 @@
 //! Connections and `rno`s in a map.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -30,6 +30,7 @@ struct State {
     claims: HashMap<(UserId, String), (Claim, bool)>,
     /// The keys of `claims`, the oldest first.
     claimed: VecDeque<(UserId, String)>,
+    marks: HashSet<Partition>,
 }
 
 impl MemoryRegistry {
@@ -37,6 +38,11 @@ impl MemoryRegistry {
     #[must_use]
     pub fn new(partitions: Partitions) -> Self {
         Self { partitions, state: Mutex::default() }
+    }
+
+    /// Loses everything, as a registry without a disk does when it starts again.
+    pub fn lose_everything(&self) {
+        *self.state() = State::default();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -75,12 +81,8 @@ impl ConnectionRegistry for MemoryRegistry {
     async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<Reachable>, Unavailable> {
         let state = self.state();
         let theirs = state.sessions.iter().filter(|(_, session)| session.user == *user);
-        let reachable = theirs.map(|(id, session)| Reachable {
-            connection: id.clone(),
-            until: session.reachable_until(),
-            version: session.version,
-        });
-        Ok(reachable.filter(|reachable| reachable.until > now).collect())
+        let reachable = theirs.filter(|(_, session)| session.reachable_until() > now);
+        Ok(reachable.map(|(id, session)| Reachable { connection: id.clone(), session: session.clone() }).collect())
     }
 
     async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
@@ -91,6 +93,14 @@ impl ConnectionRegistry for MemoryRegistry {
         users.sort_unstable();
         users.dedup();
         Ok(users)
+    }
+
+    async fn mark(&self, partition: Partition) -> Result<bool, Unavailable> {
+        Ok(!self.state().marks.insert(partition))
+    }
+
+    async fn is_marked(&self, partition: Partition) -> Result<bool, Unavailable> {
+        Ok(self.state().marks.contains(&partition))
     }
 }
 
