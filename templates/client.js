@@ -331,6 +331,8 @@ function pump() {
   if (socket?.readyState !== WebSocket.OPEN) return;
   inFlight = queue[0];
   const { rno, text, time } = inFlight;
+  // Whoever answers has read what came.
+  sendAck();
   socket.send(JSON.stringify({ action: "send", uId: me, pId: other, msg: text, rno, time }));
   answerTimer = setTimeout(onNoAnswer, ANSWER_MS);
 }
@@ -480,23 +482,30 @@ function onIncoming(frame) {
 
 let lastMid = "";
 let unacknowledged = 0;
+let ackedAt = 0;
 let ackTimer;
 
-// One ack stands for all before it. The server waits for room after many.
+// One ack stands for all before it. The first one goes at once, the next ones together; but the server waits for
+// room after many.
 function acknowledge(items) {
   lastMid = plain(items.at(-1)?.mId) || lastMid;
   unacknowledged += items.length;
   clearTimeout(ackTimer);
-  if (unacknowledged >= ACK_AT_ONCE) sendAck();
-  else ackTimer = setTimeout(sendAck, ACK_MS);
+  const wait = ackedAt + ACK_MS - now();
+  if (unacknowledged >= ACK_AT_ONCE || wait <= 0) sendAck();
+  else ackTimer = setTimeout(sendAck, wait);
 }
 
 // What can't be sent is acknowledged when it comes again.
 function sendAck() {
-  if (!lastMid || socket?.readyState !== WebSocket.OPEN) return;
+  if (!unacknowledged || socket?.readyState !== WebSocket.OPEN) return;
   socket.send(JSON.stringify({ action: "ack", mId: lastMid }));
   unacknowledged = 0;
+  ackedAt = now();
 }
+
+// Whoever leaves has seen what is here.
+addEventListener("pagehide", sendAck);
 
 function receive(item) {
   const mid = plain(item.mId);
