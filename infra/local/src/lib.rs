@@ -2,6 +2,7 @@
 //!
 //! - [`edge`]: the managed socket edge, imitated: handshakes, routes, the connections API.
 //! - [`functions`]: where events go: the handlers in this process, or functions under `cargo lambda watch`.
+//! - [`load`]: many clients that know what they have sent, and what has become of it.
 //! - [`loopback`]: who may see what is for this machine only.
 //! - [`page`]: the chat page, and the tokens that it gets on a developer's own machine.
 //! - [`server`]: listening, and the end of it.
@@ -13,6 +14,7 @@ pub mod chain;
 pub mod cli;
 pub mod edge;
 pub mod functions;
+pub mod load;
 pub mod loopback;
 pub mod page;
 pub mod server;

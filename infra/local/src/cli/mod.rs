@@ -2,6 +2,7 @@
 //! token.
 
 mod edge;
+mod load;
 
 use std::{io::Write, net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -16,7 +17,10 @@ use kschat_adapters::{
 use kschat_core::{Clock, SystemClock, send::Strangers};
 use kschat_protocol::UserId;
 
-use self::edge::{EdgeArgs, EdgeCommand};
+use self::{
+    edge::{EdgeArgs, EdgeCommand},
+    load::LoadCommand,
+};
 use crate::{
     chain::chain,
     stack::{self, Options, Stack},
@@ -41,6 +45,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Edge(Box<EdgeCommand>),
+    Load(Box<LoadCommand>),
     /// Print a token for a user, signed with the local secret.
     Token(Token),
 }
@@ -120,15 +125,14 @@ pub async fn run() -> ExitCode {
     }
     let mut env = Environment::read();
     env.set("LOG_FORMAT", cli.log);
-    if let Some(Command::Token(token)) = cli.command {
-        return print_token(token, env);
-    }
     // What follows may already have something to say.
     let logging = LogSettings::read(&mut env);
     if let Some(logging) = &logging {
         log::init(logging.format, logging.filter.as_deref());
     }
     match cli.command {
+        Some(Command::Token(token)) => print_token(token, env),
+        Some(Command::Load(command)) => Box::pin(load::load(*command, env)).await,
         Some(Command::Edge(command)) => {
             let alone = command.options(&mut env);
             match env.finish(logging.and(alone)) {
@@ -136,7 +140,7 @@ pub async fn run() -> ExitCode {
                 Err(error) => fail(&error, EXIT_CONFIG),
             }
         }
-        _ => {
+        None => {
             let options = cli.serve.options(&mut env);
             match env.finish(logging.and(options)) {
                 Ok(options) => Box::pin(serve(options)).await,
