@@ -279,7 +279,7 @@ async fn a_connection_whose_end_nobody_told_is_forgotten_and_holds_nobody_up() {
         let client = redis::Client::open(services.redis.url()).expect("a URL");
         let mut connection = client.get_multiplexed_async_connection().await.expect("Redis answers");
         let key = format!("ks:u:{{{b}}}:c");
-        redis::cmd("ZCARD").arg(key).query_async::<u64>(&mut connection).await.expect("a count")
+        redis::cmd("HLEN").arg(key).query_async::<u64>(&mut connection).await.expect("a count")
     };
     // Nothing was posted to it yet, so nobody can know.
     assert_eq!(connections().await, 1);
