@@ -5,10 +5,10 @@
 //! leave the queue once the edge has taken the frame for a client of the seed's kind, or a client of version 2
 //! has acknowledged them. Whatever ends it before that leaves them in the queue, in order.
 
-use std::{collections::HashMap, future::ready, sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use kschat_protocol::{ConnectionId, Message, ReceiverFrame, UserId, Version};
+use kschat_protocol::{ConnectionId, Message, ReceiverFrame, UserId};
 use tokio::{
     sync::{Notify, Semaphore},
     time::{Instant, sleep_until},
@@ -16,11 +16,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Partitions, Session, Timestamp,
+    Clock, Partitions,
+    audience::Audience,
     backoff::Backoff,
-    ports::{
-        ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Reachable, Tag, Unavailable,
-    },
+    ports::{ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Tag, Unavailable},
     unacked::{Pushed, Unacked},
 };
 
@@ -31,10 +30,6 @@ const FAN_OUT: usize = 8;
 
 /// How many users are looked up and opened at once.
 const OPENING: usize = 64;
-
-/// For how long a connection may be unknown to the edge after we first saw it: it is registered before
-/// `$connect` has returned, and until then the edge answers as if it were gone.
-const GRACE: Duration = Duration::from_secs(3);
 
 /// Waits between posts to a connection that the edge does not know yet.
 const YOUNG: Backoff = Backoff { base: Duration::from_millis(20), cap: Duration::from_millis(250) };
@@ -145,85 +140,6 @@ async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience
         End::Stuck
     })?;
     Ok((audience, deliveries))
-}
-
-/// The connections of one user.
-#[derive(Default)]
-struct Audience(HashMap<ConnectionId, Listener>);
-
-#[derive(Clone)]
-struct Listener {
-    /// When we first saw the connection.
-    seen: Instant,
-    /// Kept, in case the registry loses it.
-    session: Session,
-    /// Whether it has got all that waits for an ack: who comes later must get that first.
-    is_up_to_date: bool,
-}
-
-impl Listener {
-    /// Whether it acknowledges what it gets.
-    fn acks(&self) -> bool {
-        self.session.version == Version::V2
-    }
-}
-
-impl Audience {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Takes in what the registry says, and forgets the rest.
-    fn replace(&mut self, reachable: Vec<Reachable>) {
-        let mut known = std::mem::take(&mut self.0);
-        self.0 = reachable.into_iter().map(|one| Self::listener(&mut known, one)).collect();
-    }
-
-    /// Takes in what the registry says, and keeps the rest.
-    fn add(&mut self, reachable: Vec<Reachable>) {
-        for one in reachable {
-            let (connection, listener) = Self::listener(&mut self.0, one);
-            self.0.insert(connection, listener);
-        }
-    }
-
-    fn listener(known: &mut HashMap<ConnectionId, Listener>, one: Reachable) -> (ConnectionId, Listener) {
-        let Reachable { connection, session } = one;
-        let listener = match known.remove(&connection) {
-            Some(listener) => Listener { session, ..listener },
-            None => Listener { seen: Instant::now(), session, is_up_to_date: false },
-        };
-        (connection, listener)
-    }
-
-    /// Whether all of them are among these.
-    fn is_within(&self, reachable: &[Reachable]) -> bool {
-        self.0.keys().all(|id| reachable.iter().any(|one| one.connection == *id))
-    }
-
-    /// Nobody outlives a token, not even by listening.
-    fn drop_expired(&mut self, now: Timestamp) {
-        self.0.retain(|_, listener| listener.session.reachable_until() > now);
-    }
-
-    fn acks(&self, id: &ConnectionId) -> bool {
-        self.0.get(id).is_some_and(Listener::acks)
-    }
-
-    fn set_up_to_date(&mut self, id: &ConnectionId) {
-        if let Some(listener) = self.0.get_mut(id) {
-            listener.is_up_to_date = true;
-        }
-    }
-
-    /// Those of whom that is so.
-    fn who(&self, is_so: impl Fn(&Listener) -> bool) -> Vec<ConnectionId> {
-        self.0.iter().filter(|(_, listener)| is_so(listener)).map(|(id, _)| id.clone()).collect()
-    }
-
-    fn is_young(&self, id: &ConnectionId) -> bool {
-        self.0.get(id).is_some_and(|listener| listener.seen.elapsed() < GRACE)
-    }
 }
 
 /// What to do about one connection after one post.
@@ -409,8 +325,8 @@ impl Courier<'_> {
 
     /// Tells the registry all that we know: it has lost everything.
     async fn restore(&mut self) {
-        for (connection, listener) in &self.audience.0 {
-            if let Err(error) = self.deps.registry.register(connection, &listener.session).await {
+        for (connection, session) in self.audience.sessions() {
+            if let Err(error) = self.deps.registry.register(connection, session).await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a session can't be restored for now");
                 self.look_at = Some(Instant::now() + LOOK_AGAIN);
             }
@@ -611,7 +527,7 @@ impl Courier<'_> {
     }
 
     async fn forget(&mut self, id: &ConnectionId) {
-        self.audience.0.remove(id);
+        self.audience.remove(id);
         if let Err(error) = self.deps.registry.remove(self.user, id).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "a gone connection stays registered for now");
         }

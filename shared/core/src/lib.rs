@@ -9,6 +9,7 @@
 //! No vendor's type appears here.
 
 pub mod ack;
+mod audience;
 pub mod backoff;
 pub mod connect;
 #[cfg(feature = "contract")]
