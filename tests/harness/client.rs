@@ -261,6 +261,8 @@ impl Client {
 
     /// Leaves in good order.
     pub async fn close(mut self) {
+        // An ack and the end of its connection are handled side by side: the ack must come first.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         let _ = self.socket.close(None).await;
         // Until the edge has seen it, too.
         while let Ok(Some(Ok(_))) = timeout(PATIENCE, self.socket.next()).await {}
