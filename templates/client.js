@@ -469,8 +469,8 @@ function firstSight(mid) {
 
 function onIncoming(frame) {
   if (!Array.isArray(frame.MSG)) return;
-  // A frame before this one was lost. It comes again, and this one after it.
-  if (frame.PREV && !seen.has(plain(frame.PREV))) return;
+  // A frame before this one was lost: ask for it. It comes again, and this one after it.
+  if (frame.PREV && !seen.has(plain(frame.PREV))) return askAgain();
   for (const item of frame.MSG) {
     if (item && typeof item === "object") receive(item);
   }
@@ -502,6 +502,12 @@ function sendAck() {
   socket.send(JSON.stringify({ action: "ack", mId: lastMid }));
   unacknowledged = 0;
   ackedAt = now();
+}
+
+// Says what we have, too: a frame that was lost may be an old one.
+function askAgain() {
+  if (socket?.readyState !== WebSocket.OPEN) return;
+  socket.send(JSON.stringify({ action: "ack", again: true, ...(lastMid && { mId: lastMid }) }));
 }
 
 // Whoever leaves has seen what is here.

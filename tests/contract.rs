@@ -29,10 +29,10 @@ mod registry {
 
 mod broker {
     use async_trait::async_trait;
-    use kschat_adapters::rabbitmq::{Consuming, PartitionOwnership, Publishing};
+    use kschat_adapters::rabbitmq::{Consuming, PartitionOwnership, Publishing, QueueKind, QueueSettings};
     use kschat_core::{
         Partitions,
-        ports::{Deliveries, Mailbox, PublishError, Publisher, Queues, Unavailable},
+        ports::{Deliveries, Mailbox, PublishError, Publisher, Queues, Retired, Unavailable},
     };
     use kschat_protocol::{Message, UserId};
     use kschat_tests::eventually;
@@ -47,11 +47,11 @@ mod broker {
         _ownership: PartitionOwnership,
     }
 
-    async fn rabbitmq() -> RabbitMq {
+    async fn rabbitmq(queues: QueueSettings) -> RabbitMq {
         let url = services().await.rabbitmq.url();
         let partitions = Partitions::default();
-        let publishing = Publishing::new(url.parse().expect("a broker URL"), partitions);
-        let consuming = Consuming::new(url.parse().expect("a broker URL"), partitions, 32);
+        let publishing = Publishing::new(url.parse().expect("a broker URL"), partitions, queues);
+        let consuming = Consuming::new(url.parse().expect("a broker URL"), partitions, 32, queues);
         let ownership = consuming.ownership();
         eventually("the consuming side is connected", async || consuming.is_connected()).await;
         RabbitMq { publishing, consuming, _ownership: ownership }
@@ -76,15 +76,41 @@ mod broker {
         async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable> {
             self.consuming.open(user).await
         }
+
+        async fn retire(&self, user: &UserId) -> Result<Retired, Unavailable> {
+            self.consuming.retire(user).await
+        }
     }
 
-    kschat_core::broker_contract!(rabbitmq());
+    mod classic {
+        use super::{QueueSettings, rabbitmq};
+
+        kschat_core::broker_contract!(rabbitmq(QueueSettings::default()));
+    }
+
+    /// All but the removal of queues, which quorum queues do not know.
+    mod quorum {
+        use super::{QueueKind, QueueSettings, rabbitmq};
+
+        kschat_core::broker_contract!(
+            @ rabbitmq(QueueSettings { kind: QueueKind::Quorum, ..QueueSettings::default() }),
+            a_message_needs_a_queue,
+            messages_come_in_order_to_their_receiver_only,
+            what_is_not_acked_comes_again_in_order,
+            a_discarded_message_is_out_of_the_way,
+            giving_up_waiting_loses_nothing,
+            what_is_here_already_can_be_taken_without_waiting,
+            each_publish_hears_of_its_own_route,
+            a_queue_in_which_messages_wait_is_kept,
+            removing_a_queue_loses_no_message,
+        );
+    }
 }
 
 mod ownership {
     use std::{collections::BTreeSet, time::Duration};
 
-    use kschat_adapters::rabbitmq::{Consuming, PartitionOwnership, Publishing};
+    use kschat_adapters::rabbitmq::{Consuming, PartitionOwnership, Publishing, QueueSettings};
     use kschat_core::{
         Partition, Partitions,
         contract::ownership,
@@ -114,8 +140,9 @@ mod ownership {
     async fn members_share_the_partitions_and_each_has_one_owner() {
         let rabbitmq = kschat_tests::rabbitmq::RabbitMq::start().await;
         let partitions = Partitions::default();
-        let pokes = Publishing::new(rabbitmq.url().parse().expect("a URL"), partitions);
-        let member = || Consuming::new(rabbitmq.url().parse().expect("a URL"), partitions, 32).ownership();
+        let queues = QueueSettings::default();
+        let pokes = Publishing::new(rabbitmq.url().parse().expect("a URL"), partitions, queues);
+        let member = || Consuming::new(rabbitmq.url().parse().expect("a URL"), partitions, 32, queues).ownership();
         let all: BTreeSet<Partition> = partitions.all().collect();
         let mut first = member();
         ownership::the_only_member_owns_everything_and_hears_pokes_and_acks(&mut first, &pokes, partitions)
@@ -168,9 +195,12 @@ mod connections_api {
         assert!(matches!(here.post(&open, &large).await, Err(PostError::Refused(_))));
         let wrong_stage = api(&stack.callback_url().replace("/dev", "/prod")).await;
         assert!(matches!(wrong_stage.post(&open, "{}").await, Err(PostError::Retryable(_))));
-        client.close().await;
+        here.close(&open).await.expect("it is open");
+        assert_eq!(client.closed().await, 1000);
         assert!(matches!(here.post(&open, "{}").await, Err(PostError::Gone)));
+        here.close(&open).await.expect("it is closed already");
         stack.stop().await;
+        here.close(&open).await.expect_err("nobody answers");
         assert!(matches!(here.post(&open, "{}").await, Err(PostError::Retryable(_))));
     }
 }

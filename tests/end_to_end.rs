@@ -39,6 +39,7 @@ macro_rules! scenarios {
             an_ack_that_names_nothing_is_no_harm
             waiting_messages_share_frames_of_the_edges_size
             anything_can_be_said
+            frames_sent_at_once_arrive_once_each_and_one_after_the_other_in_order
             a_client_that_talks_without_listening_gets_every_reply
         }
     };
@@ -294,6 +295,24 @@ async fn anything_can_be_said(url: &str) {
         alice.send(&b, text).await;
         assert_eq!(bob.texts(1).await, [text]);
     }
+}
+
+async fn frames_sent_at_once_arrive_once_each_and_one_after_the_other_in_order(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let mut bob = connect(url, &b).await;
+    let frame = |n: usize| json!({ "action": "send", "uId": a, "pId": b, "msg": n.to_string(), "rno": n }).to_string();
+    let replies = connect(url, &a).await.flood((0..100).map(frame).collect()).await;
+    assert!(replies.iter().all(|reply| er(reply) == 0));
+    // The edge hands them to functions side by side: which comes first is not promised.
+    let mut numbers: Vec<usize> = bob.texts(100).await.iter().map(|text| text.parse().expect("a number")).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+    let mut alice = connect(url, &a).await;
+    let texts: Vec<String> = (0..100).map(|n| format!("after {n}")).collect();
+    for text in &texts {
+        assert_eq!(er(&alice.send(&b, text).await), 0);
+    }
+    assert_eq!(bob.texts(100).await, texts);
 }
 
 async fn a_client_that_talks_without_listening_gets_every_reply(url: &str) {

@@ -322,11 +322,11 @@ async fn a_body_that_is_no_message_is_set_aside_and_holds_nobody_up() {
         let found = channel.basic_get("kschat.dead".into(), BasicGetOptions { no_ack: true }).await;
         if let Some(message) = found.expect("the queue is there") {
             let headers = message.properties.headers().as_ref().expect("headers").inner();
-            reasons.push(headers["x-first-death-reason"].as_long_string().expect("text").to_string());
+            reasons.push(headers["x-kschat-reason"].as_long_string().expect("text").to_string());
         }
         reasons.len() == 3
     })
     .await;
-    assert_eq!(reasons, ["rejected"; 3]);
+    assert_eq!(reasons, ["not-a-message"; 3]);
     stack.stop().await;
 }

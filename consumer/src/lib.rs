@@ -15,6 +15,7 @@ use kschat_core::{
     Partition,
     deliver::{self, End, Signals},
     ports::{Ownership, OwnershipEvent},
+    retire,
 };
 use kschat_protocol::UserId;
 use tokio::{
@@ -25,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How often everybody online is looked at again, so that a lost poke costs no more than this.
 const RECONCILE: Duration = Duration::from_secs(60);
+
+/// How often the queues of those who are away are looked for that must be looked at.
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// How long a user rests whose queue was lost while the partition stayed ours.
 const SHORT_REST: Duration = Duration::from_millis(500);
@@ -52,11 +56,14 @@ pub async fn run(deps: deliver::Deps, mut ownership: impl Ownership, shutdown: C
         looking: HashMap::new(),
         marked: HashSet::new(),
         watching: false,
+        sweeping: false,
     };
     let mut reconcile = interval_at(Instant::now() + RECONCILE, RECONCILE);
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = interval_at(Instant::now() + WATCH, WATCH);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweep = interval_at(Instant::now() + SWEEP, SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -65,6 +72,7 @@ pub async fn run(deps: deliver::Deps, mut ownership: impl Ownership, shutdown: C
             Some(Ok(chore)) = shift.chores.join_next() => shift.on_chore(chore),
             _ = reconcile.tick() => shift.look_at_all(),
             _ = watch.tick() => shift.watch(),
+            _ = sweep.tick() => shift.sweep(),
         }
         for partition in shift.vacated() {
             ownership.release(partition).await;
@@ -91,6 +99,8 @@ struct Shift {
     marked: HashSet<Partition>,
     /// Whether the marks are being looked at.
     watching: bool,
+    /// Whether queues of those who are away are being looked for.
+    sweeping: bool,
 }
 
 /// A user with a courier.
@@ -110,6 +120,8 @@ enum Chore {
     Rested(UserId),
     /// The marks were looked at: each partition with whether it has one.
     Watched(Vec<(Partition, bool)>),
+    /// These users' queues must be looked at.
+    Due(Vec<UserId>),
 }
 
 impl Shift {
@@ -209,6 +221,11 @@ impl Shift {
                 self.watching = false;
                 marks.into_iter().for_each(|(partition, is_there)| self.on_mark(partition, is_there));
             }
+            // Whoever is still away is found to be so, and then the queue is looked at.
+            Chore::Due(users) => {
+                self.sweeping = false;
+                users.into_iter().for_each(|user| self.touch(user));
+            }
         }
     }
 
@@ -233,6 +250,25 @@ impl Shift {
                 }
             }
             Chore::Watched(marks)
+        });
+    }
+
+    /// Looks for queues of those who are away that must be looked at.
+    fn sweep(&mut self) {
+        if std::mem::replace(&mut self.sweeping, true) {
+            return;
+        }
+        let (deps, owned) = (self.deps.clone(), self.owned.clone());
+        self.chores.spawn(async move {
+            let mut users = Vec::new();
+            for partition in owned {
+                match retire::due(&deps, partition).await {
+                    Ok(due) => users.extend(due),
+                    // It is out of reach: the next sweep will do.
+                    Err(_) => break,
+                }
+            }
+            Chore::Due(users)
         });
     }
 

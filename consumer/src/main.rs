@@ -4,9 +4,9 @@ use std::{process::ExitCode, sync::Arc};
 
 use kschat_adapters::{
     api_gateway::ApiGateway,
-    config::{Backends, ConsumerSettings, DEFAULT_RNO_WINDOW, EXIT_CONFIG, Environment, LogSettings},
+    config::{Backends, ConsumerSettings, DEFAULT_RNO_WINDOW, EXIT_CONFIG, Environment, LogSettings, queues},
     install_crypto_provider, log,
-    rabbitmq::Consuming,
+    rabbitmq::{Consuming, QueueSettings},
     redis::RedisRegistry,
     signal::stop_requested,
 };
@@ -18,12 +18,13 @@ use tokio_util::sync::CancellationToken;
 async fn main() -> ExitCode {
     install_crypto_provider();
     let mut env = Environment::read();
-    let settings = (LogSettings::read(&mut env), Backends::read(&mut env), ConsumerSettings::read(&mut env));
+    let settings = (LogSettings::read(&mut env), Backends::read(&mut env));
+    let settings = (settings, queues(&mut env), ConsumerSettings::read(&mut env));
     let settings = match settings {
-        (Some(logging), Some(backends), Some(settings)) => Some((logging, backends, settings)),
+        ((Some(logging), Some(backends)), Some(queues), Some(settings)) => Some((logging, backends, queues, settings)),
         _ => None,
     };
-    let (logging, backends, settings) = match env.finish(settings) {
+    let (logging, backends, queues, settings) = match env.finish(settings) {
         Ok(settings) => settings,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "how to log is part of what could not be configured")]
@@ -34,7 +35,7 @@ async fn main() -> ExitCode {
         }
     };
     log::init(logging.format, logging.filter.as_deref());
-    match serve(backends, settings).await {
+    match serve(backends, queues, settings).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the consumer can't start");
@@ -43,7 +44,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn serve(backends: Backends, settings: ConsumerSettings) -> std::io::Result<()> {
+async fn serve(backends: Backends, queues: QueueSettings, settings: ConsumerSettings) -> std::io::Result<()> {
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
@@ -54,7 +55,7 @@ async fn serve(backends: Backends, settings: ConsumerSettings) -> std::io::Resul
         tracing::info!("stopping: posts under way are finished first");
         stop.cancel();
     });
-    let broker = Consuming::new(backends.broker, backends.partitions, settings.prefetch);
+    let broker = Consuming::new(backends.broker, backends.partitions, settings.prefetch, queues);
     let registry = RedisRegistry::new(backends.redis, backends.partitions, DEFAULT_RNO_WINDOW);
     let connections = ApiGateway::new(&settings.callback_url).await;
     let asked = broker.clone();
@@ -67,7 +68,8 @@ async fn serve(backends: Backends, settings: ConsumerSettings) -> std::io::Resul
     tracing::info!(health = %settings.health_addr, callback = %settings.callback_url, "the consumer starts");
     let ownership = broker.ownership();
     let (registry, clock) = (Arc::new(registry), Arc::new(SystemClock));
-    let deps = deliver::Deps::new(registry, Arc::new(broker), Arc::new(connections), clock, backends.partitions);
+    let (mailbox, connections) = (Arc::new(broker), Arc::new(connections));
+    let deps = deliver::Deps::new(registry.clone(), mailbox, registry, connections, clock, backends.partitions);
     run(deps, ownership, shutdown).await;
     tracing::info!("the consumer has stopped");
     Ok(())

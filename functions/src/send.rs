@@ -1,7 +1,7 @@
 //! `send`, `ack` and `$default`: everything that a client can say; the body of the answer goes to the client.
 
 use kschat_core::{ack, send};
-use kschat_protocol::{ClientFrame, ConnectionId, ErrorFrame, MessageId, refusal};
+use kschat_protocol::{AckFrame, ClientFrame, ConnectionId, ErrorFrame, refusal};
 
 use crate::{Event, Response, event};
 
@@ -22,7 +22,7 @@ pub async fn handle(deps: &Deps, event: Event) -> Response {
     };
     let reply = match ClientFrame::parse(event::text(&event)) {
         Ok(ClientFrame::Send(frame)) => Some(send::send(&deps.send, &connection, frame).await.to_text()),
-        Ok(ClientFrame::Ack(message)) => acknowledge(deps, &connection, &message).await,
+        Ok(ClientFrame::Ack(ack)) => acknowledge(deps, &connection, &ack).await,
         Err(error) => {
             tracing::info!(er = error.code.number(), "frame refused");
             Some(refusal(error))
@@ -32,8 +32,8 @@ pub async fn handle(deps: &Deps, event: Event) -> Response {
 }
 
 /// An ack is answered only if it failed.
-async fn acknowledge(deps: &Deps, connection: &ConnectionId, message: &MessageId) -> Option<String> {
-    let error = ack::ack(&deps.ack, connection, message).await.err()?;
+async fn acknowledge(deps: &Deps, connection: &ConnectionId, ack: &AckFrame) -> Option<String> {
+    let error = ack::ack(&deps.ack, connection, ack).await.err()?;
     let code = error.code();
     if code.is_ours() {
         tracing::warn!(er = code.number(), error = &error as &dyn std::error::Error, "an ack was not passed on");

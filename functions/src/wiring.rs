@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use kschat_adapters::{
-    config::{Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, jwt},
-    rabbitmq::Publishing,
+    config::{Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, jwt, queues},
+    rabbitmq::{Publishing, QueueSettings},
     redis::RedisRegistry,
 };
 use kschat_core::SystemClock;
 
 use crate::{connect, disconnect, send};
 
-fn publishing(backends: &Backends) -> Arc<Publishing> {
-    Arc::new(Publishing::new(backends.broker.clone(), backends.partitions))
+fn publishing(backends: &Backends, queues: QueueSettings) -> Arc<Publishing> {
+    Arc::new(Publishing::new(backends.broker.clone(), backends.partitions, queues))
 }
 
 fn registry(backends: Backends, window: std::time::Duration) -> Arc<RedisRegistry> {
@@ -20,29 +20,31 @@ fn registry(backends: Backends, window: std::time::Duration) -> Arc<RedisRegistr
 }
 
 pub(crate) fn connect(env: &mut Environment) -> Option<connect::Deps> {
-    let (backends, verifier) = (Backends::read(env), jwt(env));
+    let (backends, queues, verifier) = (Backends::read(env), queues(env), jwt(env));
     let (backends, verifier) = (backends?, Arc::new(verifier?));
-    let broker = publishing(&backends);
+    let broker = publishing(&backends, queues?);
     let registry = registry(backends, DEFAULT_RNO_WINDOW);
     Some(connect::Deps { verifier, registry, queues: broker.clone(), pokes: broker, clock: Arc::new(SystemClock) })
 }
 
 pub(crate) fn disconnect(env: &mut Environment) -> Option<disconnect::Deps> {
     let backends = Backends::read(env)?;
-    let pokes = publishing(&backends);
+    // It makes no queues.
+    let pokes = publishing(&backends, QueueSettings::default());
     Some(disconnect::Deps { registry: registry(backends, DEFAULT_RNO_WINDOW), pokes })
 }
 
 pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
-    let (backends, settings) = (Backends::read(env), SendSettings::read(env));
+    let (backends, queues, settings) = (Backends::read(env), queues(env), SendSettings::read(env));
     let (backends, settings) = (backends?, settings?);
-    let broker = publishing(&backends);
+    let broker = publishing(&backends, queues?);
     let registry = registry(backends, settings.rno_window);
     let clock = Arc::new(SystemClock);
     Some(send::Deps {
         send: kschat_core::send::Deps {
             registry: registry.clone(),
             idempotency: registry.clone(),
+            backlogs: registry.clone(),
             publisher: broker.clone(),
             queues: broker.clone(),
             clock: clock.clone(),

@@ -12,7 +12,7 @@ use kschat_core::{
     send::Strangers,
 };
 use kschat_functions::{Event, Response, connect, disconnect, send};
-use kschat_protocol::{ConnectionId, UserId, Version};
+use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
 use serde_json::{Value, json};
 
 const SECRET: &str = "a secret that only the tests know";
@@ -46,6 +46,7 @@ impl Scene {
                 send: kschat_core::send::Deps {
                     registry: registry.clone(),
                     idempotency: registry.clone(),
+                    backlogs: registry.clone(),
                     publisher: shared.clone(),
                     queues: shared.clone(),
                     clock: clock.clone(),
@@ -93,8 +94,9 @@ async fn an_ack_goes_to_the_owner_and_is_answered_only_if_it_failed() {
     assert!(json!(refused)["body"].as_str().expect("a body").contains(r#""event":"RESPERROR","RC":1,"ER":7"#));
     loop {
         match scene.ownership.next().await {
-            OwnershipEvent::Acked(user, message) => {
-                assert_eq!((user.as_str(), message.as_str()), ("alice", "m-1"));
+            OwnershipEvent::Acked(user, ack) => {
+                let message = ack.message.as_ref().map(MessageId::as_str);
+                assert_eq!((user.as_str(), message, ack.again), ("alice", Some("m-1"), false));
                 break;
             }
             OwnershipEvent::Acquired(_) | OwnershipEvent::Poked(_) => {}

@@ -106,11 +106,17 @@ pub struct Consumer {
 impl Consumer {
     /// Starts one that pushes to `callback`; returns once it is ready.
     pub async fn start(services: &Services, callback: &str) -> Self {
+        Self::start_with(services, callback, &[]).await
+    }
+
+    /// The same, with more settings.
+    pub async fn start_with(services: &Services, callback: &str, more: &[(&'static str, String)]) -> Self {
         let folder = TempDir::with_prefix("kschat-consumer-").expect("a temporary folder");
         let health = format!("127.0.0.1:{}", free_port());
         let mut variables = services.variables();
         variables.push(("CALLBACK_URL", callback.to_owned()));
         variables.push(("HEALTH_ADDR", health.clone()));
+        variables.extend_from_slice(more);
         let log: PathBuf = folder.path().join("consumer.log");
         let process = Process::start(&binary("consumer"), &[], &variables, &log);
         let consumer = Self { process, health, _folder: folder };

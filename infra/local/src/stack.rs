@@ -6,14 +6,16 @@ use kschat_adapters::{
     api_gateway::{ApiGateway, CallbackUrl},
     config::{DEFAULT_PREFETCH, DEFAULT_RNO_WINDOW},
     jwt::{JwtSettings, JwtVerifier},
-    rabbitmq::{BrokerUrl, Consuming, Publishing},
+    rabbitmq::{BrokerUrl, Consuming, Publishing, QueueSettings},
     redis::{RedisRegistry, RedisUrl},
 };
 use kschat_consumer as consumer;
 use kschat_core::{
     Partitions, SystemClock, ack, deliver,
     memory::{MemoryBroker, MemoryRegistry},
-    ports::{Acks, ConnectionRegistry, IdempotencyStore, Mailbox, Ownership, Pokes, Publisher, Queues, Unavailable},
+    ports::{
+        Acks, Backlogs, ConnectionRegistry, IdempotencyStore, Mailbox, Ownership, Pokes, Publisher, Queues, Unavailable,
+    },
     send::Strangers,
 };
 use kschat_functions::{connect, disconnect, send};
@@ -40,6 +42,8 @@ pub struct Options {
     pub partitions: Partitions,
     /// What happens to a message for somebody who has never connected.
     pub strangers: Strangers,
+    /// How users' queues are made, where RabbitMQ has them.
+    pub queues: QueueSettings,
     /// RabbitMQ and Redis; without them all is in memory.
     pub backends: Option<Backends>,
     /// Where functions run; without it, in this process.
@@ -73,6 +77,7 @@ impl Default for Options {
             secret: "kschat-local-development-only".to_owned(),
             partitions: Partitions::default(),
             strangers: Strangers::default(),
+            queues: QueueSettings::default(),
             backends: None,
             functions: None,
             consumer: true,
@@ -107,6 +112,7 @@ pub struct Stack {
 struct Parts {
     registry: Arc<dyn ConnectionRegistry>,
     idempotency: Arc<dyn IdempotencyStore>,
+    backlogs: Arc<dyn Backlogs>,
     publisher: Arc<dyn Publisher>,
     queues: Arc<dyn Queues>,
     pokes: Arc<dyn Pokes>,
@@ -121,12 +127,14 @@ enum Work {
 }
 
 impl Parts {
-    fn in_memory(partitions: Partitions) -> Self {
+    fn in_memory(partitions: Partitions, queues: QueueSettings) -> Self {
         let (broker, ownership) = MemoryBroker::new(partitions);
+        let broker = if queues.keeps_empty { broker.keeping_empty_queues() } else { broker };
         let registry = Arc::new(MemoryRegistry::new(partitions));
         Self {
             registry: registry.clone(),
-            idempotency: registry,
+            idempotency: registry.clone(),
+            backlogs: registry,
             publisher: Arc::new(broker.clone()),
             queues: Arc::new(broker.clone()),
             pokes: Arc::new(broker.clone()),
@@ -135,8 +143,8 @@ impl Parts {
         }
     }
 
-    async fn real(backends: &Backends, partitions: Partitions) -> Result<Self, StartError> {
-        let broker = Arc::new(Publishing::new(backends.broker.clone(), partitions));
+    async fn real(backends: &Backends, partitions: Partitions, queues: QueueSettings) -> Result<Self, StartError> {
+        let broker = Arc::new(Publishing::new(backends.broker.clone(), partitions, queues));
         let registry = Arc::new(RedisRegistry::new(backends.redis.clone(), partitions, DEFAULT_RNO_WINDOW));
         // Asked now, so that a wrong URL is told at the start and not to the first client.
         let silent = |url: String| |error| StartError::Backend(url, error);
@@ -144,12 +152,13 @@ impl Parts {
         registry.check().await.map_err(silent(format!("Redis at {:?} (REDIS_URL)", backends.redis)))?;
         Ok(Self {
             registry: registry.clone(),
-            idempotency: registry,
+            idempotency: registry.clone(),
+            backlogs: registry,
             publisher: broker.clone(),
             queues: broker.clone(),
             pokes: broker.clone(),
             acks: broker,
-            work: Work::Real(Consuming::new(backends.broker.clone(), partitions, DEFAULT_PREFETCH.get())),
+            work: Work::Real(Consuming::new(backends.broker.clone(), partitions, DEFAULT_PREFETCH.get(), queues)),
         })
     }
 
@@ -169,6 +178,7 @@ impl Parts {
                 send: kschat_core::send::Deps {
                     registry: self.registry.clone(),
                     idempotency: self.idempotency.clone(),
+                    backlogs: self.backlogs.clone(),
                     publisher: self.publisher.clone(),
                     queues: self.queues.clone(),
                     clock: clock.clone(),
@@ -188,7 +198,9 @@ impl Parts {
             }
         };
         let clock = Arc::new(SystemClock);
-        (deliver::Deps::new(self.registry, mailbox, Arc::new(connections), clock, partitions), ownership)
+        let connections = Arc::new(connections);
+        let deps = deliver::Deps::new(self.registry, mailbox, self.backlogs, connections, clock, partitions);
+        (deps, ownership)
     }
 }
 
@@ -197,10 +209,13 @@ impl Stack {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(options: Options) -> Result<Self, StartError> {
+    pub async fn start(mut options: Options) -> Result<Self, StartError> {
+        options.queues.keeps_empty = options.strangers == Strangers::Refuse;
         let parts = match &options.backends {
-            Some(backends) if !options.is_edge_only() => Parts::real(backends, options.partitions).await?,
-            _ => Parts::in_memory(options.partitions),
+            Some(backends) if !options.is_edge_only() => {
+                Parts::real(backends, options.partitions, options.queues).await?
+            }
+            _ => Parts::in_memory(options.partitions, options.queues),
         };
         let functions: Arc<dyn Functions> = match &options.functions {
             Some(url) => Arc::new(Remote::new(url)),

@@ -1,4 +1,4 @@
-//! The connections API of API Gateway behind [`ConnectionsApi`].
+//! The connections API of API Gateway behind [`ConnectionsApi`]: `PostToConnection` and `DeleteConnection`.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -87,14 +87,25 @@ impl ConnectionsApi for ApiGateway {
         let post = self.client.post_to_connection().connection_id(connection.as_str()).data(Blob::new(frame));
         post.send().await.map(drop).map_err(|error| post_error(&error))
     }
+
+    async fn close(&self, connection: &ConnectionId) -> Result<(), Unavailable> {
+        let close = self.client.delete_connection().connection_id(connection.as_str()).send().await;
+        match close.map_err(|error| (status(&error), DisplayErrorContext(error).to_string())) {
+            Ok(_) | Err((Some(410 | 400), _)) => Ok(()),
+            Err((_, error)) => Err(Unavailable::new("api gateway", "close a connection", error)),
+        }
+    }
+}
+
+/// The named exceptions map to statuses one to one; an edge that forgets the name still has them.
+fn status<E>(error: &SdkError<E>) -> Option<u16> {
+    error.raw_response().map(|response| response.status().as_u16())
 }
 
 /// Who acts next? Nobody (gone), we later (retryable), an operator (refused).
 fn post_error(error: &SdkError<PostToConnectionError>) -> PostError {
-    // The named exceptions map to these statuses one to one; an edge that forgets the name still has them.
-    let status = error.raw_response().map(|response| response.status().as_u16());
     let report = Unavailable::new("api gateway", "post to a connection", DisplayErrorContext(error).to_string());
-    match status {
+    match status(error) {
         // 400 says that no connection could ever have that id.
         Some(410 | 400) => PostError::Gone,
         Some(413) => PostError::Refused(report),

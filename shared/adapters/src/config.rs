@@ -11,7 +11,10 @@
 //! | `JWT_AUDIENCE`, `JWT_ISSUER` | connect | not checked |
 //! | `JWT_LEEWAY` | connect: seconds | 0 |
 //! | `JWT_REQUIRE_EXP` | connect: `true` or `false` | `true` |
-//! | `UNKNOWN_RECIPIENT` | send: `queue` or `refuse` | `queue` |
+//! | `UNKNOWN_RECIPIENT` | connect, send, consumer: `queue` or `refuse` | `queue` |
+//! | `QUEUE_TYPE` | connect, send, consumer: `classic` or `quorum` | `classic` |
+//! | `MESSAGE_RETENTION` | connect, send, consumer: seconds for which a message waits for its receiver | 1209600 |
+//! | `QUEUE_MAX_MESSAGES` | connect, send, consumer: messages that wait for one user at most | 100000 |
 //! | `RNO_WINDOW` | send: seconds for which an `rno` is remembered | 86400 |
 //! | `CALLBACK_URL` | consumer: the connections API | required |
 //! | `PREFETCH` | consumer: messages of one user that wait to be taken or acknowledged, at most | 64 |
@@ -28,7 +31,7 @@ use crate::api_gateway::CallbackUrl;
 use crate::{
     jwt::{JwtSettings, JwtVerifier, KeySource, SEED_CLAIM, SignatureAlgorithm},
     log::LogFormat,
-    rabbitmq::BrokerUrl,
+    rabbitmq::{BrokerUrl, QueueKind, QueueSettings},
     redis::RedisUrl,
 };
 
@@ -81,7 +84,11 @@ impl Environment {
 
     /// Notes one more thing that is wrong.
     pub fn problem(&mut self, name: &str, problem: impl fmt::Display) {
-        self.problems.push(format!("{name}: {problem}"));
+        let problem = format!("{name}: {problem}");
+        // Two parts of a process may read the same variable.
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 
     /// The secret with which a developer's machine signs and checks tokens, if one is set.
@@ -273,18 +280,41 @@ pub const DEFAULT_RNO_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 impl SendSettings {
     /// Reads `UNKNOWN_RECIPIENT` and `RNO_WINDOW`.
     pub fn read(env: &mut Environment) -> Option<Self> {
-        let strangers = match env.text("UNKNOWN_RECIPIENT") {
-            None | Some("queue") => Some(Strangers::Queue),
-            Some("refuse") => Some(Strangers::Refuse),
-            Some(_) => {
-                env.problem("UNKNOWN_RECIPIENT", "must be `queue` or `refuse`");
-                None
-            }
-        };
+        let strangers = strangers(env);
         let default = NonZero::new(DEFAULT_RNO_WINDOW.as_secs()).unwrap_or(NonZero::<u64>::MIN);
         let window = env.number("RNO_WINDOW", default, "of seconds, from 1");
         Some(Self { strangers: strangers?, rno_window: Duration::from_secs(window?.get()) })
     }
+}
+
+fn strangers(env: &mut Environment) -> Option<Strangers> {
+    match env.text("UNKNOWN_RECIPIENT") {
+        None | Some("queue") => Some(Strangers::Queue),
+        Some("refuse") => Some(Strangers::Refuse),
+        Some(_) => {
+            env.problem("UNKNOWN_RECIPIENT", "must be `queue` or `refuse`");
+            None
+        }
+    }
+}
+
+/// Reads how users' queues are made: `QUEUE_TYPE`, `MESSAGE_RETENTION`, `QUEUE_MAX_MESSAGES` and `UNKNOWN_RECIPIENT`.
+pub fn queues(env: &mut Environment) -> Option<QueueSettings> {
+    let default = QueueSettings::default();
+    let kind: Option<QueueKind> = env.optional("QUEUE_TYPE", default.kind);
+    let (shortest, longest) = (QueueSettings::MIN_RETENTION, QueueSettings::MAX_RETENTION);
+    let range = format!("of seconds from {} to {}", shortest.as_secs(), longest.as_secs());
+    let retention = env.number("MESSAGE_RETENTION", default.retention.as_secs(), &range).map(Duration::from_secs);
+    let retention = retention.filter(|span| {
+        let fits = (shortest..=longest).contains(span);
+        if !fits {
+            env.problem("MESSAGE_RETENTION", format_args!("must be a number {range}"));
+        }
+        fits
+    });
+    let max_messages = env.number("QUEUE_MAX_MESSAGES", default.max_messages, "from 1 to 4294967295");
+    let keeps_empty = strangers(env)? == Strangers::Refuse;
+    Some(QueueSettings { kind: kind?, retention: retention?, max_messages: max_messages?, keeps_empty })
 }
 
 /// An address to listen on.
@@ -363,6 +393,32 @@ mod tests {
             assert!(told.contains(part), "{part} is missing in: {told}");
         }
         assert!(!told.contains("hunter2"));
+    }
+
+    #[test]
+    fn what_a_queue_can_not_be_is_told_once() {
+        let wrong = [
+            ("QUEUE_TYPE", "stream"),
+            ("MESSAGE_RETENTION", "5"),
+            ("QUEUE_MAX_MESSAGES", "0"),
+            ("UNKNOWN_RECIPIENT", "shrug"),
+        ];
+        let told = problems(env(&wrong), |env| {
+            let (queues, send) = (queues(env), SendSettings::read(env));
+            Some((queues?, send?))
+        });
+        for part in [
+            "4 problem(s)",
+            "QUEUE_TYPE: must be `classic` or `quorum`",
+            "MESSAGE_RETENTION: must be a number of seconds from 60 to 2073600",
+            "QUEUE_MAX_MESSAGES: `0` is not a whole number from 1",
+            "UNKNOWN_RECIPIENT: must be `queue` or `refuse`",
+        ] {
+            assert!(told.contains(part), "{part} is missing in: {told}");
+        }
+        let refusing = queues(&mut env(&[("UNKNOWN_RECIPIENT", "refuse"), ("QUEUE_TYPE", "quorum")])).unwrap();
+        assert_eq!((refusing.keeps_empty, refusing.kind), (true, QueueKind::Quorum));
+        assert_eq!(queues(&mut env(&[])), Some(QueueSettings::default()));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Redis (or Valkey) behind [`ConnectionRegistry`] and [`IdempotencyStore`].
+//! Redis (or Valkey) behind [`ConnectionRegistry`], [`IdempotencyStore`] and [`Backlogs`].
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -6,6 +6,7 @@
 //! | `ks:u:{<user>}:c` | hash | the user's connections, each with its session |
 //! | `ks:on:{<partition>}` | sorted set | the partition's users, by the time until which each can be reached |
 //! | `ks:i:{<user>}:<rno>` | string | what the first send with that `rno` settled |
+//! | `ks:q:{<partition>}` | sorted set | the partition's users who are away and for whom messages wait, by the time at which their queues must be looked at |
 //! | `ks:m:{<partition>}` | string | the mark that is gone when Redis has lost everything |
 //!
 //! No command touches two slots of a cluster, and every write may be repeated blindly: a command that was
@@ -16,7 +17,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use async_trait::async_trait;
 use kschat_core::{
     Partition, Partitions, Session, Timestamp,
-    ports::{BoxError, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
+    ports::{Backlogs, BoxError, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
 };
 use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
 use redis::{
@@ -168,6 +169,10 @@ fn read_session(stored: &str) -> Result<Session, BoxError> {
 
 fn online_key(partition: Partition) -> String {
     format!("ks:on:{{{partition}}}")
+}
+
+fn backlogs_key(partition: Partition) -> String {
+    format!("ks:q:{{{partition}}}")
 }
 
 fn rno_key(user: &UserId, rno: &str) -> String {
@@ -392,5 +397,29 @@ impl IdempotencyStore for RedisRegistry {
         let stored = to_json(&StoredClaim::new(claim, true))?;
         let options = SetOptions::default().with_expiration(SetExpiry::PX(millis(self.window)));
         self.run_one("settle an rno", Cmd::set_options(rno_key(user, rno), stored, options)).await
+    }
+}
+
+#[async_trait]
+impl Backlogs for RedisRegistry {
+    async fn note(&self, user: &UserId, look_at: Timestamp) -> Result<(), Unavailable> {
+        let key = backlogs_key(self.partitions.of(user));
+        self.run_one("note a backlog", Cmd::zadd(key, user.as_str(), look_at.millis())).await
+    }
+
+    async fn clear(&self, user: &UserId) -> Result<(), Unavailable> {
+        let key = backlogs_key(self.partitions.of(user));
+        self.run_one("clear a backlog", Cmd::zrem(key, user.as_str())).await
+    }
+
+    async fn due(&self, partition: Partition, now: Timestamp, limit: usize) -> Result<Vec<UserId>, Unavailable> {
+        let limit = isize::try_from(limit).unwrap_or(isize::MAX);
+        let command = Cmd::zrangebyscore_limit(backlogs_key(partition), "-inf", now.millis(), 0, limit);
+        let found: Vec<String> = self.run_one("read which backlogs are due", command).await?;
+        Ok(found.into_iter().filter_map(|id| readable(UserId::try_from(id))).collect())
+    }
+
+    async fn count(&self, partition: Partition) -> Result<u64, Unavailable> {
+        self.run_one("count backlogs", Cmd::zcard(backlogs_key(partition))).await
     }
 }

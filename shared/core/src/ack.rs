@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kschat_protocol::{ConnectionId, Er, MessageId};
+use kschat_protocol::{AckFrame, ConnectionId, Er};
 
 use crate::{
     Clock,
@@ -56,11 +56,11 @@ impl AckError {
 ///
 /// # Errors
 /// [`AckError`]; the client acknowledges again when the message comes again.
-pub async fn ack(deps: &Deps, connection: &ConnectionId, message: &MessageId) -> Result<(), AckError> {
+pub async fn ack(deps: &Deps, connection: &ConnectionId, ack: &AckFrame) -> Result<(), AckError> {
     let session = deps.registry.session(connection).await.map_err(AckError::Registry)?;
     let session = session.ok_or(AckError::NoSession)?;
     if session.is_expired(deps.clock.now()) {
         return Err(AckError::Expired);
     }
-    deps.acks.acked(&session.user, message).await.map_err(AckError::Broker)
+    deps.acks.acked(&session.user, ack).await.map_err(AckError::Broker)
 }

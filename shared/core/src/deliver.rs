@@ -19,7 +19,11 @@ use crate::{
     Clock, Partitions,
     audience::Audience,
     backoff::Backoff,
-    ports::{ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Tag, Unavailable},
+    ports::{
+        Backlogs, ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Tag, Unavailable,
+        Undeliverable,
+    },
+    retire::retire,
     unacked::{Pushed, Unacked},
 };
 
@@ -53,6 +57,8 @@ pub struct Deps {
     pub registry: Arc<dyn ConnectionRegistry>,
     /// Opens the user's queue.
     pub mailbox: Arc<dyn Mailbox>,
+    /// Remembers for whom messages wait who is away.
+    pub backlogs: Arc<dyn Backlogs>,
     /// Takes the frames.
     pub connections: Arc<dyn ConnectionsApi>,
     /// Tells the time.
@@ -69,11 +75,13 @@ impl Deps {
     pub fn new(
         registry: Arc<dyn ConnectionRegistry>,
         mailbox: Arc<dyn Mailbox>,
+        backlogs: Arc<dyn Backlogs>,
         connections: Arc<dyn ConnectionsApi>,
         clock: Arc<dyn Clock>,
         partitions: Partitions,
     ) -> Self {
-        Self { registry, mailbox, connections, clock, partitions, opening: Arc::new(Semaphore::new(OPENING)) }
+        let opening = Arc::new(Semaphore::new(OPENING));
+        Self { registry, mailbox, backlogs, connections, clock, partitions, opening }
     }
 }
 
@@ -103,16 +111,21 @@ pub enum End {
     Stuck,
 }
 
-/// Serves a user until it is offline, stopped, lost or stuck.
+/// Serves a user until it is offline, stopped, lost or stuck. A user who is offline leaves no empty queue behind.
 pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
-    let (audience, deliveries) = match open(deps, user, signals).await {
-        Ok(opened) => opened,
-        Err(end) => return end,
+    let end = match open(deps, user, signals).await {
+        Ok((audience, deliveries)) => {
+            let unacked = Unacked::new();
+            let mut courier = Courier { deps, user, signals, audience, look_at: None, deliveries, unacked, held: None };
+            let end = courier.run().await;
+            courier.deliveries.close().await;
+            end
+        }
+        Err(end) => end,
     };
-    let unacked = Unacked::new();
-    let mut courier = Courier { deps, user, signals, audience, look_at: None, deliveries, unacked, held: None };
-    let end = courier.run().await;
-    courier.deliveries.close().await;
+    if end == End::Offline && !signals.stop.is_cancelled() {
+        retire(deps, user).await;
+    }
     end
 }
 
@@ -139,6 +152,9 @@ async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience
         tracing::warn!(error = &error as &dyn std::error::Error, "a user's queue can't be opened");
         End::Stuck
     })?;
+    if let Err(error) = deps.backlogs.clear(user).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a user who is back still counts as away");
+    }
     Ok((audience, deliveries))
 }
 
@@ -250,8 +266,11 @@ impl Courier<'_> {
         let first = self.next().await?;
         let Some(batch) = self.gather(first).await? else { return Ok(()) };
         let settled = match self.post(&batch.frame).await? {
-            Posted::Settled => self.deliveries.ack(&batch.tags()).await,
-            Posted::Refused => self.discard(&batch.tags()).await,
+            Posted::Settled => {
+                self.unacked.note_settled(batch.messages.iter().map(|pushed| &pushed.message.id));
+                self.deliveries.ack(&batch.tags()).await
+            }
+            Posted::Refused => self.discard(&batch.messages).await,
             Posted::Reached => {
                 self.unacked.push(batch.messages);
                 Ok(())
@@ -333,9 +352,13 @@ impl Courier<'_> {
         }
     }
 
-    /// Removes from the queue what a client has acknowledged.
+    /// Removes from the queue what a client has acknowledged; hurries for one that has missed something.
     async fn settle(&mut self) -> Result<(), End> {
-        let tags = self.unacked.settle(&self.signals.acks.take());
+        let waiting = self.signals.acks.take();
+        let tags = self.unacked.settle(&waiting.acked);
+        if waiting.again {
+            self.unacked.hurry();
+        }
         self.ack(&tags).await
     }
 
@@ -416,16 +439,29 @@ impl Courier<'_> {
         Ok(Verdict::Reached)
     }
 
-    /// Somebody else may have written into the queue: what is no message is set aside, not pushed.
+    /// Somebody else may have written into the queue: what is no message is set aside, not pushed. The second copy of
+    /// what was pushed before leaves the queue; the first one stays until it is acknowledged.
     async fn read(&mut self, delivery: Delivery) -> Result<Option<Read>, End> {
         match Message::from_slice(&delivery.body) {
+            Ok(message) if self.unacked.has(&message.id) => {
+                self.ack(&[delivery.tag]).await?;
+                Ok(None)
+            }
             Ok(message) => Ok(Some((delivery, message))),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a queued body is set aside");
-                self.deliveries.discard(delivery.tag).await.map_err(|_| End::Lost)?;
+                let Delivery { tag, body, .. } = delivery;
+                self.set_aside(tag, &body, Undeliverable::NotAMessage).await?;
                 Ok(None)
             }
         }
+    }
+
+    async fn set_aside(&mut self, tag: Tag, body: &[u8], why: Undeliverable) -> Result<(), End> {
+        self.deliveries.discard(tag, body, why).await.map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a message can't be set aside for now");
+            End::Lost
+        })
     }
 
     /// Puts what already waits into one frame, as much as it holds.
@@ -437,18 +473,28 @@ impl Courier<'_> {
             if !frame.push(&message, delivery.redelivered) {
                 if messages.is_empty() {
                     tracing::error!("a queued message is larger than any frame and is set aside");
-                    self.discard(&[delivery.tag]).await.map_err(|_| End::Lost)?;
+                    self.set_aside(delivery.tag, &delivery.body, Undeliverable::TooLarge).await?;
                     return Ok(None);
                 }
                 self.held = Some((delivery, message));
                 break;
             }
             messages.push(Pushed { tag: delivery.tag, message });
-            if let Some(delivery) = self.deliveries.try_next() {
-                next = self.read(delivery).await?;
-            }
+            next = self.next_here(&messages).await?;
         }
         Ok(Some(Batch { messages, frame: frame.into_text() }))
+    }
+
+    /// The next message that is here already and not in the batch, which may hold its first copy.
+    async fn next_here(&mut self, batch: &[Pushed]) -> Result<Option<Read>, End> {
+        while let Some(delivery) = self.deliveries.try_next() {
+            let Some((delivery, message)) = self.read(delivery).await? else { continue };
+            if batch.iter().all(|pushed| pushed.message.id != message.id) {
+                return Ok(Some((delivery, message)));
+            }
+            self.ack(&[delivery.tag]).await?;
+        }
+        Ok(None)
     }
 
     /// Posts a frame to every connection until each has it, is gone, or has had its chances.
@@ -526,10 +572,15 @@ impl Courier<'_> {
         stream::iter(targets.to_vec()).map(post).buffer_unordered(FAN_OUT).collect().await
     }
 
+    /// The edge says that a connection is gone. Should it be wrong, its client must learn that nothing comes any more:
+    /// it is cut off, and connects anew.
     async fn forget(&mut self, id: &ConnectionId) {
         self.audience.remove(id);
         if let Err(error) = self.deps.registry.remove(self.user, id).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "a gone connection stays registered for now");
+        }
+        if let Err(error) = self.deps.connections.close(id).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a gone connection can't be closed");
         }
     }
 
@@ -546,9 +597,9 @@ impl Courier<'_> {
         }
     }
 
-    async fn discard(&mut self, tags: &[Tag]) -> Result<(), Unavailable> {
-        for tag in tags {
-            self.deliveries.discard(*tag).await?;
+    async fn discard(&mut self, messages: &[Pushed]) -> Result<(), Unavailable> {
+        for Pushed { tag, message } in messages {
+            self.deliveries.discard(*tag, &message.to_vec(), Undeliverable::Refused).await?;
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 //!
 //! - [`ports`]: the few things a use-case needs from outside, as traits.
 //! - [`connect`], [`disconnect`], [`send`], [`ack`]: one use-case of the functions each.
-//! - [`deliver`]: the consumer's use-case, from a user's queue to the user's connections.
+//! - [`deliver`]: the consumer's use-case, from a user's queue to the user's connections; [`retire`]: what becomes of
+//!   the queue when the user is away.
 //! - [`memory`]: every port without a service behind it, for the embedded local stack and fast tests.
 //! - `contract` (feature): the clauses that every adapter of a port must pass.
 //!
@@ -20,6 +21,7 @@ mod hash;
 pub mod memory;
 mod partition;
 pub mod ports;
+pub mod retire;
 pub mod send;
 mod session;
 mod time;

@@ -3,8 +3,10 @@
 //! Every port has an adapter in [`crate::memory`] and one for the real thing; the clauses that both must
 //! pass are in `contract`.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
-use kschat_protocol::{ConnectionId, Er, Message, MessageId, UserId};
+use kschat_protocol::{AckFrame, ConnectionId, Er, Message, MessageId, UserId};
 
 use crate::{Partition, Session, Timestamp};
 
@@ -215,12 +217,12 @@ pub trait Pokes: Send + Sync {
 /// Tells a user's owner what the user has got.
 #[async_trait]
 pub trait Acks: Send + Sync {
-    /// Tells the owner that the user has this message, and all that came before it. One that gets lost does no
-    /// harm: the message comes again, and so does the ack.
+    /// Tells the owner what the user has, and has not. An ack that gets lost does no harm: the message comes again,
+    /// and so does the ack.
     ///
     /// # Errors
     /// [`Unavailable`]: the owner may not know.
-    async fn acked(&self, user: &UserId, message: &MessageId) -> Result<(), Unavailable>;
+    async fn acked(&self, user: &UserId, ack: &AckFrame) -> Result<(), Unavailable>;
 }
 
 /// Why a frame did not reach a connection.
@@ -245,6 +247,13 @@ pub trait ConnectionsApi: Send + Sync {
     /// # Errors
     /// [`PostError`].
     async fn post(&self, connection: &ConnectionId, frame: &str) -> Result<(), PostError>;
+
+    /// Ends a connection, so that its client connects anew; one that is gone has ended already. The adapter bounds
+    /// the time until then.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may still be open.
+    async fn close(&self, connection: &ConnectionId) -> Result<(), Unavailable>;
 }
 
 /// Names a delivery until it is acked, discarded or given back.
@@ -270,6 +279,72 @@ pub trait Mailbox: Send + Sync {
     /// # Errors
     /// [`Unavailable`] when it can't be opened for now.
     async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable>;
+
+    /// Removes the queue of a user who is away, if nothing waits in it. One that nobody has made is empty, too.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be removed.
+    async fn retire(&self, user: &UserId) -> Result<Retired, Unavailable>;
+}
+
+/// What an attempt to remove a queue has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retired {
+    /// Nothing waits for the user.
+    Empty,
+    /// Messages wait, and the broker keeps their queue for at least so long, if nobody looks at it.
+    Waiting(Duration),
+}
+
+/// Remembers for whom messages wait who is away: their queues must be looked at now and then, and are counted.
+#[async_trait]
+pub trait Backlogs: Send + Sync {
+    /// Notes when a user's queue must be looked at.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be noted.
+    async fn note(&self, user: &UserId, look_at: Timestamp) -> Result<(), Unavailable>;
+
+    /// Notes that nothing waits for a user, or that the user is back.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be noted.
+    async fn clear(&self, user: &UserId) -> Result<(), Unavailable>;
+
+    /// The users of a partition whose queues must be looked at by now, at most so many.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn due(&self, partition: Partition, now: Timestamp, limit: usize) -> Result<Vec<UserId>, Unavailable>;
+
+    /// For how many users of a partition messages wait.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn count(&self, partition: Partition) -> Result<u64, Unavailable>;
+}
+
+/// Why a message can never be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undeliverable {
+    /// Its body can't be read: somebody else has written it.
+    NotAMessage,
+    /// No frame can hold it.
+    TooLarge,
+    /// The edge refused it for good.
+    Refused,
+}
+
+impl Undeliverable {
+    /// What operators read.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotAMessage => "not-a-message",
+            Self::TooLarge => "too-large",
+            Self::Refused => "refused-by-the-edge",
+        }
+    }
 }
 
 /// What comes out of one user's queue, in its order.
@@ -292,11 +367,11 @@ pub trait Deliveries: Send + Sync {
     /// [`Unavailable`]: some may come again.
     async fn ack(&mut self, tags: &[Tag]) -> Result<(), Unavailable>;
 
-    /// It can never be delivered: moves the message to where operators look for such.
+    /// It can never be delivered: moves the message, which has this body, to where operators look for such.
     ///
     /// # Errors
     /// [`Unavailable`]: it may come again.
-    async fn discard(&mut self, tag: Tag) -> Result<(), Unavailable>;
+    async fn discard(&mut self, tag: Tag, body: &[u8], why: Undeliverable) -> Result<(), Unavailable>;
 
     /// Stops and gives back, in order, all that is not acked.
     async fn close(self: Box<Self>);
@@ -313,8 +388,8 @@ pub enum OwnershipEvent {
     Asked(Partition),
     /// Something about that user has changed.
     Poked(UserId),
-    /// That user has got this message, and all that came before it.
-    Acked(UserId, MessageId),
+    /// A client of that user says what it has, and has not.
+    Acked(UserId, AckFrame),
 }
 
 /// Shares partitions among consumers, so that each has one owner at most.

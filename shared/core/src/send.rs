@@ -1,6 +1,6 @@
 //! A client sends a message.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kschat_protocol::{ConnectionId, Er, Message, MessageId, SendFrame, SendReply, Status, UserId, Version};
 use uuid::Uuid;
@@ -8,8 +8,16 @@ use uuid::Uuid;
 use crate::{
     Clock, Session, Timestamp,
     hash::stable,
-    ports::{Claim, Claimed, ConnectionRegistry, IdempotencyStore, PublishError, Publisher, Queues, Unavailable},
+    ports::{
+        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, PublishError, Publisher, Queues, Unavailable,
+    },
 };
+
+/// How often a queue is made for one message. Its user may come and go just then, and the queue be removed again.
+const QUEUES_MADE: u32 = 3;
+
+/// When the owner of a user who is away looks at the queue that was made for a message.
+const FIRST_LOOK: Duration = Duration::from_secs(60);
 
 /// What happens to a message for somebody who has never connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -32,6 +40,8 @@ pub struct Deps {
     pub publisher: Arc<dyn Publisher>,
     /// Makes a queue that is not there yet.
     pub queues: Arc<dyn Queues>,
+    /// Remembers for whom messages wait who is away.
+    pub backlogs: Arc<dyn Backlogs>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// What to do for those who have none.
@@ -180,12 +190,22 @@ async fn settle(deps: &Deps, user: &UserId, rno: &str, claim: &Claim) {
     }
 }
 
+/// Who is away and has no backlog has no queue either: then it is made, and the message published again.
 async fn publish(deps: &Deps, to: &UserId, message: &Message) -> Result<(), SendError> {
-    match deps.publisher.publish(to, message).await {
-        Err(PublishError::NoRoute) if deps.strangers == Strangers::Queue => {
-            deps.queues.ensure(to).await.map_err(|error| SendError::Publish(PublishError::Unavailable(error)))?;
-            deps.publisher.publish(to, message).await.map_err(SendError::Publish)
+    for _ in 0..QUEUES_MADE {
+        match deps.publisher.publish(to, message).await {
+            Err(PublishError::NoRoute) if deps.strangers == Strangers::Queue => make_queue(deps, to).await?,
+            outcome => return outcome.map_err(SendError::Publish),
         }
-        outcome => outcome.map_err(SendError::Publish),
     }
+    let gone = Unavailable::new("broker", "keep a queue", "it was removed again at once");
+    Err(SendError::Publish(PublishError::Unavailable(gone)))
+}
+
+async fn make_queue(deps: &Deps, to: &UserId) -> Result<(), SendError> {
+    deps.queues.ensure(to).await.map_err(|error| SendError::Publish(PublishError::Unavailable(error)))?;
+    if let Err(error) = deps.backlogs.note(to, deps.clock.now().plus(FIRST_LOOK)).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a backlog is not counted");
+    }
+    Ok(())
 }

@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use kschat_protocol::{Message, MessageId, ReceiverFrame};
+use kschat_protocol::{AckFrame, Message, MessageId, ReceiverFrame};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::ports::Tag;
+use crate::{hash::stable, ports::Tag};
 
 /// Messages that wait for their ack at most; then the next ones wait in the queue.
 pub(crate) const WINDOW: usize = 256;
@@ -17,9 +17,17 @@ pub(crate) const WINDOW: usize = 256;
 /// Acks that wait for their user's courier at most. The newest count: they stand for all before them.
 const WAITING: usize = 64;
 
-/// How long we wait for an ack before everything is pushed again: the frame, or the ack, may have got lost. Twice
-/// as long after each time, up to the second figure.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// How long we wait for an ack before everything is pushed again: the frame, or the ack, may have got lost. Clients
+/// acknowledge every second; a function that starts cold may take another one. Twice as long after each time, up to
+/// the second figure.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
+
+/// How long a client that asks for everything again has to wait after the last time. What it asks for is on its way by
+/// then, and the frames before that make it ask once more.
+const NO_SOONER: Duration = Duration::from_secs(1);
+
+/// Messages of one user that we know as settled: a copy that comes soon after is known for what it is.
+const SETTLED: usize = 64;
 
 /// After so long without any ack the messages go back to the queue. The broker itself would end a loan of half
 /// an hour.
@@ -39,12 +47,33 @@ pub(crate) struct Unacked {
     /// How often the entries were pushed again since then.
     repeated: u32,
     again_at: Instant,
+    /// When everything was pushed again last.
+    repeated_at: Option<Instant>,
+    /// Hashes of the ids that were settled last, the oldest first.
+    settled: VecDeque<u64>,
 }
 
 impl Unacked {
     pub(crate) fn new() -> Self {
         let now = Instant::now();
-        Self { entries: VecDeque::new(), since: now, repeated: 0, again_at: now }
+        let (entries, settled) = (VecDeque::new(), VecDeque::new());
+        Self { entries, since: now, repeated: 0, again_at: now, repeated_at: None, settled }
+    }
+
+    /// Whether that message was pushed before. A send that was tried twice may be in the queue twice, and an ack of the
+    /// first copy must not count for what came between the two.
+    pub(crate) fn has(&self, id: &MessageId) -> bool {
+        self.entries.iter().any(|entry| entry.message.id == *id) || self.settled.contains(&short(id))
+    }
+
+    /// Notes that those messages are dealt with.
+    pub(crate) fn note_settled<'a>(&mut self, ids: impl IntoIterator<Item = &'a MessageId>) {
+        for id in ids {
+            if self.settled.len() == SETTLED {
+                self.settled.pop_front();
+            }
+            self.settled.push_back(short(id));
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -63,17 +92,23 @@ impl Unacked {
     }
 
     /// Takes out what those acks stand for: all up to the latest of them that is known.
-    pub(crate) fn settle(&mut self, acked: &[MessageId]) -> Vec<Tag> {
+    pub(crate) fn settle(&mut self, acked: &VecDeque<MessageId>) -> Vec<Tag> {
         let Some(last) = self.entries.iter().rposition(|entry| acked.contains(&entry.message.id)) else {
             return Vec::new();
         };
         self.progress();
-        self.entries.drain(..=last).map(|entry| entry.tag).collect()
+        self.take(last + 1)
     }
 
     /// Takes out everything.
     pub(crate) fn settle_all(&mut self) -> Vec<Tag> {
-        self.entries.drain(..).map(|entry| entry.tag).collect()
+        self.take(self.entries.len())
+    }
+
+    fn take(&mut self, count: usize) -> Vec<Tag> {
+        let taken: Vec<Pushed> = self.entries.drain(..count).collect();
+        self.note_settled(taken.iter().map(|entry| &entry.message.id));
+        taken.into_iter().map(|entry| entry.tag).collect()
     }
 
     /// When everything should be pushed again, if nothing is acknowledged until then.
@@ -84,8 +119,17 @@ impl Unacked {
     /// Notes that everything is pushed again; says whether that is still worth it.
     pub(crate) fn repeat(&mut self) -> bool {
         self.repeated += 1;
-        self.again_at = Instant::now() + (AGAIN.0 * 2_u32.saturating_pow(self.repeated)).min(AGAIN.1);
+        let now = Instant::now();
+        self.repeated_at = Some(now);
+        self.again_at = now + (AGAIN.0 * 2_u32.saturating_pow(self.repeated)).min(AGAIN.1);
         self.since.elapsed() < GIVE_UP
+    }
+
+    /// A client has missed something: everything is to be pushed again as soon as that makes sense.
+    pub(crate) fn hurry(&mut self) {
+        let now = Instant::now();
+        let soonest = self.repeated_at.map_or(now, |last| now.max(last + NO_SOONER));
+        self.again_at = self.again_at.min(soonest);
     }
 
     /// The last message that was pushed, if it waits for its ack.
@@ -121,22 +165,38 @@ impl Unacked {
     }
 }
 
+/// Half a hash: enough to tell a few messages of one user apart.
+fn short(id: &MessageId) -> u64 {
+    stable(&[id.as_str().as_bytes()]) as u64
+}
+
 /// Acks on their way from the owner of a partition to one user's courier.
 #[derive(Debug, Default)]
 pub struct AckBox {
     // A std mutex: no guard is held across an await.
-    waiting: Mutex<VecDeque<MessageId>>,
+    waiting: Mutex<Waiting>,
     arrived: Notify,
+}
+
+/// What the clients have said since the courier looked last.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    pub(crate) acked: VecDeque<MessageId>,
+    /// Whether one of them has missed something.
+    pub(crate) again: bool,
 }
 
 impl AckBox {
     /// Leaves an ack.
-    pub fn put(&self, message: MessageId) {
+    pub fn put(&self, ack: AckFrame) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() == WAITING {
-            waiting.pop_front();
+        waiting.again |= ack.again;
+        if let Some(message) = ack.message {
+            if waiting.acked.len() == WAITING {
+                waiting.acked.pop_front();
+            }
+            waiting.acked.push_back(message);
         }
-        waiting.push_back(message);
         drop(waiting);
         self.arrived.notify_one();
     }
@@ -146,7 +206,7 @@ impl AckBox {
         self.arrived.notified().await;
     }
 
-    pub(crate) fn take(&self) -> Vec<MessageId> {
-        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner)).into()
+    pub(crate) fn take(&self) -> Waiting {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

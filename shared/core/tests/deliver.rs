@@ -14,9 +14,11 @@ use kschat_core::{
     contract::{ManualClock, connection, message, session, somebody},
     deliver::{Deps, End, Signals, serve},
     memory::{MemoryBroker, MemoryRegistry},
-    ports::{ConnectionRegistry, ConnectionsApi, Mailbox, PostError, Publisher, Queues, Unavailable},
+    ports::{
+        Backlogs, ConnectionRegistry, ConnectionsApi, Mailbox, PostError, PublishError, Publisher, Queues, Unavailable,
+    },
 };
-use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
+use kschat_protocol::{AckFrame, ConnectionId, Message, MessageId, UserId, Version};
 use serde_json::Value;
 use tokio::{task::JoinHandle, time::timeout};
 
@@ -32,6 +34,7 @@ type Script = Vec<u16>;
 struct Edge {
     scripts: Mutex<HashMap<ConnectionId, Script>>,
     taken: Mutex<Vec<(ConnectionId, String)>>,
+    closed: Mutex<Vec<ConnectionId>>,
 }
 
 #[async_trait]
@@ -52,6 +55,11 @@ impl ConnectionsApi for Edge {
             413 => Err(PostError::Refused(report())),
             _ => Err(PostError::Retryable(report())),
         }
+    }
+
+    async fn close(&self, connection: &ConnectionId) -> Result<(), Unavailable> {
+        self.closed.lock().expect("no test panics here").push(connection.clone());
+        Ok(())
     }
 }
 
@@ -108,8 +116,8 @@ impl Scene {
 
     fn serve(&self) -> JoinHandle<End> {
         let broker = Arc::new(self.broker.clone());
-        let deps =
-            Deps::new(self.registry.clone(), broker, self.edge.clone(), self.clock.clone(), Partitions::default());
+        let (registry, edge, clock) = (self.registry.clone(), self.edge.clone(), self.clock.clone());
+        let deps = Deps::new(registry.clone(), broker, registry, edge, clock, Partitions::default());
         let (user, signals) = (self.user.clone(), self.signals.clone());
         tokio::spawn(async move { serve(&deps, &user, &signals).await })
     }
@@ -132,7 +140,7 @@ impl Scene {
             frame["MSG"].as_array().expect("messages").iter().find(|item| item["msg"] == text).cloned()
         });
         let id = item.expect("it was pushed")["mId"].as_str().expect("text").to_owned();
-        self.signals.acks.put(MessageId::from(id));
+        self.signals.acks.put(AckFrame { message: Some(MessageId::from(id)), again: false });
     }
 
     /// A device is gone, and the owner is told.
@@ -513,5 +521,112 @@ async fn the_owner_can_have_everything_told_again() {
     scene.signals.restore.notify_one();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(scene.registered().await, [device]);
+    scene.stop(courier).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_missed_a_frame_gets_everything_again_at_once_but_not_all_the_time() {
+    let scene = Scene::new().await;
+    let device = scene.acking(vec![]).await;
+    let courier = scene.serve();
+    for text in ["one", "two"] {
+        scene.queue(&[text]).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let ask = || scene.signals.acks.put(AckFrame { message: None, again: true });
+    ask();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(scene.heard(&device), [vec!["one"], vec!["two"], vec!["one", "two"]]);
+    for _ in 0..9 {
+        ask();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let count = scene.heard(&device).len();
+    assert!(count <= 5, "once a second is enough, and not {count} frames");
+    scene.ack("two");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    ask();
+    scene.quiet().await;
+    assert_eq!(scene.heard(&device).len(), count, "nothing is left to repeat");
+    scene.stop(courier).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_copy_is_not_pushed_and_an_ack_of_it_counts_for_nothing_else() {
+    let scene = Scene::new().await;
+    let device = scene.acking(vec![]).await;
+    let courier = scene.serve();
+    let twice = message(&scene.user, "twice");
+    let queue = async |message: &Message| scene.broker.publish(&scene.user, message).await.expect("memory");
+    queue(&twice).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // The first try was confirmed too late, and another sender came in between.
+    queue(&message(&scene.user, "between")).await;
+    queue(&twice).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(scene.heard(&device), [["twice"], ["between"]]);
+    for _ in 0..2 {
+        scene.ack("twice");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Another copy, after the first one has left the queue.
+        queue(&twice).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    scene.stop(courier).await;
+    assert_eq!(scene.left().await, ["between"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_that_wait_together_share_no_frame() {
+    let scene = Scene::new().await;
+    let device = scene.device(vec![]).await;
+    let twice = message(&scene.user, "twice");
+    for message in [&twice, &message(&scene.user, "between"), &twice] {
+        scene.broker.publish(&scene.user, message).await.expect("memory");
+    }
+    let courier = scene.serve();
+    scene.quiet().await;
+    scene.broker.publish(&scene.user, &twice).await.expect("memory");
+    scene.quiet().await;
+    assert_eq!(scene.heard(&device), [["twice", "between"]]);
+    scene.stop(courier).await;
+    assert!(scene.left().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_the_edge_calls_gone_is_cut_off_in_case_it_is_not() {
+    let scene = Scene::new().await;
+    let gone = scene.device(vec![410; 1000]).await;
+    scene.queue(&["one"]).await;
+    assert_eq!(scene.serve().await.expect("it does not panic"), End::Offline);
+    assert_eq!(*scene.edge.closed.lock().expect("no test panics here"), [gone]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_queue_goes_with_its_user_and_one_in_which_messages_wait_is_counted() {
+    let scene = Scene::new().await;
+    let partition = Partitions::default().of(&scene.user);
+    let backlogs = async || scene.registry.count(partition).await.expect("memory");
+    let device = scene.device(vec![]).await;
+    let courier = scene.serve();
+    scene.queue(&["one"]).await;
+    scene.quiet().await;
+    scene.leave(&device).await;
+    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
+    let publish = async || scene.broker.publish(&scene.user, &message(&scene.user, "away")).await;
+    assert!(matches!(publish().await, Err(PublishError::NoRoute)), "the queue is still there");
+    assert_eq!(backlogs().await, 0);
+
+    scene.broker.ensure(&scene.user).await.expect("memory");
+    publish().await.expect("memory");
+    assert_eq!(scene.serve().await.expect("it does not panic"), End::Offline);
+    assert_eq!((backlogs().await, scene.left().await), (1, vec!["away".to_owned()]));
+    let due = async |now| scene.registry.due(partition, now, 10).await.expect("memory");
+    assert_eq!((due(NOW).await, due(NOW.plus(HOUR * 24 * 365)).await), (vec![], vec![scene.user.clone()]));
+
+    let back = scene.device(vec![]).await;
+    let courier = scene.serve();
+    scene.quiet().await;
+    assert_eq!((backlogs().await, scene.heard(&back)), (0, vec![vec!["away".to_owned()]]));
     scene.stop(courier).await;
 }

@@ -67,7 +67,8 @@ impl Scene {
         let publisher = Faulty { broker: broker.clone(), faults: Mutex::new(faults), gets_through };
         let deps = Deps {
             registry: registry.clone(),
-            idempotency: registry,
+            idempotency: registry.clone(),
+            backlogs: registry,
             publisher: Arc::new(publisher),
             queues: Arc::new(broker.clone()),
             clock: clock.clone(),

@@ -47,8 +47,8 @@ impl FrameError {
 pub enum ClientFrame {
     /// Here is a message.
     Send(SendFrame),
-    /// I have this message, and all that came before it.
-    Ack(MessageId),
+    /// I have these messages.
+    Ack(AckFrame),
 }
 
 impl ClientFrame {
@@ -71,6 +71,15 @@ impl ClientFrame {
             None => Err(FrameError::whole(Er::UnknownAction)),
         }
     }
+}
+
+/// What a client has got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AckFrame {
+    /// The last message of those, which stands for all that came before it; `None` from a client that has got none.
+    pub message: Option<MessageId>,
+    /// Whether the client has missed one: it asks for all that it has not acknowledged.
+    pub again: bool,
 }
 
 /// A message that its sender asks us to deliver.
@@ -105,6 +114,8 @@ struct RawFrame<'a> {
     rno: Option<&'a RawValue>,
     #[serde(borrow, rename = "mId")]
     mid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    again: Option<&'a RawValue>,
 }
 
 enum Action {
@@ -131,10 +142,18 @@ impl RawFrame<'_> {
         }
     }
 
-    fn check_ack(&self) -> Result<MessageId, FrameError> {
-        required("mId", self.mid)
-            .and_then(message_id)
-            .map_err(|fault| FrameError { fields: vec![fault], ..FrameError::whole(Er::InvalidField) })
+    fn check_ack(&self) -> Result<AckFrame, FrameError> {
+        let mut faults = Faults::default();
+        let again = self.again.and_then(|raw| faults.keep(switch("again", raw))).unwrap_or_default();
+        let message = match self.mid {
+            None if again => None,
+            mid => faults.keep(required("mId", mid).and_then(message_id)),
+        };
+        if faults.0.is_empty() {
+            Ok(AckFrame { message, again })
+        } else {
+            Err(FrameError { fields: faults.0, ..FrameError::whole(Er::InvalidField) })
+        }
     }
 
     fn check_send(&self) -> Result<SendFrame, FrameError> {
@@ -200,6 +219,10 @@ fn rno(raw: &RawValue) -> Result<JsonId, FieldError> {
 fn message_id(raw: &RawValue) -> Result<MessageId, FieldError> {
     let id = serde_json::from_str::<String>(raw.get()).ok().filter(|id| !id.is_empty() && id.len() <= MAX_MESSAGE_ID);
     id.map(MessageId::from).ok_or_else(|| invalid("mId", format!("must be a string of 1 to {MAX_MESSAGE_ID} bytes")))
+}
+
+fn switch(field: &'static str, raw: &RawValue) -> Result<bool, FieldError> {
+    serde_json::from_str(raw.get()).map_err(|_| invalid(field, "must be true or false"))
 }
 
 fn message(raw: &RawValue) -> Result<String, FieldError> {
@@ -268,7 +291,8 @@ mod tests {
     #[test]
     fn an_ack_names_a_message() {
         let ack = ClientFrame::parse(r#"{"action":"ack","mId":"m-1"}"#).unwrap();
-        assert_eq!(ack, ClientFrame::Ack(MessageId::from("m-1".to_owned())));
+        let message = Some(MessageId::from("m-1".to_owned()));
+        assert_eq!(ack, ClientFrame::Ack(AckFrame { message, again: false }));
         let long = format!(r#"{{"action":"ack","mId":"{}"}}"#, "x".repeat(MAX_MESSAGE_ID + 1));
         for text in [r#"{"action":"ack"}"#, r#"{"action":"ack","mId":7}"#, r#"{"action":"ack","mId":""}"#, &long] {
             let error = ClientFrame::parse(text).unwrap_err();
@@ -278,6 +302,18 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn who_has_missed_something_may_have_got_nothing_yet() {
+        let parse = |text: &str| ClientFrame::parse(text);
+        let message = Some(MessageId::from("m-1".to_owned()));
+        let both = parse(r#"{"action":"ack","mId":"m-1","again":true}"#).unwrap();
+        assert_eq!(both, ClientFrame::Ack(AckFrame { message, again: true }));
+        let nothing = parse(r#"{"action":"ack","again":true}"#).unwrap();
+        assert_eq!(nothing, ClientFrame::Ack(AckFrame { message: None, again: true }));
+        let error = parse(r#"{"action":"ack","again":1}"#).unwrap_err();
+        assert_eq!(codes(&error), [("again", 7), ("mId", 7)]);
     }
 
     #[test]

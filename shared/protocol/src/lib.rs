@@ -20,7 +20,7 @@ pub mod limits;
 mod message;
 mod server;
 
-pub use client::{ClientFrame, FieldError, FrameError, SendFrame};
+pub use client::{AckFrame, ClientFrame, FieldError, FrameError, SendFrame};
 pub use code::Er;
 pub use handshake::{BEARER_PREFIX, Handshake, SUBPROTOCOL, Version};
 pub use id::{ConnectionId, InvalidId, JsonId, MessageId, UserId};

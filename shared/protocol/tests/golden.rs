@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
 use kschat_protocol::{
-    ClientFrame, Er, ErrorFrame, Message, MessageId, PONG, ReceiverFrame, SendFrame, SendReply, Status, refusal,
+    AckFrame, ClientFrame, Er, ErrorFrame, Message, MessageId, PONG, ReceiverFrame, SendFrame, SendReply, Status,
+    refusal,
 };
 
 fn golden(text: &str) -> &str {
@@ -73,7 +74,7 @@ fn a_frame_names_the_one_before_it() {
 #[test]
 fn an_ack_is_understood() {
     let ack = ClientFrame::parse(golden(include_str!("golden/client_ack.json"))).unwrap();
-    assert_eq!(ack, ClientFrame::Ack(message().id));
+    assert_eq!(ack, ClientFrame::Ack(AckFrame { message: Some(message().id), again: false }));
 }
 
 #[test]

@@ -167,6 +167,8 @@ impl Serve {
         env.set("REDIS_URL", self.redis_url);
         env.set("PARTITIONS", self.partitions);
         env.set("JWT_SECRET", self.secret.jwt_secret);
+        env.set("UNKNOWN_RECIPIENT", self.refuse_strangers.then(|| "refuse".to_owned()));
+        let queues = config::queues(env);
         let (partitions, backends) = match Backends::read_if_set(env) {
             Some(Some(backends)) => (Some(backends.partitions), Some(Some(backends))),
             Some(None) => (config::partitions(env), Some(None)),
@@ -180,7 +182,8 @@ impl Serve {
             edge: edge?,
             secret: secret?,
             partitions: partitions?,
-            strangers: if self.refuse_strangers { Strangers::Refuse } else { Strangers::Queue },
+            strangers: if queues?.keeps_empty { Strangers::Refuse } else { Strangers::Queue },
+            queues: queues?,
             backends: backends?.map(|Backends { broker, redis, .. }| stack::Backends { broker, redis }),
             functions: functions?,
             consumer: !self.no_consumer,

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
 use kschat_core::{
     Partitions,
-    ports::{BoxError, Deliveries, Delivery, Mailbox, Tag, Unavailable},
+    ports::{BoxError, Deliveries, Delivery, Mailbox, Retired, Tag, Unavailable, Undeliverable},
 };
 use kschat_protocol::UserId;
 use lapin::{
@@ -29,8 +29,10 @@ use tokio::{
 };
 
 use super::{
-    BrokerUrl, PartitionOwnership,
-    topology::{declare_partitions, declare_shared, declare_user, user_queue},
+    BrokerUrl, PartitionOwnership, QueueSettings,
+    dead::DeadLetters,
+    queues::UserQueues,
+    topology::{declare_partitions, declare_shared, user_queue},
     unavailable,
 };
 
@@ -48,6 +50,7 @@ pub struct Consuming {
     pub(super) url: BrokerUrl,
     pub(super) partitions: Partitions,
     prefetch: u16,
+    queues: QueueSettings,
     // A std lock: no guard is held across an await.
     link: Arc<RwLock<Option<Arc<Link>>>>,
 }
@@ -58,13 +61,9 @@ pub(super) struct Link {
     pub(super) connection: Connection,
     pub(super) lease: Arc<Lease>,
     prefetch: u16,
-    channels: Mutex<Channels>,
-}
-
-#[derive(Debug, Default)]
-struct Channels {
-    declares: Option<Channel>,
-    drains: Vec<Arc<DrainChannel>>,
+    queues: UserQueues,
+    dead: DeadLetters,
+    drains: Mutex<Vec<Arc<DrainChannel>>>,
 }
 
 #[derive(Debug)]
@@ -140,32 +139,20 @@ impl Link {
         let declares = connection.create_channel().await?;
         declare_shared(&declares).await?;
         declare_partitions(&declares, partitions).await?;
-        let channels = Mutex::new(Channels { declares: Some(declares), drains: Vec::new() });
-        Ok(Self { connection, lease: Lease::start(url.heartbeat()), prefetch, channels })
+        declares.close(200, "done".into()).await?;
+        let (lease, queues, dead) = (Lease::start(url.heartbeat()), UserQueues::default(), DeadLetters::default());
+        Ok(Self { connection, lease, prefetch, queues, dead, drains: Mutex::default() })
     }
 
     pub(super) fn is_up(&self) -> bool {
         self.lease.is_valid() && self.connection.status().connected()
     }
 
-    /// A channel for declarations; a refused one closes it, so it may be a new one every time.
-    async fn declares(&self) -> Result<Channel, lapin::Error> {
-        let mut channels = self.channels.lock().await;
-        match &channels.declares {
-            Some(channel) if channel.status().connected() => Ok(channel.clone()),
-            _ => {
-                let channel = self.connection.create_channel().await?;
-                channels.declares = Some(channel.clone());
-                Ok(channel)
-            }
-        }
-    }
-
     /// A channel with room for one more consumer, and the seat on it.
     async fn seat(&self) -> Result<(Channel, Arc<()>), lapin::Error> {
-        let mut channels = self.channels.lock().await;
-        channels.drains.retain(|drain| drain.channel.status().connected());
-        if let Some(drain) = channels.drains.iter().find(|drain| drain.has_room()) {
+        let mut drains = self.drains.lock().await;
+        drains.retain(|drain| drain.channel.status().connected());
+        if let Some(drain) = drains.iter().find(|drain| drain.has_room()) {
             return Ok((drain.channel.clone(), Arc::clone(&drain.seats)));
         }
         let channel = self.connection.create_channel().await?;
@@ -173,13 +160,13 @@ impl Link {
         channel.basic_qos(self.prefetch, BasicQosOptions { global: false }).await?;
         let drain = Arc::new(DrainChannel { channel: channel.clone(), seats: Arc::default() });
         let seat = Arc::clone(&drain.seats);
-        channels.drains.push(drain);
+        drains.push(drain);
         Ok((channel, seat))
     }
 
-    async fn open_queue(self: Arc<Self>, user: &UserId) -> Result<OpenQueue, lapin::Error> {
+    async fn open_queue(self: Arc<Self>, user: &UserId, settings: &QueueSettings) -> Result<OpenQueue, lapin::Error> {
         // A consume on a queue that is not there would close the channel with every other user's consumer.
-        declare_user(&self.declares().await?, user).await?;
+        self.queues.ensure(&self.connection, user, settings).await?;
         let (channel, seat) = self.seat().await?;
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(user_queue(user), "".into(), options, FieldTable::default()).await?;
@@ -191,8 +178,8 @@ impl Consuming {
     /// Takes from the broker at `url`, up to `prefetch` messages of one user at a time, once
     /// [`Self::ownership`] has connected.
     #[must_use]
-    pub fn new(url: BrokerUrl, partitions: Partitions, prefetch: u16) -> Self {
-        Self { url, partitions, prefetch, link: Arc::default() }
+    pub fn new(url: BrokerUrl, partitions: Partitions, prefetch: u16, queues: QueueSettings) -> Self {
+        Self { url, partitions, prefetch, queues, link: Arc::default() }
     }
 
     /// Starts to take part in the sharing of partitions; this is what connects, and reconnects.
@@ -231,7 +218,7 @@ impl Consuming {
 impl Mailbox for Consuming {
     async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable> {
         let link = self.link().ok_or_else(|| unavailable("open a queue", "not connected"))?;
-        let opened = timeout(PATIENCE, Arc::clone(&link).open_queue(user)).await;
+        let opened = timeout(PATIENCE, Arc::clone(&link).open_queue(user, &self.queues)).await;
         match opened {
             Ok(Ok(queue)) => Ok(Box::new(queue)),
             Ok(Err(error)) => Err(unavailable("open a queue", error)),
@@ -241,6 +228,13 @@ impl Mailbox for Consuming {
                 Err(unavailable("open a queue", late))
             }
         }
+    }
+
+    async fn retire(&self, user: &UserId) -> Result<Retired, Unavailable> {
+        const ACTION: &str = "remove a queue";
+        let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
+        let retired = timeout(PATIENCE, link.queues.retire(&link.connection, user, &self.queues)).await;
+        retired.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))
     }
 }
 
@@ -325,11 +319,11 @@ impl Deliveries for OpenQueue {
         Ok(())
     }
 
-    async fn discard(&mut self, tag: Tag) -> Result<(), Unavailable> {
-        let options = BasicNackOptions { requeue: false, multiple: false };
-        self.channel.basic_nack(tag.0, options).await.map_err(|error| unavailable("dead-letter", error))?;
-        self.on_loan.retain(|on_loan| *on_loan != tag.0);
-        Ok(())
+    async fn discard(&mut self, tag: Tag, body: &[u8], why: Undeliverable) -> Result<(), Unavailable> {
+        const ACTION: &str = "dead-letter a message";
+        let kept = timeout(PATIENCE, self.link.dead.keep(&self.link.connection, body, why)).await;
+        kept.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))?;
+        self.ack(&[tag]).await
     }
 
     async fn close(mut self: Box<Self>) {

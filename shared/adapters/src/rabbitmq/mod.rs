@@ -7,15 +7,17 @@
 //! | exchange of messages, direct | `kschat.direct` |
 //! | routing key of a user, the seed's | `ks_<user>` |
 //! | queue of a user | `kschat.user.<user>` |
-//! | exchange and queue of what can't be delivered | `kschat.dead` |
+//! | exchange and queue of what can't be delivered; its headers say why: `x-kschat-reason`, or the broker's `x-first-death-reason` | `kschat.dead` |
 //! | queue that a partition's owner consumes exclusively, and is poked by | `kschat.control.<partition>` |
 //! | queue that every consumer process consumes, so that they can be counted | `kschat.members` |
 //!
 //! [`Publishing`] is the functions' side, [`Consuming`] the consumer's. Each holds one connection.
 
 mod consuming;
+mod dead;
 mod ownership;
 mod publishing;
+mod queues;
 mod topology;
 
 use std::{fmt, str::FromStr, time::Duration};
@@ -26,14 +28,27 @@ use lapin::{Connection, ConnectionProperties, ErrorKind, uri::AMQPUri};
 pub use consuming::Consuming;
 pub use ownership::PartitionOwnership;
 pub use publishing::Publishing;
+pub use queues::QueueSettings;
 
 /// After how many seconds without a sign the broker and we give each other up, unless the URL says otherwise.
 const HEARTBEAT_SECONDS: u16 = 10;
 
 const MIN_HEARTBEAT_SECONDS: u16 = 2;
 
-/// Source: AMQP 0-9-1, "Reply codes".
+/// Source of all three: AMQP 0-9-1, "Reply codes".
 const ACCESS_REFUSED: u16 = 403;
+const NOT_FOUND: u16 = 404;
+const PRECONDITION_FAILED: u16 = 406;
+
+/// The broker's type of queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// On one node of the broker.
+    Classic,
+    /// On several nodes of a cluster: it outlives one of them, and costs three times as much. An empty one is not
+    /// removed when its user goes, but when it has not been used for long.
+    Quorum,
+}
 
 /// Where the broker is. Cannot be printed with its password.
 #[derive(Clone)]

@@ -16,7 +16,7 @@ use kschat_core::{
     backoff::Backoff,
     ports::{BoxError, Ownership, OwnershipEvent},
 };
-use kschat_protocol::{MessageId, UserId};
+use kschat_protocol::{AckFrame, MessageId, UserId};
 use lapin::{
     Channel, Consumer,
     message::Delivery,
@@ -32,7 +32,7 @@ use tokio::{
 use super::{
     Consuming,
     consuming::{Link, PATIENCE},
-    topology::{ACK, MEMBERS, consumers_of, control_queue},
+    topology::{ACK, AGAIN, MEMBERS, control_queue, look_at},
     without_names,
 };
 
@@ -213,7 +213,7 @@ impl Term<'_> {
 
     /// Takes what is free up to our share; asks for what is beyond it.
     async fn balance(&mut self, looks: &Channel) -> Result<(), BoxError> {
-        let members = consumers_of(looks, MEMBERS.into()).await?.max(1);
+        let members = look_at(looks, MEMBERS.into()).await?.1.max(1);
         let share = share(self.broker.partitions.count(), members);
         let mut held = self.locks.len() - self.asked.len();
         let mut free: Vec<Partition> =
@@ -225,7 +225,7 @@ impl Term<'_> {
             if held >= share || Instant::now() >= enough {
                 break;
             }
-            if consumers_of(looks, control_queue(partition)).await? == 0 && self.acquire(partition).await? {
+            if look_at(looks, control_queue(partition)).await?.1 == 0 && self.acquire(partition).await? {
                 held += 1;
             }
         }
@@ -347,13 +347,12 @@ async fn forward(
 /// What a control message says.
 fn read(note: &Delivery) -> Option<OwnershipEvent> {
     let user = UserId::try_from(std::str::from_utf8(&note.data).ok()?).ok()?;
-    match note.properties.kind() {
-        None => Some(OwnershipEvent::Poked(user)),
-        Some(kind) if kind.as_str() == ACK => {
-            let message = note.properties.message_id().as_ref()?.as_str().to_owned();
-            Some(OwnershipEvent::Acked(user, MessageId::from(message)))
-        }
-        Some(_) => None,
+    let Some(kind) = note.properties.kind() else { return Some(OwnershipEvent::Poked(user)) };
+    let message = note.properties.message_id().as_ref().map(|id| MessageId::from(id.as_str().to_owned()));
+    match kind.as_str() {
+        ACK if message.is_some() => Some(OwnershipEvent::Acked(user, AckFrame { message, again: false })),
+        AGAIN => Some(OwnershipEvent::Acked(user, AckFrame { message, again: true })),
+        _ => None,
     }
 }
 

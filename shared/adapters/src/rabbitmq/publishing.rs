@@ -14,7 +14,7 @@ use kschat_core::{
     Partitions,
     ports::{Acks, BoxError, Pokes, PublishError, Publisher, Queues, Unavailable},
 };
-use kschat_protocol::{Message, MessageId, UserId};
+use kschat_protocol::{AckFrame, Message, UserId};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -25,8 +25,9 @@ use tokio::{
 };
 
 use super::{
-    BrokerUrl,
-    topology::{ACK, EXCHANGE, control_queue, declare_shared, declare_user, routing_key},
+    BrokerUrl, QueueSettings,
+    queues::UserQueues,
+    topology::{ACK, AGAIN, EXCHANGE, control_queue, declare_shared, routing_key},
     unavailable,
 };
 
@@ -54,6 +55,7 @@ const PERSISTENT: u8 = 2;
 pub struct Publishing {
     url: BrokerUrl,
     partitions: Partitions,
+    queues: QueueSettings,
     link: Mutex<Option<Arc<Link>>>,
     lanes: Semaphore,
 }
@@ -68,8 +70,7 @@ struct Link {
     /// may be told that it had no route.
     // A std mutex: no guard is held across an await.
     idle: SyncMutex<Vec<Channel>>,
-    /// A declaration that the broker refuses closes its channel: never the one of the publishes.
-    declares: Channel,
+    queues: UserQueues,
 }
 
 /// A try that did not succeed.
@@ -100,7 +101,8 @@ impl Link {
         let connection = url.connect("kschat function").await?;
         let declares = connection.create_channel().await?;
         declare_shared(&declares).await?;
-        Ok(Self { connection, idle: SyncMutex::default(), declares })
+        declares.close(200, "done".into()).await?;
+        Ok(Self { connection, idle: SyncMutex::default(), queues: UserQueues::default() })
     }
 
     /// A channel that the caller has to itself until it puts it back.
@@ -143,8 +145,8 @@ struct Letter {
 impl Publishing {
     /// Publishes to the broker at `url`, once there is something to publish.
     #[must_use]
-    pub fn new(url: BrokerUrl, partitions: Partitions) -> Self {
-        Self { url, partitions, link: Mutex::default(), lanes: Semaphore::new(LANES) }
+    pub fn new(url: BrokerUrl, partitions: Partitions, queues: QueueSettings) -> Self {
+        Self { url, partitions, queues, link: Mutex::default(), lanes: Semaphore::new(LANES) }
     }
 
     /// The link, made anew if need be. Those who come meanwhile wait for the same one.
@@ -252,7 +254,7 @@ impl Queues for Publishing {
     async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
         let declared = self.attempt(Instant::now() + DEADLINE, |link| {
             let user = user.clone();
-            async move { Ok(declare_user(&link.declares, &user).await?) }
+            async move { Ok(link.queues.ensure(&link.connection, &user, &self.queues).await?) }
         });
         declared.await.map_err(|failure| unavailable("declare a queue", failure.source))
     }
@@ -267,8 +269,12 @@ impl Pokes for Publishing {
 
 #[async_trait]
 impl Acks for Publishing {
-    async fn acked(&self, user: &UserId, message: &MessageId) -> Result<(), Unavailable> {
-        let properties = BasicProperties::default().with_type(ACK.into()).with_message_id(message.as_str().into());
+    async fn acked(&self, user: &UserId, ack: &AckFrame) -> Result<(), Unavailable> {
+        let properties = BasicProperties::default().with_type(if ack.again { AGAIN } else { ACK }.into());
+        let properties = match &ack.message {
+            Some(message) => properties.with_message_id(message.as_str().into()),
+            None => properties,
+        };
         self.tell_owner(user, properties, "pass on an ack").await
     }
 }

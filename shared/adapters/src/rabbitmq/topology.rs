@@ -1,5 +1,7 @@
 //! Names, and the declarations behind them. Every declaration may be repeated.
 
+use std::time::Duration;
+
 use futures_util::future::{try_join, try_join4};
 use kschat_core::{Partition, Partitions};
 use kschat_protocol::UserId;
@@ -9,12 +11,33 @@ use lapin::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
-/// The type of a control message that is an ack: its message id is the acknowledged one. Without it, it is a poke.
+use super::QueueSettings;
+
+/// The type of a control message that is an ack: its message id is the acknowledged one. Without a type, it is a poke.
 pub(super) const ACK: &str = "ack";
+
+/// The type of an ack whose client has missed something; it may have no message id.
+pub(super) const AGAIN: &str = "again";
 
 pub(super) const EXCHANGE: &str = "kschat.direct";
 pub(super) const MEMBERS: &str = "kschat.members";
-const DEAD: &str = "kschat.dead";
+pub(super) const DEAD: &str = "kschat.dead";
+
+/// Why a message was set aside, among its headers.
+pub(super) const REASON: &str = "x-kschat-reason";
+
+/// How long a message that can't be delivered is kept for operators, and how many of them are.
+const DEAD_LIFE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const DEAD_MESSAGES: u32 = 100_000;
+
+/// Pokes and acks that wait for a partition's owner at most: the oldest are dropped, as each can be missed.
+const NOTES: u32 = 100_000;
+
+/// How often a message of a quorum queue may go back to it. With a limit, and only then, it goes back to its place in
+/// the queue and not behind all others; this one is never reached.
+///
+/// Source: RabbitMQ, "Quorum queues", "Repeated requeues"; tried on 3.10.
+const DELIVERY_LIMIT: u32 = 1_000_000;
 
 /// The seed's routing key.
 pub(super) fn routing_key(user: &UserId) -> ShortString {
@@ -29,17 +52,46 @@ pub(super) fn control_queue(partition: Partition) -> ShortString {
     format!("kschat.control.{partition}").into()
 }
 
-fn table<const N: usize>(entries: [(&'static str, &'static str); N]) -> FieldTable {
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(value))
+}
+
+fn number(value: u32) -> AMQPValue {
+    AMQPValue::LongLongInt(value.into())
+}
+
+fn millis(span: Duration) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(span.as_millis()).unwrap_or(i64::MAX))
+}
+
+fn table(entries: impl IntoIterator<Item = (&'static str, AMQPValue)>) -> FieldTable {
     let mut table = FieldTable::default();
     for (key, value) in entries {
-        table.insert(key.into(), AMQPValue::LongString(LongString::from(value)));
+        table.insert(key.into(), value);
     }
     table
 }
 
 /// The type is always sent: a broker's default may be quorum, which ignores exclusive consumers.
-fn classic() -> FieldTable {
-    table([("x-queue-type", "classic")])
+fn classic() -> (&'static str, AMQPValue) {
+    ("x-queue-type", text("classic"))
+}
+
+/// What a user's queue is like.
+fn user_arguments(settings: &QueueSettings) -> FieldTable {
+    let mut arguments = table([
+        ("x-queue-type", text(settings.kind.name())),
+        ("x-dead-letter-exchange", text(DEAD)),
+        ("x-message-ttl", millis(settings.retention)),
+        ("x-expires", millis(settings.expiry())),
+        ("x-max-length", number(settings.max_messages.get())),
+        // The sender hears of it, instead of somebody else's message being dropped.
+        ("x-overflow", text("reject-publish")),
+    ]);
+    if settings.kind == super::QueueKind::Quorum {
+        arguments.insert("x-delivery-limit".into(), number(DELIVERY_LIMIT));
+    }
+    arguments
 }
 
 async fn durable_exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> Result<(), lapin::Error> {
@@ -50,10 +102,11 @@ async fn durable_exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> 
 /// Declares what all users share.
 pub(super) async fn declare_shared(channel: &Channel) -> Result<(), lapin::Error> {
     let bind = QueueBindOptions::default();
+    let dead = [classic(), ("x-message-ttl", millis(DEAD_LIFE)), ("x-max-length", number(DEAD_MESSAGES))];
     try_join4(
         durable_exchange(channel, EXCHANGE, ExchangeKind::Direct),
         durable_exchange(channel, DEAD, ExchangeKind::Fanout),
-        channel.queue_declare(DEAD.into(), QueueDeclareOptions::durable(), classic()),
+        channel.queue_declare(DEAD.into(), QueueDeclareOptions::durable(), table(dead)),
         channel.queue_bind(DEAD.into(), DEAD.into(), "".into(), bind, FieldTable::default()),
     )
     .await?;
@@ -62,28 +115,39 @@ pub(super) async fn declare_shared(channel: &Channel) -> Result<(), lapin::Error
 
 /// Declares what consumers share partitions by.
 pub(super) async fn declare_partitions(channel: &Channel, partitions: Partitions) -> Result<(), lapin::Error> {
-    channel.queue_declare(MEMBERS.into(), QueueDeclareOptions::durable(), classic()).await?;
+    channel.queue_declare(MEMBERS.into(), QueueDeclareOptions::durable(), table([classic()])).await?;
     for partition in partitions.all() {
-        let name = control_queue(partition);
-        channel.queue_declare(name, QueueDeclareOptions::durable(), classic()).await?;
+        let arguments = table([classic(), ("x-max-length", number(NOTES))]);
+        channel.queue_declare(control_queue(partition), QueueDeclareOptions::durable(), arguments).await?;
     }
     Ok(())
 }
 
 /// Makes sure that a user's queue exists and gets what is sent to the user.
-pub(super) async fn declare_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
-    let arguments = table([("x-queue-type", "classic"), ("x-dead-letter-exchange", DEAD)]);
-    let bind = QueueBindOptions::default();
-    try_join(
-        channel.queue_declare(user_queue(user), QueueDeclareOptions::durable(), arguments),
-        channel.queue_bind(user_queue(user), EXCHANGE.into(), routing_key(user), bind, FieldTable::default()),
-    )
-    .await?;
+pub(super) async fn declare_user(
+    channel: &Channel,
+    user: &UserId,
+    settings: &QueueSettings,
+) -> Result<(), lapin::Error> {
+    let declare = channel.queue_declare(user_queue(user), QueueDeclareOptions::durable(), user_arguments(settings));
+    try_join(declare, bind_user(channel, user)).await?;
     Ok(())
 }
 
-/// How many consumers a queue has; an error if there is no such queue.
-pub(super) async fn consumers_of(channel: &Channel, queue: ShortString) -> Result<u32, lapin::Error> {
+/// Takes a user's queue as it is; an error if there is none.
+pub(super) async fn adopt_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
+    look_at(channel, user_queue(user)).await?;
+    bind_user(channel, user).await
+}
+
+async fn bind_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
+    let (queue, key) = (user_queue(user), routing_key(user));
+    channel.queue_bind(queue, EXCHANGE.into(), key, QueueBindOptions::default(), FieldTable::default()).await
+}
+
+/// How many messages and consumers a queue has; an error if there is no such queue.
+pub(super) async fn look_at(channel: &Channel, queue: ShortString) -> Result<(u32, u32), lapin::Error> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    Ok(channel.queue_declare(queue, options, FieldTable::default()).await?.consumer_count())
+    let queue = channel.queue_declare(queue, options, FieldTable::default()).await?;
+    Ok((queue.message_count(), queue.consumer_count()))
 }

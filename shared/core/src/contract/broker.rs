@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use kschat_protocol::{Message, UserId};
 
 use super::{message, somebody};
-use crate::ports::{BoxError, Deliveries, Delivery, Mailbox, PublishError, Publisher, Queues};
+use crate::ports::{BoxError, Deliveries, Delivery, Mailbox, PublishError, Publisher, Queues, Retired, Undeliverable};
 
 /// What a clause returns: the port's own failure fails the test.
 pub type Outcome = Result<(), BoxError>;
@@ -111,7 +111,7 @@ pub async fn a_discarded_message_is_out_of_the_way(broker: &impl Broker) -> Outc
     publish(broker, &user, &["bad", "good"]).await?;
     let mut deliveries = broker.open(&user).await?;
     let got = expect(&mut deliveries, &["bad", "good"]).await?;
-    deliveries.discard(got[0].tag).await?;
+    deliveries.discard(got[0].tag, &got[0].body, Undeliverable::Refused).await?;
     deliveries.close().await;
     expect(&mut broker.open(&user).await?, &["good"]).await?;
     Ok(())
@@ -183,6 +183,90 @@ pub async fn each_publish_hears_of_its_own_route(broker: &impl Broker) -> Outcom
     Ok(())
 }
 
+/// A queue in which messages wait is not removed, nor is one from which a message is on loan.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_queue_in_which_messages_wait_is_kept(broker: &impl Broker) -> Outcome {
+    let user = somebody();
+    assert_eq!(broker.retire(&user).await?, Retired::Empty, "nobody has made it");
+    broker.ensure(&user).await?;
+    publish(broker, &user, &["one", "two"]).await?;
+    assert!(matches!(broker.retire(&user).await?, Retired::Waiting(_)));
+    let mut deliveries = broker.open(&user).await?;
+    let got = expect(&mut deliveries, &["one", "two"]).await?;
+    deliveries.ack(&[got[0].tag]).await?;
+    deliveries.close().await;
+    assert!(matches!(broker.retire(&user).await?, Retired::Waiting(_)));
+    let mut deliveries = broker.open(&user).await?;
+    let got = expect(&mut deliveries, &["two"]).await?;
+    deliveries.ack(&[got[0].tag]).await?;
+    deliveries.close().await;
+    assert_eq!(broker.retire(&user).await?, Retired::Empty);
+    Ok(())
+}
+
+/// An empty queue is removed: the next message has no route, until the queue is made again.
+///
+/// # Errors
+/// The port's own.
+pub async fn an_empty_queue_is_removed(broker: &impl Broker) -> Outcome {
+    let user = somebody();
+    for _ in 0..2 {
+        broker.ensure(&user).await?;
+        publish(broker, &user, &["one"]).await?;
+        let mut deliveries = broker.open(&user).await?;
+        let got = expect(&mut deliveries, &["one"]).await?;
+        deliveries.ack(&[got[0].tag]).await?;
+        deliveries.close().await;
+        assert_eq!(broker.retire(&user).await?, Retired::Empty);
+        let refused = broker.publish(&user, &message(&user, "late")).await;
+        assert!(matches!(refused, Err(PublishError::NoRoute)), "{refused:?}");
+    }
+    Ok(())
+}
+
+/// Nothing is lost when a queue is removed again and again while messages are sent: each is either in the queue or was
+/// refused as having no route.
+///
+/// # Errors
+/// The port's own.
+pub async fn removing_a_queue_loses_no_message(broker: &impl Broker) -> Outcome {
+    let user = somebody();
+    let sender = async {
+        let mut accepted = Vec::new();
+        for n in 0..200 {
+            let text = n.to_string();
+            match broker.publish(&user, &message(&user, &text)).await {
+                Ok(()) => accepted.push(text),
+                Err(PublishError::NoRoute) => broker.ensure(&user).await?,
+                Err(other) => return Err(BoxError::from(other)),
+            }
+        }
+        Ok(accepted)
+    };
+    let owner = async {
+        let mut taken = Vec::new();
+        for _ in 0..40 {
+            let mut deliveries = broker.open(&user).await?;
+            while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_millis(5), deliveries.next()).await {
+                taken.push(Message::from_slice(&delivery.body)?.msg);
+                deliveries.ack(&[delivery.tag]).await?;
+            }
+            deliveries.close().await;
+            broker.retire(&user).await?;
+        }
+        Ok::<_, BoxError>(taken)
+    };
+    let (accepted, mut taken) = futures_util::future::try_join(sender, owner).await?;
+    let mut deliveries = broker.open(&user).await?;
+    while taken.len() < accepted.len() {
+        taken.push(Message::from_slice(&next(&mut deliveries).await?.body)?.msg);
+    }
+    assert_eq!(taken, accepted);
+    Ok(())
+}
+
 /// One test a clause, against what `$setup` (an async expression) makes.
 #[macro_export]
 macro_rules! broker_contract {
@@ -195,6 +279,9 @@ macro_rules! broker_contract {
             giving_up_waiting_loses_nothing,
             what_is_here_already_can_be_taken_without_waiting,
             each_publish_hears_of_its_own_route,
+            a_queue_in_which_messages_wait_is_kept,
+            an_empty_queue_is_removed,
+            removing_a_queue_loses_no_message,
         );
     };
     (@ $setup:expr, $($clause:ident,)*) => {

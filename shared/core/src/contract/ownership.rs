@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use kschat_protocol::AckFrame;
+
 use super::{message, somebody};
 use crate::{
     Partition, Partitions,
@@ -35,9 +37,15 @@ pub async fn the_only_member_owns_everything_and_hears_pokes_and_acks(
         let heard = tokio::time::timeout(SOON, ownership.next()).await?;
         assert_eq!(heard, OwnershipEvent::Poked(user.clone()));
         let id = message(&user, "").id;
-        teller.acked(&user, &id).await?;
-        let heard = tokio::time::timeout(SOON, ownership.next()).await?;
-        assert_eq!(heard, OwnershipEvent::Acked(user, id));
+        for ack in [
+            AckFrame { message: Some(id.clone()), again: false },
+            AckFrame { message: Some(id), again: true },
+            AckFrame { message: None, again: true },
+        ] {
+            teller.acked(&user, &ack).await?;
+            let heard = tokio::time::timeout(SOON, ownership.next()).await?;
+            assert_eq!(heard, OwnershipEvent::Acked(user.clone(), ack));
+        }
     }
     Ok(())
 }

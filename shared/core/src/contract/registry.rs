@@ -1,4 +1,4 @@
-//! Clauses of [`ConnectionRegistry`] and [`IdempotencyStore`].
+//! Clauses of [`ConnectionRegistry`], [`IdempotencyStore`] and [`Backlogs`].
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
 use super::{connection, session, somebody};
 use crate::{
     Clock, Partitions, Session, SystemClock, Timestamp,
-    ports::{Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
+    ports::{Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -159,6 +159,30 @@ pub async fn the_first_claim_stands(store: &impl IdempotencyStore) -> Outcome {
     Ok(())
 }
 
+/// A backlog is counted once, in its user's partition, until it is cleared, and is due from the moment noted last.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_backlog_is_counted_once_and_due_in_its_time(backlogs: &impl Backlogs) -> Outcome {
+    let (user, now) = (somebody(), SystemClock.now());
+    let partition = Partitions::default().of(&user);
+    let is_due = async |now| Ok(backlogs.due(partition, now, 1_000).await?.contains(&user));
+    let before = backlogs.count(partition).await?;
+    backlogs.note(&user, now.plus(HOUR)).await?;
+    backlogs.note(&user, now.plus(HOUR * 2)).await?;
+    assert_eq!(backlogs.count(partition).await?, before + 1);
+    assert!(!is_due(now.plus(HOUR)).await? && is_due(now.plus(HOUR * 2)).await?);
+    assert_eq!(backlogs.due(partition, now.plus(HOUR * 2), 0).await?, []);
+    for other in Partitions::default().all().filter(|other| *other != partition) {
+        assert!(!backlogs.due(other, now.plus(HOUR * 2), 1_000).await?.contains(&user));
+    }
+    backlogs.clear(&user).await?;
+    backlogs.clear(&user).await?;
+    assert!(!is_due(now.plus(HOUR * 2)).await?);
+    assert_eq!(backlogs.count(partition).await?, before);
+    Ok(())
+}
+
 /// One test a clause, against what `$setup` (an async expression) makes.
 #[macro_export]
 macro_rules! registry_contract {
@@ -172,6 +196,7 @@ macro_rules! registry_contract {
             online_is_from_the_first_connection_to_the_last,
             a_mark_stays_until_everything_is_lost,
             the_first_claim_stands,
+            a_backlog_is_counted_once_and_due_in_its_time,
         );
     };
     (@ $setup:expr, $($clause:ident,)*) => {

@@ -3,22 +3,26 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use kschat_protocol::{Message, MessageId, UserId};
+use kschat_protocol::{AckFrame, Message, UserId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     Partition, Partitions,
     ports::{
-        Acks, Deliveries, Delivery, Mailbox, Ownership, OwnershipEvent, Pokes, PublishError, Publisher, Queues, Tag,
-        Unavailable,
+        Acks, Deliveries, Delivery, Mailbox, Ownership, OwnershipEvent, Pokes, PublishError, Publisher, Queues,
+        Retired, Tag, Unavailable, Undeliverable,
     },
 };
 
 /// How many messages wait for one user at most.
 const CAPACITY: usize = 100_000;
+
+/// A queue in memory is kept for as long as its process runs: longer than that.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Holds queues until the process ends, and owns every partition itself.
 #[derive(Clone, Debug)]
@@ -26,6 +30,7 @@ pub struct MemoryBroker {
     // A std mutex: no guard is held across an await.
     queues: Arc<Mutex<HashMap<UserId, Queue>>>,
     changes: mpsc::UnboundedSender<OwnershipEvent>,
+    keeps_empty: bool,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +72,13 @@ impl MemoryBroker {
     pub fn new(partitions: Partitions) -> (Self, MemoryOwnership) {
         let (changes, changed) = mpsc::unbounded_channel();
         let ownership = MemoryOwnership { unclaimed: partitions.all().collect(), changed };
-        (Self { queues: Arc::default(), changes }, ownership)
+        (Self { queues: Arc::default(), changes, keeps_empty: false }, ownership)
+    }
+
+    /// The same, but the empty queues of those who are away stay: where strangers are refused, they tell users from them.
+    #[must_use]
+    pub fn keeping_empty_queues(self) -> Self {
+        Self { keeps_empty: true, ..self }
     }
 
     fn tell(&self, event: OwnershipEvent) -> Result<(), Unavailable> {
@@ -112,8 +123,8 @@ impl Pokes for MemoryBroker {
 
 #[async_trait]
 impl Acks for MemoryBroker {
-    async fn acked(&self, user: &UserId, message: &MessageId) -> Result<(), Unavailable> {
-        self.tell(OwnershipEvent::Acked(user.clone(), message.clone()))
+    async fn acked(&self, user: &UserId, ack: &AckFrame) -> Result<(), Unavailable> {
+        self.tell(OwnershipEvent::Acked(user.clone(), ack.clone()))
     }
 }
 
@@ -128,6 +139,17 @@ impl Mailbox for MemoryBroker {
         queue.taken = true;
         let arrival = Arc::clone(&queue.arrival);
         Ok(Box::new(MemoryDeliveries { broker: self.clone(), user: user.clone(), arrival }))
+    }
+
+    async fn retire(&self, user: &UserId) -> Result<Retired, Unavailable> {
+        let mut queues = self.queues();
+        if queues.get(user).is_some_and(|queue| queue.taken || !queue.ready.is_empty()) {
+            return Ok(Retired::Waiting(FOR_EVER));
+        }
+        if !self.keeps_empty {
+            queues.remove(user);
+        }
+        Ok(Retired::Empty)
     }
 }
 
@@ -171,7 +193,7 @@ impl Deliveries for MemoryDeliveries {
         Ok(())
     }
 
-    async fn discard(&mut self, tag: Tag) -> Result<(), Unavailable> {
+    async fn discard(&mut self, tag: Tag, _body: &[u8], _why: Undeliverable) -> Result<(), Unavailable> {
         self.settle(tag);
         Ok(())
     }

@@ -10,7 +10,7 @@ use kschat_protocol::{ConnectionId, UserId};
 
 use crate::{
     Partition, Partitions, Session, Timestamp,
-    ports::{Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
+    ports::{Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
 };
 
 /// How many `rno`s are remembered; then the oldest is forgotten.
@@ -31,6 +31,8 @@ struct State {
     /// The keys of `claims`, the oldest first.
     claimed: VecDeque<(UserId, String)>,
     marks: HashSet<Partition>,
+    /// When the queue of a user who is away must be looked at.
+    backlogs: HashMap<UserId, Timestamp>,
 }
 
 impl MemoryRegistry {
@@ -126,5 +128,31 @@ impl IdempotencyStore for MemoryRegistry {
             *entry = (claim.clone(), true);
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Backlogs for MemoryRegistry {
+    async fn note(&self, user: &UserId, look_at: Timestamp) -> Result<(), Unavailable> {
+        self.state().backlogs.insert(user.clone(), look_at);
+        Ok(())
+    }
+
+    async fn clear(&self, user: &UserId) -> Result<(), Unavailable> {
+        self.state().backlogs.remove(user);
+        Ok(())
+    }
+
+    async fn due(&self, partition: Partition, now: Timestamp, limit: usize) -> Result<Vec<UserId>, Unavailable> {
+        let state = self.state();
+        let mut due: Vec<_> =
+            state.backlogs.iter().filter(|(user, at)| **at <= now && self.partitions.of(user) == partition).collect();
+        due.sort_by_key(|(_, at)| **at);
+        Ok(due.into_iter().take(limit).map(|(user, _)| user.clone()).collect())
+    }
+
+    async fn count(&self, partition: Partition) -> Result<u64, Unavailable> {
+        let state = self.state();
+        Ok(state.backlogs.keys().filter(|user| self.partitions.of(user) == partition).count() as u64)
     }
 }

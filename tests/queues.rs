@@ -1,0 +1,278 @@
+//! How long a user's queue lives, what it keeps, and what becomes of what it can't keep.
+
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
+use std::{num::NonZero, time::Duration};
+
+use kschat::stack::{Options, Stack};
+use kschat_adapters::rabbitmq::{QueueKind, QueueSettings};
+use kschat_core::contract::message;
+use kschat_protocol::UserId;
+use kschat_tests::{
+    eventually,
+    stack::{Consumer, Services, connect, options, somebody},
+};
+use lapin::{
+    BasicProperties, Channel,
+    options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+
+async fn stack(services: &Services, queues: QueueSettings) -> Stack {
+    let options = Options { backends: Some(services.backends()), queues, ..options() };
+    Stack::start(options).await.expect("the stack starts")
+}
+
+/// A channel of the test's own to the broker.
+async fn broker(services: &Services) -> (lapin::Connection, Channel) {
+    let properties = lapin::ConnectionProperties::default();
+    let broker = lapin::Connection::connect(&services.rabbitmq.url(), properties).await.expect("the broker answers");
+    let channel = broker.create_channel().await.expect("a channel");
+    (broker, channel)
+}
+
+/// How many messages wait in a user's queue, if there is one.
+async fn waiting(broker: &lapin::Connection, user: &str) -> Option<u32> {
+    // Asking for a queue that is not there closes the channel.
+    let channel = broker.create_channel().await.expect("a channel");
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let name = format!("kschat.user.{user}");
+    channel.queue_declare(name.into(), options, FieldTable::default()).await.ok().map(|queue| queue.message_count())
+}
+
+/// The text header of that name of the next dead letter, and the letter itself.
+async fn dead_letter(channel: &Channel, header: &str) -> (String, Vec<u8>) {
+    let mut letter = None;
+    eventually("something is set aside", async || {
+        let found = channel.basic_get("kschat.dead".into(), BasicGetOptions { no_ack: true }).await;
+        letter = found.expect("the queue is there");
+        letter.is_some()
+    })
+    .await;
+    let letter = letter.expect("it is here by now");
+    let headers = letter.properties.headers().as_ref().expect("headers").inner();
+    let text = headers[header].as_long_string().expect("text").to_string();
+    (text, letter.delivery.data)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_lives_while_its_user_is_online_or_messages_wait() {
+    let services = Services::start().await;
+    let stack = stack(&services, QueueSettings::default()).await;
+    let (broker, _) = broker(&services).await;
+    let url = stack.websocket_url();
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let mut alice = connect(&url, &a).await;
+    for round in 0..2 {
+        let bob = connect(&url, &b).await;
+        assert_eq!(waiting(&broker, &b).await, Some(0));
+        bob.close().await;
+        eventually("the empty queue is removed", async || waiting(&broker, &b).await.is_none()).await;
+        assert_eq!(alice.send(&b, &format!("while away {round}")).await["ER"], 0);
+        assert_eq!(waiting(&broker, &b).await, Some(1));
+        let mut bob = connect(&url, &b).await;
+        assert_eq!(bob.texts(1).await, [format!("while away {round}")]);
+        bob.close().await;
+        eventually("the drained queue is removed", async || waiting(&broker, &b).await.is_none()).await;
+    }
+    // What is not acknowledged keeps the queue.
+    let mut bob = connect(&url, &b).await;
+    bob.fall_silent();
+    alice.send(&b, "unacknowledged").await;
+    bob.texts(1).await;
+    bob.close().await;
+    eventually("it is back in the queue", async || waiting(&broker, &b).await == Some(1)).await;
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_full_is_told_to_the_sender_and_keeps_what_it_has() {
+    let services = Services::start().await;
+    for kind in [QueueKind::Classic, QueueKind::Quorum] {
+        let max_messages = NonZero::new(3).expect("not zero");
+        let stack = stack(&services, QueueSettings { kind, max_messages, ..QueueSettings::default() }).await;
+        let url = stack.websocket_url();
+        let (a, b) = (somebody("alice"), somebody("bob"));
+        let mut alice = connect(&url, &a).await;
+        let mut accepted = Vec::new();
+        // A quorum queue notices a little late that it is full.
+        eventually("the queue is full", async || {
+            let text = accepted.len().to_string();
+            let answer = alice.send_as(&b, &text, &somebody("rno")).await["ER"].clone();
+            assert!(answer == 0 || answer == 11, "{answer}");
+            accepted.extend((answer == 0).then_some(text));
+            answer == 11
+        })
+        .await;
+        assert!((3..10).contains(&accepted.len()), "{kind:?}: {} messages", accepted.len());
+        let mut bob = connect(&url, &b).await;
+        assert_eq!(bob.texts(accepted.len()).await, accepted);
+        eventually("there is room again", async || alice.send(&b, "after").await["ER"] == 0).await;
+        assert_eq!(bob.texts(1).await, ["after"]);
+        stack.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_too_long_is_set_aside_with_the_reason() {
+    let services = Services::start().await;
+    let retention = Duration::from_secs(2);
+    let stack = stack(&services, QueueSettings { retention, ..QueueSettings::default() }).await;
+    let (_broker, channel) = broker(&services).await;
+    let b = somebody("bob");
+    let mut alice = connect(&stack.websocket_url(), &somebody("alice")).await;
+    assert_eq!(alice.send(&b, "too old").await["ER"], 0);
+    let (reason, body) = dead_letter(&channel, "x-first-death-reason").await;
+    assert_eq!(reason, "expired");
+    assert!(String::from_utf8_lossy(&body).contains("too old"));
+    assert_eq!(alice.send(&b, "fresh").await["ER"], 0);
+    assert_eq!(connect(&stack.websocket_url(), &b).await.texts(1).await, ["fresh"]);
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_was_made_with_other_settings_is_used_as_it_is_and_made_anew_when_empty() {
+    let services = Services::start().await;
+    let before = stack(&services, QueueSettings::default()).await;
+    let users: Vec<String> = (0..20).map(|n| somebody(&format!("bob{n}"))).collect();
+    let mut alice = connect(&before.websocket_url(), &somebody("alice")).await;
+    for user in &users {
+        assert_eq!(alice.send(user, "from before").await["ER"], 0);
+    }
+    before.stop().await;
+    let max_messages = NonZero::new(1).expect("not zero");
+    let after = stack(&services, QueueSettings { max_messages, ..QueueSettings::default() }).await;
+    let url = after.websocket_url();
+    let mut alice = connect(&url, &somebody("alice")).await;
+    // All at once: one refusal closes the channel of the others' declarations.
+    let returns = users.iter().map(|user| {
+        let url = url.clone();
+        async move {
+            let mut bob = connect(&url, user).await;
+            assert_eq!(bob.texts(1).await, ["from before"]);
+            bob.close().await;
+        }
+    });
+    futures_util::future::join_all(returns).await;
+    let (broker, _) = broker(&services).await;
+    for user in &users {
+        eventually("the old queue is removed", async || waiting(&broker, user).await.is_none()).await;
+    }
+    // From now on it is as the settings say.
+    let answers = [alice.send(&users[0], "one").await, alice.send(&users[0], "two").await];
+    assert_eq!(answers.map(|answer| answer["ER"].as_u64()), [Some(0), Some(11)]);
+    after.stop().await;
+}
+
+const PAIRS: usize = 5;
+const MESSAGES: usize = 100;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quorum_queues_keep_everything_in_order_when_a_consumer_is_killed() {
+    let services = Services::start().await;
+    let queues = QueueSettings { kind: QueueKind::Quorum, ..QueueSettings::default() };
+    let options = Options { backends: Some(services.backends()), consumer: false, queues, ..options() };
+    let stack = Stack::start(options).await.expect("the edge starts");
+    let (url, callback) = (stack.websocket_url(), stack.callback_url());
+    let quorum = [("QUEUE_TYPE", "quorum".to_owned())];
+    let mut doomed = Consumer::start_with(&services, &callback, &quorum).await;
+    let _other = Consumer::start_with(&services, &callback, &quorum).await;
+    let mut pairs = Vec::new();
+    for n in 0..PAIRS {
+        let (from, to) = (somebody(&format!("sender{n}")), somebody(&format!("receiver{n}")));
+        pairs.push((connect(&url, &from).await, connect(&url, &to).await, to));
+    }
+    for n in 0..MESSAGES {
+        for (sender, _, to) in &mut pairs {
+            let (text, rno) = (n.to_string(), format!("r{n}"));
+            eventually("it is accepted", async || sender.send_as(to, &text, &rno).await["ER"] == 0).await;
+        }
+        if n == MESSAGES / 2 {
+            doomed.process.kill();
+        }
+    }
+    for (_, receiver, _) in &mut pairs {
+        let expected: Vec<String> = (0..MESSAGES).map(|n| n.to_string()).collect();
+        assert_eq!(receiver.texts(MESSAGES).await, expected);
+    }
+    stack.stop().await;
+}
+
+/// How many messages wait for one user, of what size, and how much more memory the consumer may hold meanwhile: a small
+/// part of them.
+const BURST: usize = 100_000;
+const SIZE: usize = 1_000;
+const MEMORY: u64 = 40 * 1024 * 1024;
+
+/// Writes all but the first message to a user's queue, as any service could.
+async fn burst(services: &Services, user: &str) {
+    let (_broker, channel) = broker(services).await;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("it confirms");
+    let id = UserId::try_from(user).expect("a valid user");
+    let properties = BasicProperties::default().with_delivery_mode(2);
+    let mut confirms = std::collections::VecDeque::new();
+    for n in 1..BURST {
+        let text = format!("{n} {}", "x".repeat(SIZE));
+        let (key, body) = (format!("ks_{user}"), message(&id, &text).to_vec());
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let sent = channel.basic_publish("kschat.direct".into(), key.into(), options, &body, properties.clone());
+        confirms.push_back(sent.await.expect("it is sent"));
+        if confirms.len() == 1_000 {
+            let confirmed = confirms.pop_front().expect("it has some").await.expect("it is confirmed");
+            assert!(confirmed.is_ack(), "{confirmed:?}");
+        }
+    }
+    for confirm in confirms {
+        assert!(confirm.await.expect("it is confirmed").is_ack());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_a_hundred_thousand_messages_to_one_user_comes_in_order_and_in_bounded_memory() {
+    let services = Services::start().await;
+    let options = Options { backends: Some(services.backends()), consumer: false, ..options() };
+    let stack = Stack::start(options).await.expect("the edge starts");
+    let consumer = Consumer::start(&services, &stack.callback_url()).await;
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let mut alice = connect(&stack.websocket_url(), &a).await;
+    // The first one makes the queue.
+    assert_eq!(alice.send(&b, "0 first").await["ER"], 0);
+    burst(&services, &b).await;
+    let before = consumer.process.resident_bytes();
+    let mut bob = connect(&stack.websocket_url(), &b).await;
+    let (mut next, mut most) = (0, 0);
+    while next < BURST {
+        let items = bob.items().await;
+        for item in &items {
+            let text = item["msg"].as_str().expect("text");
+            let number: usize = text.split(' ').next().expect("a word").parse().expect("a number");
+            // What comes again has come before; nothing is left out.
+            assert!(number <= next, "{number} came where {next} is due");
+            next = next.max(number + 1);
+        }
+        if next % 1_000 < items.len() {
+            most = most.max(consumer.process.resident_bytes());
+        }
+    }
+    let grown = most.saturating_sub(before);
+    assert!(most > 0 && grown < MEMORY, "the consumer has taken {grown} bytes more");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_called_gone_by_mistake_is_cut_off_and_loses_nothing() {
+    let stack = Stack::start(options()).await.expect("the stack starts");
+    let url = stack.websocket_url();
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
+    // Until then the edge's word is not believed.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let faults = format!("{}_edge/faults", stack.page_url());
+    let rule = reqwest::Client::new().post(faults).header("content-type", "application/json");
+    let added = rule.body(r#"{"rule":"post=410 next=1"}"#).send().await.expect("the edge answers");
+    assert_eq!(added.status(), 201);
+    assert_eq!(alice.send(&b, "for one who is not gone").await["ER"], 0);
+    assert_eq!(bob.closed().await, 1000);
+    assert_eq!(connect(&url, &b).await.texts(1).await, ["for one who is not gone"]);
+    stack.stop().await;
+}
