@@ -126,3 +126,31 @@ fn every_fact_about_the_edge_has_its_test() {
         }
     }
 }
+
+/// The names of constants that bound something, with their files.
+fn bounds() -> BTreeSet<(String, String)> {
+    let kinds = r"const [A-Z_]+: (Duration|\(Duration, Duration\)|Backoff|usize|u16|u32|NonZero<u16>) =";
+    let rooms = ["shared/*/src/*.rs", "consumer/src/*.rs", "functions/src/*.rs", ":!shared/core/src/contract"];
+    let listed = Command::new("git").args(["grep", "-oE", kinds, "--"]).args(rooms).current_dir(root()).output();
+    let listed = String::from_utf8(listed.expect("git can be started").stdout).expect("text");
+    let read = |line: &str| {
+        let (file, rest) = line.split_once(":const ").expect("a file and a constant");
+        (rest.split(':').next().expect("a name").to_owned(), file.to_owned())
+    };
+    // A broker's reply code bounds nothing.
+    let is_bound =
+        |(name, _): &(String, String)| !["ACCESS_REFUSED", "NOT_FOUND", "PRECONDITION_FAILED"].contains(&name.as_str());
+    listed.lines().map(read).filter(is_bound).collect()
+}
+
+#[test]
+fn every_bound_is_documented() {
+    let limits = fs::read_to_string(root().join("shared/docs/LIMITS.md")).expect("it can be read");
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix("| `")?.split('`');
+        let (name, file) = (cells.next()?, cells.nth(1)?);
+        Some((name.to_owned(), file.to_owned()))
+    };
+    let documented: BTreeSet<(String, String)> = limits.lines().filter_map(row).collect();
+    assert_eq!(documented, bounds());
+}

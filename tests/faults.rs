@@ -12,7 +12,7 @@ use kschat_tests::{
     client::{Client, Refused, token},
     eventually,
     proxy::Proxy,
-    stack::{Consumer, SECRET, Services, connect, connect_eventually, options, somebody},
+    stack::{Consumer, SECRET, Services, break_edge, connect, connect_eventually, options, somebody},
 };
 use lapin::{
     BasicProperties,
@@ -328,5 +328,37 @@ async fn a_body_that_is_no_message_is_set_aside_and_holds_nobody_up() {
     })
     .await;
     assert_eq!(reasons, ["not-a-message"; 3]);
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_slow_delays_nobody_else() {
+    let services = Services::start().await;
+    let options = Options { backends: Some(services.backends()), ..options() };
+    let stack = Stack::start(options).await.expect("the stack starts");
+    let url = stack.websocket_url();
+    let slow: Vec<String> = (0..10).map(|n| somebody(&format!("slow{n}"))).collect();
+    let mut crowd = Vec::new();
+    for user in &slow {
+        crowd.push(connect(&url, user).await);
+    }
+    for id in stack.edge().ids() {
+        break_edge(&stack, &format!("post=delay:4s connection={id}")).await;
+    }
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
+    for n in 0..20 {
+        for user in &slow {
+            assert_eq!(alice.send(user, &n.to_string()).await["ER"], 0);
+        }
+        assert_eq!(alice.send(&b, &n.to_string()).await["ER"], 0);
+    }
+    let expected: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+    assert_eq!(bob.texts(20).await, expected);
+    for client in &mut crowd {
+        let next = client.try_next("RESPRECEIVER", Duration::from_millis(1)).await;
+        let texts = next.iter().flat_map(|frame| frame["MSG"].as_array().expect("messages")).count();
+        assert!(texts < 20, "the slow one was not slow");
+    }
     stack.stop().await;
 }

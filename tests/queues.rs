@@ -10,7 +10,7 @@ use kschat_core::contract::message;
 use kschat_protocol::UserId;
 use kschat_tests::{
     eventually,
-    stack::{Consumer, Services, connect, options, somebody},
+    stack::{Consumer, Services, break_edge, connect, options, somebody},
 };
 use lapin::{
     BasicProperties, Channel,
@@ -232,6 +232,8 @@ async fn a_burst_of_a_hundred_thousand_messages_to_one_user_comes_in_order_and_i
     let services = Services::start().await;
     let options = Options { backends: Some(services.backends()), consumer: false, ..options() };
     let stack = Stack::start(options).await.expect("the edge starts");
+    // It is throttled now and then, too: that must slow the consumer, not fill it.
+    break_edge(&stack, "post=429 share=1%").await;
     let consumer = Consumer::start(&services, &stack.callback_url()).await;
     let (a, b) = (somebody("alice"), somebody("bob"));
     let mut alice = connect(&stack.websocket_url(), &a).await;
@@ -267,10 +269,7 @@ async fn who_is_called_gone_by_mistake_is_cut_off_and_loses_nothing() {
     let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
     // Until then the edge's word is not believed.
     tokio::time::sleep(Duration::from_secs(4)).await;
-    let faults = format!("{}_edge/faults", stack.page_url());
-    let rule = reqwest::Client::new().post(faults).header("content-type", "application/json");
-    let added = rule.body(r#"{"rule":"post=410 next=1"}"#).send().await.expect("the edge answers");
-    assert_eq!(added.status(), 201);
+    break_edge(&stack, "post=410 next=1").await;
     assert_eq!(alice.send(&b, "for one who is not gone").await["ER"], 0);
     assert_eq!(bob.closed().await, 1000);
     assert_eq!(connect(&url, &b).await.texts(1).await, ["for one who is not gone"]);

@@ -225,3 +225,22 @@ async fn an_event_without_a_connection_is_refused() {
     let response = scene.connect(|event| event["requestContext"]["connectionId"] = Value::Null).await;
     assert_eq!(response.status_code, 400);
 }
+
+#[tokio::test]
+async fn a_user_with_too_many_connections_is_refused_until_one_has_gone() {
+    let scene = Scene::new();
+    let connect = async |n: usize| {
+        let change = move |event: &mut Value| {
+            event["queryStringParameters"] = json!({ "token": token() });
+            event["requestContext"]["connectionId"] = json!(format!("connection-{n}"));
+        };
+        scene.connect(change).await.status_code
+    };
+    for n in 0..100 {
+        assert_eq!(connect(n).await, 200);
+    }
+    assert_eq!(connect(100).await, 429);
+    let (user, gone) = (UserId::try_from("alice"), ConnectionId::try_from("connection-7"));
+    scene.registry.remove(&user.expect("an id"), &gone.expect("an id")).await.expect("memory");
+    assert_eq!((connect(101).await, connect(102).await), (200, 429));
+}

@@ -6,6 +6,7 @@ use std::{
 };
 
 use kschat::stack::{Backends, Options, Stack};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
@@ -66,6 +67,14 @@ pub fn options() -> Options {
 /// A stack that has everything in memory.
 pub async fn embedded() -> Stack {
     Stack::start(options()).await.expect("the embedded stack starts")
+}
+
+/// Makes the edge of a stack do something wrong on purpose from now on.
+pub async fn break_edge(stack: &Stack, rule: &str) {
+    let request = reqwest::Client::new().post(format!("{}_edge/faults", stack.page_url()));
+    let request = request.header("content-type", "application/json").body(json!({ "rule": rule }).to_string());
+    let answer = request.send().await.expect("the edge answers");
+    assert_eq!(answer.status(), 201, "{rule}");
 }
 
 /// A user whom no other test knows.

@@ -1,6 +1,6 @@
 //! The connections API of API Gateway behind [`ConnectionsApi`]: `PostToConnection` and `DeleteConnection`.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
@@ -13,11 +13,16 @@ use aws_sdk_apigatewaymanagement::{
 };
 use kschat_core::ports::{ConnectionsApi, PostError, Unavailable};
 use kschat_protocol::ConnectionId;
+use tokio::sync::Semaphore;
 
 /// How long one post may take: a consumer's other users wait for nobody, but a message waits for this.
 const POST: Duration = Duration::from_secs(5);
 
 const CONNECT: Duration = Duration::from_secs(2);
+
+/// Posts under way at once, of all users together: a slow edge makes the next ones wait here, and their messages in the
+/// broker.
+const POSTS: usize = 1_024;
 
 /// Where the connections API is: the callback URL of a stage, `https://{api}.execute-api.{region}.…/{stage}`.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,6 +67,7 @@ impl fmt::Debug for CallbackUrl {
 #[derive(Clone, Debug)]
 pub struct ApiGateway {
     client: Client,
+    posts: Arc<Semaphore>,
 }
 
 impl ApiGateway {
@@ -77,13 +83,15 @@ impl ApiGateway {
             let nobody = Credentials::new("local", "local", None, None, "local edge");
             loader = loader.region(Region::from_static("local")).credentials_provider(nobody);
         }
-        Self { client: Client::new(&loader.load().await) }
+        Self { client: Client::new(&loader.load().await), posts: Arc::new(Semaphore::new(POSTS)) }
     }
 }
 
 #[async_trait]
 impl ConnectionsApi for ApiGateway {
     async fn post(&self, connection: &ConnectionId, frame: &str) -> Result<(), PostError> {
+        // It is never closed, so there always is a permit in the end.
+        let _permit = self.posts.acquire().await;
         let post = self.client.post_to_connection().connection_id(connection.as_str()).data(Blob::new(frame));
         post.send().await.map(drop).map_err(|error| post_error(&error))
     }

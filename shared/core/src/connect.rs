@@ -10,6 +10,9 @@ use crate::{
     ports::{ConnectionRegistry, Pokes, Queues, TokenError, TokenVerifier, Unavailable},
 };
 
+/// Connections of one user at most: each gets every push. The registry may know a few that have ended without a sign.
+const MAX_DEVICES: usize = 100;
+
 /// What [`connect`] needs.
 #[derive(Clone)]
 pub struct Deps {
@@ -37,6 +40,9 @@ pub enum ConnectError {
     /// `ksId` names somebody else than the token.
     #[error("ksId is not the token's user")]
     NotYou,
+    /// The user has as many connections as one may have.
+    #[error("the user has too many connections")]
+    TooManyDevices,
     /// The connection can't be remembered.
     #[error("the connection was not registered")]
     Registry(#[source] Unavailable),
@@ -53,6 +59,7 @@ impl ConnectError {
             Self::NoToken => Er::TokenInvalid,
             Self::Token(error) => error.code(),
             Self::NotYou => Er::NotYou,
+            Self::TooManyDevices => Er::TooManyDevices,
             Self::Registry(_) => Er::RegistryUnavailable,
             Self::Broker(_) => Er::BrokerUnavailable,
         }
@@ -65,6 +72,10 @@ impl ConnectError {
 /// [`ConnectError`], and then nothing of the connection is left behind if it could be helped.
 pub async fn connect(deps: &Deps, connection: &ConnectionId, handshake: &Handshake) -> Result<UserId, ConnectError> {
     let session = admit(deps, handshake)?;
+    let devices = deps.registry.connections(&session.user, session.connected).await.map_err(ConnectError::Registry)?;
+    if devices.len() >= MAX_DEVICES {
+        return Err(ConnectError::TooManyDevices);
+    }
     deps.registry.register(connection, &session).await.map_err(ConnectError::Registry)?;
     // The registry is written first: whoever is poked by this will find the connection there.
     let ready = try_join(deps.queues.ensure(&session.user), deps.pokes.poke(&session.user)).await;

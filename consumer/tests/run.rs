@@ -1,0 +1,66 @@
+//! The consumer's work over the in-memory ports, with time that the test moves.
+
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use kschat_consumer::run;
+use kschat_core::{
+    Partitions, Timestamp,
+    contract::{ManualClock, message, somebody},
+    deliver::Deps,
+    memory::{MemoryBroker, MemoryRegistry},
+    ports::{Backlogs, ConnectionsApi, PostError, PublishError, Publisher, Queues, Unavailable},
+};
+use kschat_protocol::ConnectionId;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// Nobody is connected, so nothing is posted.
+struct NoEdge;
+
+#[async_trait]
+impl ConnectionsApi for NoEdge {
+    async fn post(&self, _connection: &ConnectionId, _frame: &str) -> Result<(), PostError> {
+        Err(PostError::Gone)
+    }
+
+    async fn close(&self, _connection: &ConnectionId) -> Result<(), Unavailable> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queues_of_those_who_are_away_are_looked_at_when_it_is_time() {
+    let partitions = Partitions::default();
+    let (broker, ownership) = MemoryBroker::new(partitions);
+    let (registry, clock) = (Arc::new(MemoryRegistry::new(partitions)), Arc::new(ManualClock::new(NOW)));
+    let mailbox = Arc::new(broker.clone());
+    let deps = Deps::new(registry.clone(), mailbox, registry.clone(), Arc::new(NoEdge), clock.clone(), partitions);
+    let (waits, drained) = (somebody(), somebody());
+    let later = NOW.plus(Duration::from_secs(60 * 60));
+    for user in [&waits, &drained] {
+        broker.ensure(user).await.expect("memory");
+        registry.note(user, later).await.expect("memory");
+    }
+    let publish = async |user| broker.publish(user, &message(user, "waiting")).await;
+    publish(&waits).await.expect("memory");
+
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(run(deps, ownership, stop.clone()));
+    sleep(Duration::from_secs(60)).await;
+    publish(&waits).await.expect("it is too early to look");
+    clock.set(later);
+    sleep(Duration::from_secs(60)).await;
+    let noted = async |user| registry.count(partitions.of(user)).await.expect("memory");
+    assert_eq!((noted(&waits).await, noted(&drained).await), (1, 0));
+    publish(&waits).await.expect("what waits is kept");
+    assert!(matches!(publish(&drained).await, Err(PublishError::NoRoute)), "an empty queue stays");
+    let due = registry.due(partitions.of(&waits), later, 1).await.expect("memory");
+    assert!(due.is_empty(), "it is looked at again at once");
+    stop.cancel();
+    running.await.expect("it does not panic");
+}
