@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{JsonId, MessageId};
+use crate::{JsonId, MessageId, limits::MAX_MESSAGE_ID};
 
 /// How far a message has come: `STATUS` in replies, `rStatus` in items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +64,21 @@ pub struct Message {
     #[serde(rename = "msgTime")]
     pub time: u64,
     /// Its name.
-    #[serde(rename = "mId")]
+    #[serde(rename = "mId", deserialize_with = "acknowledgeable")]
     pub id: MessageId,
     /// The number its sender drew for it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rno: Option<JsonId>,
+}
+
+/// Reads an id that a client can name in an ack, and that leaves room for a message in the frame after it.
+fn acknowledgeable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MessageId, D::Error> {
+    let id = MessageId::deserialize(deserializer)?;
+    if (1..=MAX_MESSAGE_ID).contains(&id.as_str().len()) {
+        Ok(id)
+    } else {
+        Err(de::Error::invalid_length(id.as_str().len(), &"a message id of 1 to 64 bytes"))
+    }
 }
 
 /// A queued body that is not a [`Message`]: somebody else wrote into the queue.
@@ -89,5 +99,19 @@ impl Message {
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         crate::server::json(self).into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_whose_id_no_client_could_acknowledge_is_no_message() {
+        let body = |id: &str| format!(r#"{{"uId":1,"pId":2,"msg":"hi","rStatus":1,"msgTime":0,"mId":"{id}"}}"#);
+        assert!(Message::from_slice(body(&"x".repeat(MAX_MESSAGE_ID)).as_bytes()).is_ok());
+        for id in [String::new(), "x".repeat(MAX_MESSAGE_ID + 1)] {
+            assert!(Message::from_slice(body(&id).as_bytes()).is_err(), "{id}");
+        }
     }
 }
