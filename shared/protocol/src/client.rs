@@ -196,10 +196,7 @@ fn required<'a>(field: &'static str, raw: Option<&'a RawValue>) -> Result<&'a Ra
 }
 
 fn id(field: &'static str, raw: &RawValue) -> Result<JsonId, FieldError> {
-    serde_json::from_str::<JsonId>(raw.get())
-        .ok()
-        .filter(JsonId::is_whole)
-        .ok_or_else(|| invalid(field, "must be a string or a whole number"))
+    serde_json::from_str(raw.get()).map_err(|_| invalid(field, "must be a string or a whole number"))
 }
 
 fn user(field: &'static str, raw: &RawValue) -> Result<(JsonId, UserId), FieldError> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Number;
 
 use crate::limits::{MAX_CONNECTION_ID, MAX_USER_ID};
@@ -121,20 +121,16 @@ impl From<String> for MessageId {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum JsonId {
-    /// Came as a JSON number. [`crate::SendFrame`] accepts whole numbers only.
+    /// Came as a JSON number. Only whole ones are read: a fraction names nobody.
+    #[serde(deserialize_with = "whole")]
     Number(Number),
     /// Came as a JSON string.
     Text(String),
 }
 
-impl JsonId {
-    /// Whether this is a string or a whole number; a fraction names nobody.
-    pub(crate) fn is_whole(&self) -> bool {
-        match self {
-            Self::Number(number) => number.is_u64() || number.is_i64(),
-            Self::Text(_) => true,
-        }
-    }
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Number, D::Error> {
+    let number = Number::deserialize(deserializer)?;
+    if number.is_u64() || number.is_i64() { Ok(number) } else { Err(de::Error::custom("not a whole number")) }
 }
 
 impl fmt::Display for JsonId {
@@ -163,6 +159,16 @@ mod tests {
         assert_eq!(UserId::try_from(&number), UserId::try_from(&text));
         assert_eq!(serde_json::to_string(&number).unwrap(), "12345");
         assert_eq!(serde_json::to_string(&text).unwrap(), "\"12345\"");
+    }
+
+    #[test]
+    fn a_fraction_names_nobody() {
+        for text in ["1.5", "1e3", "-0.0", "18446744073709551616", "null", "[7]"] {
+            assert!(serde_json::from_str::<JsonId>(text).is_err(), "{text}");
+        }
+        for text in ["0", "18446744073709551615", "-9223372036854775808", "\"1.5\""] {
+            assert_eq!(serde_json::to_string(&serde_json::from_str::<JsonId>(text).unwrap()).unwrap(), text);
+        }
     }
 
     #[test]
