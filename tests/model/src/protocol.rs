@@ -1,0 +1,297 @@
+//! What the parts do. One user with one or two devices, two consumers that share the user's partition, a broker with
+//! the user's queue, and several senders. Time is left out: whatever waits for a time may happen at any time.
+//!
+//! The words are those of `shared/docs/PROTOCOL.md` and `shared/core/src/deliver.rs`.
+
+use std::iter::once;
+
+use crate::{
+    faults::{Luck, Mistake},
+    ids::{Id, Ids},
+    search::Model,
+};
+
+mod consumer;
+mod device;
+
+pub use consumer::Consumer;
+pub use device::Device;
+
+pub(crate) const CONSUMERS: usize = 2;
+pub(crate) const DEVICES: usize = 2;
+
+/// Messages at most, so that a second copy of message n can be n + 4.
+pub const MESSAGES: Id = 4;
+
+/// The message of which this is a copy.
+pub(crate) fn message(copy: Id) -> Id {
+    (copy - 1) % MESSAGES + 1
+}
+
+/// By what acks and `PREV` name what was pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// By the message's id, which two copies share.
+    Messages,
+    /// By what is different for each copy in the queue.
+    Copies,
+}
+
+/// A protocol, and how much can go wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Protocol {
+    /// How many messages are sent.
+    pub messages: Id,
+    /// How many devices the user has.
+    pub devices: usize,
+    /// How many messages a consumer has on loan at most.
+    pub window: u32,
+    /// Whether the queue is made when it is needed and deleted when it is not.
+    pub deletes: bool,
+    /// By what acks and `PREV` name what was pushed.
+    pub names: Names,
+    /// What can go wrong.
+    pub luck: Luck,
+    /// What the protocol gets wrong.
+    pub mistake: Option<Mistake>,
+}
+
+/// The user's queue, apart from what lies in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Queue {
+    #[default]
+    Gone,
+    /// It is there, and nothing is routed to it.
+    Unbound,
+    Bound,
+}
+
+/// Everything at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct State {
+    /// The first so many messages have been sent.
+    sent: Id,
+    /// Their senders have not heard that they were accepted, and will send them again.
+    unheard: Ids,
+    /// In which order the messages came into the queue, each with its first copy.
+    order: Ids,
+    /// Copies that were routed, and are not in the queue yet.
+    routed: Ids,
+    queue: Queue,
+    pub(crate) ready: Ids,
+    /// Who has the exclusive consumer.
+    pub(crate) owner: Option<u8>,
+    pub(crate) consumers: [Consumer; CONSUMERS],
+    pub(crate) devices: [Device; DEVICES],
+    /// Names on their way to the owner, in a set, as they may come late and in any order.
+    pub(crate) acks: u16,
+    pub(crate) wrong: Option<&'static str>,
+    pub(crate) luck: Luck,
+}
+
+/// What can happen. The numbers are a consumer's, then a device's; or a copy's.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "each is explained where it happens")]
+pub enum Step {
+    Publish(Id),
+    LoseConfirm(Id),
+    LosePublish(Id),
+    Land,
+    Declare,
+    Acquire(usize),
+    Open(usize),
+    Take(usize),
+    Frame(usize),
+    FrameOfOne(usize),
+    Post(usize, usize),
+    Swallow(usize, usize),
+    PostTwice(usize, usize),
+    Gone(usize, usize),
+    Repeat(usize),
+    CatchUp(usize, usize),
+    LookAgain(usize),
+    HandOver(usize),
+    NoticeLoss(usize),
+    Unbind(usize),
+    Wait(usize),
+    Delete(usize),
+    Settle(usize, Id),
+    Kill(usize),
+    Freeze(usize),
+    Thaw(usize),
+    CutOff(usize),
+    Connect(usize),
+    Leave(usize),
+    Receive(usize),
+    Ack(usize),
+    LoseAck(usize),
+}
+
+/// What can happen next, each with what it leads to.
+pub(crate) type Steps = Vec<(Step, State)>;
+
+impl Protocol {
+    pub(crate) fn is(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+
+    /// By what a copy is named in acks and in `PREV`.
+    pub(crate) fn name(&self, copy: Id) -> Id {
+        if self.names == Names::Messages { message(copy) } else { copy }
+    }
+
+    /// The senders. Each waits for the reply before it sends its next message, but not for other senders: what is
+    /// sent again may come behind others.
+    fn senders(&self, state: &State, steps: &mut Steps) {
+        let next = (state.sent < self.messages).then_some(state.sent + 1);
+        for id in state.unheard.iter().chain(next) {
+            let unheard = state.unheard.only(|one| one != id);
+            let heard = State { sent: state.sent.max(id), unheard, ..*state };
+            let unheard = State { unheard: unheard.with(id), ..heard };
+            // A mandatory publish without a queue comes back: nothing has happened, and the owner is asked for one.
+            if state.queue == Queue::Bound {
+                let copy = if id <= state.sent && state.has_come(id) { id + MESSAGES } else { id };
+                steps.push((Step::Publish(id), self.route(heard, copy)));
+                if let Some(luck) = state.luck.unconfirmed()
+                    && copy == id
+                {
+                    steps.push((Step::LoseConfirm(id), self.route(State { luck, ..unheard }, copy)));
+                }
+            } else if self.is(Mistake::AnybodyDeclares) {
+                steps.push((Step::Declare, State { queue: Queue::Bound, ..*state }));
+            }
+            if let Some(luck) = state.luck.unconfirmed() {
+                let believed = if self.is(Mistake::BelievesWithoutConfirm) { heard } else { unheard };
+                steps.push((Step::LosePublish(id), State { luck, ..believed }));
+            }
+        }
+        if let Some(copy) = state.routed.first() {
+            steps.push((Step::Land, State { routed: state.routed.split(1).1, ..*state }.land(copy)));
+        }
+    }
+
+    /// The broker confirms what it has routed. Between that and the queue there is a gap, which matters only where
+    /// queues are deleted.
+    fn route(&self, state: State, copy: Id) -> State {
+        if self.deletes { State { routed: state.routed.with(copy), ..state } } else { state.land(copy) }
+    }
+
+    /// The owner makes the queue, and unmakes it while it serves nobody: it takes the queue out of the routing, waits
+    /// until what was under way has landed, and deletes the queue if it is empty. The broker looks at nothing else.
+    pub(crate) fn keep_queue(&self, state: &State, c: usize, steps: &mut Steps) {
+        let is_wanted = state.sent < self.messages || !state.unheard.is_empty();
+        if state.queue != Queue::Bound && is_wanted {
+            steps.push((Step::Declare, state.with_queue(c)));
+        }
+        if !self.deletes {
+            return;
+        }
+        if state.queue == Queue::Bound {
+            steps.push((Step::Unbind(c), State { queue: Queue::Unbound, ..*state }));
+        }
+        if state.queue == Queue::Unbound && state.routed.is_empty() {
+            steps.push((Step::Wait(c), state.with_waited(c, true)));
+        }
+        let may_delete = state.consumers[c].has_waited() || self.is(Mistake::DeletesWithoutUnbinding);
+        if may_delete && (state.ready.is_empty() || self.is(Mistake::DeletesWhatIsFull)) {
+            let gone = state.with_waited(c, false);
+            steps.push((Step::Delete(c), State { queue: Queue::Gone, ready: Ids::default(), ..gone }));
+        }
+    }
+}
+
+impl State {
+    /// Whether the first copy of the message lies in the queue or did so, or is on its way there.
+    fn has_come(&self, id: Id) -> bool {
+        self.order.has(id) || self.routed.has(id)
+    }
+
+    fn land(mut self, copy: Id) -> Self {
+        // A queue that is gone drops what comes, and nobody hears of it.
+        if self.queue != Queue::Gone {
+            self.ready = self.ready.with(copy);
+            if !self.order.has(message(copy)) {
+                self.order = self.order.with(message(copy));
+            }
+        }
+        self
+    }
+
+    pub(crate) fn is_online(&self) -> bool {
+        self.devices.iter().any(|device| device.connection().is_some())
+    }
+
+    /// The owner makes sure that the queue is there.
+    pub(crate) fn with_queue(self, owner: usize) -> Self {
+        Self { queue: Queue::Bound, ..self.with_waited(owner, false) }
+    }
+
+    pub(crate) fn place(&self, message: Id) -> Option<usize> {
+        self.order.iter().position(|one| one == message)
+    }
+
+    fn is_shown(&self, id: Id) -> bool {
+        self.devices.iter().any(|device| device.shown.has(id))
+    }
+
+    /// Whether the broker still has it.
+    fn is_kept(&self, id: Id) -> bool {
+        let loans = self.consumers.iter().filter(|consumer| consumer.is_linked()).map(Consumer::loans);
+        let mut places = loans.chain(once(self.ready)).chain(once(self.routed));
+        places.any(|copies| copies.iter().any(|copy| message(copy) == id))
+    }
+}
+
+impl Model for Protocol {
+    type State = State;
+    type Step = Step;
+
+    fn start(&self) -> State {
+        let queue = if self.deletes { Queue::Gone } else { Queue::Bound };
+        State { queue, luck: self.luck, ..State::default() }
+    }
+
+    fn steps(&self, state: &State) -> Steps {
+        let mut steps = Vec::new();
+        self.senders(state, &mut steps);
+        (0..CONSUMERS).for_each(|c| self.consumer(state, c, &mut steps));
+        (0..self.devices).for_each(|d| self.device(state, d, &mut steps));
+        steps
+    }
+
+    fn wrong(&self, state: &State) -> Option<&'static str> {
+        let lenders = state.consumers.iter().filter(|one| one.is_linked() && !one.loans().is_empty());
+        let mut accepted = (1..=state.sent).filter(|id| !state.unheard.has(*id));
+        if state.wrong.is_some() {
+            state.wrong
+        } else if lenders.count() > 1 {
+            Some("two consumers have loans from one queue")
+        } else if accepted.any(|id| !state.is_shown(id) && !state.is_kept(id)) {
+            Some("a message was accepted, no device has shown it, and it is gone")
+        } else {
+            None
+        }
+    }
+
+    fn is_done(&self, state: &State) -> bool {
+        let on_loan = state.consumers.iter().any(|one| one.is_linked() && !one.loans().is_empty());
+        let waits = [state.unheard, state.routed, state.ready].iter().any(|ids| !ids.is_empty());
+        state.sent == self.messages && !on_loan && !waits && (1..=self.messages).all(|id| state.is_shown(id))
+    }
+
+    fn is_fault(&self, step: &Step) -> bool {
+        matches!(
+            step,
+            Step::LoseConfirm(_)
+                | Step::LosePublish(_)
+                | Step::Swallow(..)
+                | Step::PostTwice(..)
+                | Step::Kill(_)
+                | Step::Freeze(_)
+                | Step::CutOff(_)
+                | Step::HandOver(_)
+                | Step::Leave(_)
+                | Step::LoseAck(_)
+        )
+    }
+}
