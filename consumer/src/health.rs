@@ -1,19 +1,35 @@
-//! What an orchestrator asks: is the process alive, and is it at work?
+//! What an orchestrator asks: is the process alive, is it at work, and how much of it?
 
 use std::{net::SocketAddr, sync::Arc};
 
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    http::{StatusCode, header::CONTENT_TYPE},
+    routing::get,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Says whether the consumer is at work just now.
 pub type Ready = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Answers `/healthz/live` (always), `/healthz/ready` and `/healthz` (503 until `ready`) until `shutdown`.
+/// Writes the metrics down as they are just now.
+pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Source: Prometheus, "Exposition formats".
+const PROMETHEUS: &str = "text/plain; version=0.0.4";
+
+/// Answers `/healthz/live` (always), `/healthz/ready` and `/healthz` (503 until `ready`) and `/metrics` until
+/// `shutdown`.
 ///
 /// # Errors
 /// When the address can't be listened on.
-pub async fn listen(address: SocketAddr, ready: Ready, shutdown: CancellationToken) -> std::io::Result<()> {
+pub async fn listen(
+    address: SocketAddr,
+    ready: Ready,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     let report = move || {
         let ready = Arc::clone(&ready);
@@ -22,7 +38,8 @@ pub async fn listen(address: SocketAddr, ready: Ready, shutdown: CancellationTok
     let routes = Router::new()
         .route("/healthz", get(report.clone()))
         .route("/healthz/ready", get(report))
-        .route("/healthz/live", get(|| async { "live\n" }));
+        .route("/healthz/live", get(|| async { "live\n" }))
+        .route("/metrics", get(move || std::future::ready(([(CONTENT_TYPE, PROMETHEUS)], metrics()))));
     tokio::spawn(async move {
         let served = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned()).await;
         if let Err(error) = served {

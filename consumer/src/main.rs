@@ -1,30 +1,49 @@
 //! The `consumer` service.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{error::Error, io, process::ExitCode, sync::Arc, time::Duration};
 
 use kschat_adapters::{
     api_gateway::ApiGateway,
-    config::{Backends, ConsumerSettings, DEFAULT_RNO_WINDOW, EXIT_CONFIG, Environment, LogSettings, queues},
-    install_crypto_provider, log,
+    config::{
+        Backends, ConfigError, ConsumerSettings, DEFAULT_RNO_WINDOW, EXIT_CONFIG, Environment, Telemetry, queues,
+    },
+    install_crypto_provider,
+    metrics::{Collected, collect_for_service},
     rabbitmq::{Consuming, QueueSettings},
     redis::RedisRegistry,
     signal::stop_requested,
+    telemetry::{self, Traces},
 };
 use kschat_consumer::{health, run};
 use kschat_core::{SystemClock, deliver};
 use tokio_util::sync::CancellationToken;
 
+/// How often spans go to the collector.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Everything that the environment says.
+struct Settings {
+    backends: Backends,
+    queues: QueueSettings,
+    consumer: ConsumerSettings,
+}
+
+fn read() -> Result<(Telemetry, Settings), ConfigError> {
+    let mut env = Environment::read();
+    let telemetry = Telemetry::read(&mut env);
+    let (backends, queues) = (Backends::read(&mut env), queues(&mut env));
+    let consumer = ConsumerSettings::read(&mut env);
+    let settings = match (backends, queues, consumer) {
+        (Some(backends), Some(queues), Some(consumer)) => Some(Settings { backends, queues, consumer }),
+        _ => None,
+    };
+    env.finish(telemetry.zip(settings))
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     install_crypto_provider();
-    let mut env = Environment::read();
-    let settings = (LogSettings::read(&mut env), Backends::read(&mut env));
-    let settings = (settings, queues(&mut env), ConsumerSettings::read(&mut env));
-    let settings = match settings {
-        ((Some(logging), Some(backends)), Some(queues), Some(settings)) => Some((logging, backends, queues, settings)),
-        _ => None,
-    };
-    let (logging, backends, queues, settings) = match env.finish(settings) {
+    let (telemetry, settings) = match read() {
         Ok(settings) => settings,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "how to log is part of what could not be configured")]
@@ -34,17 +53,40 @@ async fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    log::init(logging.format, logging.filter.as_deref());
-    match serve(backends, queues, settings).await {
+    let served = match (telemetry::start("kschat-consumer", &telemetry), collect_for_service(telemetry.metrics)) {
+        (Ok(traces), Ok(metrics)) => observed(settings, &traces, &metrics).await,
+        (Err(error), _) => Err(io::Error::other(error)),
+        (_, Err(error)) => Err(io::Error::other(error)),
+    };
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "the consumer can't start");
+            tracing::error!(error = &error as &dyn Error, "the consumer can't start");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn serve(backends: Backends, queues: QueueSettings, settings: ConsumerSettings) -> std::io::Result<()> {
+/// Serves, while metrics and spans go out; what is left of them goes last.
+async fn observed(settings: Settings, traces: &Traces, metrics: &Collected) -> io::Result<()> {
+    let flushing = async {
+        loop {
+            tokio::time::sleep(FLUSH).await;
+            traces.flush().await;
+        }
+    };
+    let served = tokio::select! {
+        served = serve(settings, metrics) => served,
+        () = metrics.keep() => Ok(()),
+        () = flushing => Ok(()),
+    };
+    traces.flush().await;
+    metrics.write();
+    served
+}
+
+async fn serve(settings: Settings, metrics: &Collected) -> io::Result<()> {
+    let Settings { backends, queues, consumer: settings } = settings;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
@@ -59,11 +101,12 @@ async fn serve(backends: Backends, queues: QueueSettings, settings: ConsumerSett
     let registry = RedisRegistry::new(backends.redis, backends.partitions, DEFAULT_RNO_WINDOW);
     let connections = ApiGateway::new(&settings.callback_url).await;
     let asked = broker.clone();
-    let listening =
-        health::listen(settings.health_addr, Arc::new(move || asked.is_connected()), shutdown.clone()).await;
+    let (ready, scraped) = (Arc::new(move || asked.is_connected()), metrics.prometheus.clone());
+    let scraped = Arc::new(move || scraped.render());
+    let listening = health::listen(settings.health_addr, ready, scraped, shutdown.clone()).await;
     listening.map_err(|error| {
         let text = format!("can't listen on {}, choose another HEALTH_ADDR: {error}", settings.health_addr);
-        std::io::Error::new(error.kind(), text)
+        io::Error::new(error.kind(), text)
     })?;
     tracing::info!(health = %settings.health_addr, callback = %settings.callback_url, "the consumer starts");
     let ownership = broker.ownership();

@@ -1,8 +1,8 @@
 //! `$connect`: verifies the token and registers the connection.
 
-use kschat_core::connect;
 pub use kschat_core::connect::Deps;
-use kschat_protocol::ErrorFrame;
+use kschat_core::{connect, metrics};
+use kschat_protocol::{Er, ErrorFrame};
 
 use crate::{Event, Response, event};
 
@@ -13,9 +13,13 @@ pub async fn handle(deps: &Deps, event: Event) -> Response {
     };
     let handshake = event::handshake(&event);
     match connect::connect(deps, &connection, &handshake).await {
-        Ok(_) => event::accept(handshake.subprotocol),
+        Ok(_) => {
+            metrics::CONNECTS.add_code(Er::Ok);
+            event::accept(handshake.subprotocol)
+        }
         Err(error) => {
             let code = error.code();
+            metrics::CONNECTS.add_code(code);
             if code.is_ours() {
                 tracing::warn!(er = code.number(), error = &error as &dyn std::error::Error, "connect failed");
             } else {

@@ -1,7 +1,7 @@
 //! Between the events of the managed edge and what use-cases speak.
 
 use aws_lambda_events::{encodings::Body, http::HeaderValue};
-use kschat_protocol::{ConnectionId, Handshake};
+use kschat_protocol::{ConnectionId, Handshake, TraceContext};
 
 use crate::{Event, Response};
 
@@ -22,6 +22,11 @@ pub(crate) fn handshake(event: &Event) -> Handshake {
 /// The text of a frame; a binary one is no text of ours.
 pub(crate) fn text(event: &Event) -> &str {
     if event.is_base64_encoded { "" } else { event.body.as_deref().unwrap_or_default() }
+}
+
+/// The trace that a client's frame says it belongs to.
+pub(crate) fn trace(event: &Event) -> Option<TraceContext> {
+    TraceContext::in_frame(text(event))
 }
 
 pub(crate) fn respond(status: u16, body: Option<String>) -> Response {

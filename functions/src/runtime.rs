@@ -1,58 +1,125 @@
 //! What the three binaries share: configuration, dependencies, then the Lambda runtime.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use kschat_adapters::{
-    config::{ConfigError, EXIT_CONFIG, Environment, LogSettings},
-    install_crypto_provider, log,
+    config::{ConfigError, EXIT_CONFIG, Environment, Telemetry},
+    install_crypto_provider,
+    metrics::{self, Emf},
+    telemetry::{self, Traces},
 };
-use lambda_runtime::{LambdaEvent, service_fn};
+use kschat_core::{ports::BoxError, trace};
+use kschat_protocol::TraceContext;
+use lambda_runtime::{LambdaEvent, Runtime, service_fn};
+use tracing::{Instrument, Span, field::Empty, info_span};
 
-use crate::{Event, Response, connect, disconnect, send, wiring};
+use crate::{Event, Response, connect, disconnect, event, send, wiring};
+
+/// A new span for one invocation. Its ids are those by which Lambda and the edge log it, too; use-cases add the
+/// message's.
+macro_rules! invocation {
+    ($name:literal) => {
+        |request: &str, event: &Event| {
+            let (edge, route) = (&event.request_context.request_id, &event.request_context.route_key);
+            info_span!(
+                $name,
+                request_id = request,
+                api_request_id = edge.as_deref(),
+                route = route.as_deref(),
+                mId = Empty
+            )
+        }
+    };
+}
+
+type Invocation = fn(&str, &Event) -> Span;
 
 /// Runs the connect function until the platform ends the process.
 #[must_use]
 pub fn connect() -> ExitCode {
-    serve(wiring::connect, &connect::handle)
+    serve("kschat-connect", invocation!("connect"), wiring::connect, &connect::handle)
 }
 
 /// Runs the disconnect function until the platform ends the process.
 #[must_use]
 pub fn disconnect() -> ExitCode {
-    serve(wiring::disconnect, &disconnect::handle)
+    serve("kschat-disconnect", invocation!("disconnect"), wiring::disconnect, &disconnect::handle)
 }
 
 /// Runs the send function until the platform ends the process.
 #[must_use]
 pub fn send() -> ExitCode {
-    serve(wiring::send, &send::handle)
+    serve("kschat-send", invocation!("send"), wiring::send, &send::handle)
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn serve<D>(wire: fn(&mut Environment) -> Option<D>, handle: &impl AsyncFn(&D, Event) -> Response) -> ExitCode {
+async fn serve<D>(
+    service: &'static str,
+    invocation: Invocation,
+    wire: fn(&mut Environment) -> Option<D>,
+    handle: &impl AsyncFn(&D, Event) -> Response,
+) -> ExitCode {
     install_crypto_provider();
-    let deps = match configure(wire) {
-        Ok(deps) => deps,
+    let (telemetry, deps) = match configure(wire) {
+        Ok(settings) => settings,
         Err(error) => return refuse(&error),
     };
-    let deps = &deps;
-    let answer =
-        |event: LambdaEvent<Event>| async move { Ok::<_, std::convert::Infallible>(handle(deps, event.payload).await) };
-    match lambda_runtime::run(service_fn(answer)).await {
+    let served = match Told::start(service, &telemetry) {
+        Ok(told) => run(&told, invocation, &deps, handle).await,
+        Err(error) => Err(error),
+    };
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "the Lambda runtime failed; run this under `cargo lambda watch` or on Lambda");
+            tracing::error!(error = &*error, "the function failed; run it under `cargo lambda watch` or on Lambda");
             ExitCode::FAILURE
         }
     }
 }
 
-fn configure<D>(wire: fn(&mut Environment) -> Option<D>) -> Result<D, ConfigError> {
+async fn run<D>(
+    told: &Told,
+    invocation: Invocation,
+    deps: &D,
+    handle: &impl AsyncFn(&D, Event) -> Response,
+) -> Result<(), BoxError> {
+    let answer = |LambdaEvent { payload, context }: LambdaEvent<Event>| async move {
+        let span = invocation(&context.request_id, &payload);
+        trace::continue_from(&span, || {
+            event::trace(&payload).or_else(|| TraceContext::read_xray(context.xray_trace_id.as_deref()?))
+        });
+        let response = handle(deps, payload).instrument(span).await;
+        told.flush().await;
+        Ok::<_, std::convert::Infallible>(response)
+    };
+    // Without the runtime's own span: ours says the same, and more.
+    Runtime::new(service_fn(answer)).run().await
+}
+
+/// Where metrics and spans go. The platform may freeze a function once it has answered, so they go before that.
+struct Told {
+    emf: Option<Arc<Emf>>,
+    traces: Traces,
+}
+
+impl Told {
+    fn start(service: &'static str, telemetry: &Telemetry) -> Result<Self, BoxError> {
+        let traces = telemetry::start(service, telemetry)?;
+        Ok(Self { emf: metrics::collect(telemetry.metrics.clone())?, traces })
+    }
+
+    async fn flush(&self) {
+        if let Some(Err(error)) = self.emf.as_ref().map(|emf| emf.write(&mut std::io::stdout())) {
+            tracing::warn!(%error, "metrics can't be written");
+        }
+        self.traces.flush().await;
+    }
+}
+
+fn configure<D>(wire: fn(&mut Environment) -> Option<D>) -> Result<(Telemetry, D), ConfigError> {
     let mut env = Environment::read();
-    let (logging, deps) = (LogSettings::read(&mut env), wire(&mut env));
-    let (logging, deps) = env.finish(logging.zip(deps))?;
-    log::init(logging.format, logging.filter.as_deref());
-    Ok(deps)
+    let (telemetry, deps) = (Telemetry::read(&mut env), wire(&mut env));
+    env.finish(telemetry.zip(deps))
 }
 
 #[expect(clippy::print_stderr, reason = "how to log is part of what could not be configured")]

@@ -1,7 +1,9 @@
 //! `send`, `ack` and `$default`: everything that a client can say; the body of the answer goes to the client.
 
-use kschat_core::{ack, send};
-use kschat_protocol::{AckFrame, ClientFrame, ConnectionId, ErrorFrame, refusal};
+use std::time::Instant;
+
+use kschat_core::{ack, metrics, send};
+use kschat_protocol::{AckFrame, ClientFrame, ConnectionId, Er, ErrorFrame, SendFrame, refusal};
 
 use crate::{Event, Response, event};
 
@@ -21,20 +23,33 @@ pub async fn handle(deps: &Deps, event: Event) -> Response {
         return event::not_an_event();
     };
     let reply = match ClientFrame::parse(event::text(&event)) {
-        Ok(ClientFrame::Send(frame)) => Some(send::send(&deps.send, &connection, frame).await.to_text()),
+        Ok(ClientFrame::Send(frame)) => Some(accept(deps, &connection, frame).await),
         Ok(ClientFrame::Ack(ack)) => acknowledge(deps, &connection, &ack).await,
         Err(error) => {
             tracing::info!(er = error.code.number(), "frame refused");
+            metrics::SENDS.add_code(error.code);
             Some(refusal(error))
         }
     };
     event::respond(200, reply)
 }
 
+async fn accept(deps: &Deps, connection: &ConnectionId, frame: SendFrame) -> String {
+    let began = Instant::now();
+    let reply = send::send(&deps.send, connection, frame).await;
+    metrics::SENDS.add_code(reply.code());
+    if reply.code() == Er::Ok {
+        metrics::ACCEPT.took(began.elapsed());
+    }
+    reply.to_text()
+}
+
 /// An ack is answered only if it failed.
 async fn acknowledge(deps: &Deps, connection: &ConnectionId, ack: &AckFrame) -> Option<String> {
-    let error = ack::ack(&deps.ack, connection, ack).await.err()?;
-    let code = error.code();
+    let acked = ack::ack(&deps.ack, connection, ack).await;
+    let code = acked.as_ref().map_or_else(ack::AckError::code, |()| Er::Ok);
+    metrics::ACKS.add_code(code);
+    let error = acked.err()?;
     if code.is_ours() {
         tracing::warn!(er = code.number(), error = &error as &dyn std::error::Error, "an ack was not passed on");
     } else {

@@ -18,9 +18,15 @@
 //! | `RNO_WINDOW` | send: seconds for which an `rno` is remembered | 86400 |
 //! | `CALLBACK_URL` | consumer: the connections API | required |
 //! | `PREFETCH` | consumer: messages of one user that wait to be taken or acknowledged, at most | 64 |
-//! | `HEALTH_ADDR` | consumer: where `/healthz` listens | `127.0.0.1:8080` |
+//! | `HEALTH_ADDR` | consumer: where `/healthz` and `/metrics` listen | `127.0.0.1:8080` |
 //! | `LOG_FORMAT` | all: `text` or `json` | `text`; `json` on Lambda |
 //! | `RUST_LOG` | all | `info` |
+//! | `METRICS_EMF` | all: `true` writes metrics for CloudWatch to standard output | `false`; `true` on Lambda |
+//! | `METRICS_NAMESPACE` | all: CloudWatch's namespace for them | `kschat` |
+//! | `OTEL_EXPORTER_OTLP_ENDPOINT` | all: an OpenTelemetry collector that gets traces by OTLP over HTTP | none |
+//!
+//! Where there is a collector, OpenTelemetry's own variables say the rest: `OTEL_EXPORTER_OTLP_HEADERS`,
+//! `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_TRACES_SAMPLER` (and `_ARG`), `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`.
 
 use std::{collections::HashMap, ffi::OsString, fmt, net::SocketAddr, num::NonZero, str::FromStr, time::Duration};
 
@@ -173,16 +179,92 @@ pub struct LogSettings {
     pub filter: Option<String>,
 }
 
+/// Whether this is a function that the Lambda service runs. It sets that variable, and nobody else does: under
+/// `cargo lambda watch` a person reads along, and it leaves out the initialization type.
+///
+/// Source: AWS Lambda, "Defined runtime environment variables".
+fn is_on_lambda(env: &Environment) -> bool {
+    env.is_set("AWS_LAMBDA_INITIALIZATION_TYPE")
+}
+
 impl LogSettings {
     /// Reads `LOG_FORMAT` and `RUST_LOG`.
     pub fn read(env: &mut Environment) -> Option<Self> {
-        // Set by the Lambda service in every function, and by nobody else.
-        // Source: AWS Lambda, "Defined runtime environment variables". `cargo lambda watch` sets it, too, but
-        // there a person reads along: it leaves out the initialization type.
-        let on_lambda = env.is_set("AWS_LAMBDA_INITIALIZATION_TYPE");
-        let default = if on_lambda { LogFormat::Json } else { LogFormat::Text };
+        let default = if is_on_lambda(env) { LogFormat::Json } else { LogFormat::Text };
         let filter = env.text("RUST_LOG").map(str::to_owned);
         Some(Self { format: env.optional("LOG_FORMAT", default)?, filter })
+    }
+}
+
+/// Where metrics go, apart from those who scrape them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsSettings {
+    /// CloudWatch's namespace, if they are to be written for it.
+    pub emf: Option<String>,
+}
+
+impl MetricsSettings {
+    /// Reads `METRICS_EMF` and `METRICS_NAMESPACE`.
+    pub fn read(env: &mut Environment) -> Option<Self> {
+        let default = is_on_lambda(env);
+        let is_wanted = switch(env, "METRICS_EMF", default)?;
+        let namespace = env.text("METRICS_NAMESPACE").unwrap_or("kschat").to_owned();
+        // Source: Amazon CloudWatch, "Specification: Embedded metric format", MetricDirective.
+        if namespace.len() > 1_024 {
+            env.problem("METRICS_NAMESPACE", "must be at most 1024 bytes");
+            return None;
+        }
+        Some(Self { emf: is_wanted.then_some(namespace) })
+    }
+}
+
+/// Where traces go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// The OpenTelemetry collector, if there is one.
+    pub endpoint: Option<TraceEndpoint>,
+}
+
+/// An OpenTelemetry collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceEndpoint {
+    /// Its address, without the path of a signal.
+    pub url: String,
+    /// What this process is called there, if not what it calls itself.
+    pub service: Option<String>,
+}
+
+impl TraceSettings {
+    /// Reads `OTEL_EXPORTER_OTLP_ENDPOINT` and `OTEL_SERVICE_NAME`. The rest of OpenTelemetry's variables are read by
+    /// its own library.
+    pub fn read(env: &mut Environment) -> Option<Self> {
+        let Some(url) = env.text("OTEL_EXPORTER_OTLP_ENDPOINT") else { return Some(Self { endpoint: None }) };
+        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        if rest.is_none_or(|rest| rest.is_empty() || rest.contains(char::is_whitespace)) {
+            env.problem("OTEL_EXPORTER_OTLP_ENDPOINT", "must be an http or https URL such as http://127.0.0.1:4318");
+            return None;
+        }
+        let url = url.trim_end_matches('/').to_owned();
+        Some(Self { endpoint: Some(TraceEndpoint { url, service: env.text("OTEL_SERVICE_NAME").map(str::to_owned) }) })
+    }
+}
+
+/// What a process tells of itself, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Log lines.
+    pub logs: LogSettings,
+    /// Metrics.
+    pub metrics: MetricsSettings,
+    /// Traces.
+    pub traces: TraceSettings,
+}
+
+impl Telemetry {
+    /// Reads all of them.
+    pub fn read(env: &mut Environment) -> Option<Self> {
+        let (logs, metrics, traces) = (LogSettings::read(env), MetricsSettings::read(env), TraceSettings::read(env));
+        Some(Self { logs: logs?, metrics: metrics?, traces: traces? })
     }
 }
 
@@ -340,7 +422,7 @@ pub struct ConsumerSettings {
     pub callback_url: CallbackUrl,
     /// Messages of one user under way at once.
     pub prefetch: u16,
-    /// Where `/healthz` listens.
+    /// Where `/healthz` and `/metrics` listen.
     pub health_addr: SocketAddr,
 }
 
@@ -442,5 +524,18 @@ mod tests {
         let consumer = ConsumerSettings::read(&mut env).unwrap();
         assert_eq!((consumer.prefetch, consumer.health_addr.port()), (64, 8080));
         assert_eq!(partitions(&mut env), Some(Partitions::default()));
+        let Telemetry { metrics, traces, .. } = Telemetry::read(&mut env).unwrap();
+        assert_eq!((metrics.emf, traces.endpoint), (None, None));
+    }
+
+    #[test]
+    fn metrics_are_written_on_lambda_and_wherever_they_are_wanted() {
+        let emf = |variables: &[(&str, &str)]| MetricsSettings::read(&mut env(variables)).unwrap().emf;
+        let on_lambda = ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand");
+        assert_eq!(emf(&[on_lambda]).as_deref(), Some("kschat"));
+        assert_eq!(emf(&[on_lambda, ("METRICS_EMF", "false")]), None);
+        assert_eq!(emf(&[("METRICS_EMF", "true"), ("METRICS_NAMESPACE", "chat/prod")]).as_deref(), Some("chat/prod"));
+        let told = problems(env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")]), TraceSettings::read);
+        assert!(told.contains("OTEL_EXPORTER_OTLP_ENDPOINT: must be an http or https URL"), "{told}");
     }
 }

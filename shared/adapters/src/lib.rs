@@ -7,15 +7,20 @@
 //! | how Redis keys are named | [`redis`] |
 //! | how queues and exchanges are named | [`rabbitmq`] |
 //! | which setting the environment holds | [`config`] |
+//! | where metrics, log lines and traces go | [`metrics`], [`log`], [`telemetry`] |
 
 #[cfg(feature = "api-gateway")]
 pub mod api_gateway;
 pub mod config;
 pub mod jwt;
 pub mod log;
+pub mod metrics;
+#[cfg(feature = "otlp")]
+mod otlp;
 pub mod rabbitmq;
 pub mod redis;
 pub mod signal;
+pub mod telemetry;
 
 /// Chooses the one TLS provider of this process. Call it first in `main`; a second call does nothing.
 pub fn install_crypto_provider() {

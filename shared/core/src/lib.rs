@@ -4,6 +4,7 @@
 //! - [`connect`], [`disconnect`], [`send`], [`ack`]: one use-case of the functions each.
 //! - [`deliver`]: the consumer's use-case, from a user's queue to the user's connections; [`retire`]: what becomes of
 //!   the queue when the user is away.
+//! - [`metrics`]: what is counted and timed on the way; [`trace`]: what ties it together beyond one process.
 //! - [`memory`]: every port without a service behind it, for the embedded local stack and fast tests.
 //! - `contract` (feature): the clauses that every adapter of a port must pass.
 //!
@@ -19,12 +20,14 @@ pub mod deliver;
 pub mod disconnect;
 mod hash;
 pub mod memory;
+pub mod metrics;
 mod partition;
 pub mod ports;
 pub mod retire;
 pub mod send;
 mod session;
 mod time;
+pub mod trace;
 mod unacked;
 
 pub use partition::{InvalidPartitions, Partition, Partitions};

@@ -19,6 +19,7 @@ mod id;
 pub mod limits;
 mod message;
 mod server;
+mod trace;
 
 pub use client::{AckFrame, ClientFrame, FieldError, FrameError, SendFrame};
 pub use code::Er;
@@ -26,3 +27,4 @@ pub use handshake::{BEARER_PREFIX, Handshake, SUBPROTOCOL, Version};
 pub use id::{ConnectionId, InvalidId, JsonId, MessageId, UserId};
 pub use message::{Message, MessageError, Status};
 pub use server::{ErrorFrame, PONG, ReceiverFrame, SendReply, refusal};
+pub use trace::{MAX_TRACESTATE, TraceContext};

@@ -98,6 +98,12 @@ impl SendReply {
         Self { errs: vec![field], ..Self::failed(Er::InvalidField, frame) }
     }
 
+    /// What became of it.
+    #[must_use]
+    pub const fn code(&self) -> Er {
+        self.er
+    }
+
     /// The frame as text.
     #[must_use]
     pub fn to_text(&self) -> String {
