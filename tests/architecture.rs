@@ -9,6 +9,7 @@ use std::{
     process::Command,
 };
 
+use kschat_core::metrics::{self, Metric};
 use serde_json::Value;
 
 /// Each crate with the crates of ours that it may know. Nothing points back.
@@ -153,4 +154,44 @@ fn every_bound_is_documented() {
     };
     let documented: BTreeSet<(String, String)> = limits.lines().filter_map(row).collect();
     assert_eq!(documented, bounds());
+}
+
+/// The document that explains the metrics, a row a metric, each as its columns.
+fn documented_metrics() -> Vec<Vec<String>> {
+    let document = fs::read_to_string(root().join("shared/docs/METRICS.md")).expect("it can be read");
+    let (_, table) = document.split_once("| name |").expect("a table of metrics");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let column = |text: &str| text.trim().trim_matches('`').to_owned();
+    rows.map(|row| row.trim_matches('|').split('|').map(column).collect()).collect()
+}
+
+#[test]
+fn every_metric_is_explained_and_nothing_else() {
+    let in_code = |metric: &Metric| {
+        let kind = format!("{:?}", metric.kind).to_lowercase();
+        let label = metric.label.unwrap_or("–").to_owned();
+        vec![metric.name.to_owned(), kind, metric.unit.name().to_owned(), label]
+    };
+    let in_code: BTreeSet<Vec<String>> = metrics::ALL.iter().map(in_code).collect();
+    let documented: BTreeSet<Vec<String>> = documented_metrics().into_iter().map(|row| row[..4].to_vec()).collect();
+    assert_eq!(in_code.len(), metrics::ALL.len(), "two metrics have one name");
+    assert_eq!(documented, in_code);
+}
+
+/// The constant behind a metric's name: `SENDS` behind `kschat_sends_total`.
+fn constant_of(name: &str) -> String {
+    let bare = name.strip_prefix("kschat_").expect("our prefix");
+    bare.trim_end_matches("_total").trim_end_matches("_seconds").to_uppercase()
+}
+
+#[test]
+fn every_metric_is_recorded_where_it_says() {
+    let declared = fs::read_to_string(root().join("shared/core/src/metrics.rs")).expect("it can be read");
+    let count = declared.matches("\npub const ").count() - declared.matches("\npub const ALL").count();
+    assert_eq!(count, metrics::ALL.len(), "a metric is missing in `ALL`");
+    for row in documented_metrics() {
+        let (name, place) = (constant_of(&row[0]), &row[5]);
+        let source = fs::read_to_string(root().join(place)).expect("the file is there");
+        assert!(source.contains(&format!("metrics::{name}.")), "{place} does not record metrics::{name}");
+    }
 }

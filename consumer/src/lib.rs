@@ -14,6 +14,7 @@ use std::{
 use kschat_core::{
     Partition,
     deliver::{self, End, Signals},
+    metrics,
     ports::{Ownership, OwnershipEvent},
     retire,
 };
@@ -174,26 +175,30 @@ impl Shift {
         });
         *self.counts.entry(partition).or_default() += 1;
         self.served.insert(user, Served { signals, again: false });
+        metrics::ONLINE_USERS.set(self.served.len());
     }
 
     fn on_end(&mut self, user: UserId, end: End) {
         let Some(served) = self.served.remove(&user) else { return };
+        metrics::ONLINE_USERS.set(self.served.len());
         let partition = self.deps.partitions.of(&user);
         if let Some(count) = self.counts.get_mut(&partition) {
             *count -= 1;
         }
         match end {
-            End::Lost => self.rest(user, SHORT_REST),
-            End::Stuck => self.rest(user, LONG_REST),
+            End::Lost => self.rest(user, SHORT_REST, "lost"),
+            End::Stuck => self.rest(user, LONG_REST, "stuck"),
             // Somebody looked away while it was ending.
             End::Offline | End::Stopped if served.again => self.touch(user),
             End::Offline | End::Stopped => {}
         }
     }
 
-    fn rest(&mut self, user: UserId, span: Duration) {
+    fn rest(&mut self, user: UserId, span: Duration, cause: &'static str) {
+        let resting = metrics::RESTING_USERS.one_more_for(cause);
         self.chores.spawn(async move {
             sleep(span).await;
+            drop(resting);
             Chore::Rested(user)
         });
     }
@@ -283,6 +288,7 @@ impl Shift {
             return;
         }
         self.marked.remove(&partition);
+        metrics::REGISTRY_RESTORES.add(1);
         let partitions = self.deps.partitions;
         let couriers = self.served.iter().filter(|(user, _)| partitions.of(user) == partition);
         let restored = couriers.map(|(_, served)| served.signals.restore.notify_one()).count();

@@ -7,6 +7,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod collector;
 pub mod edge;
 pub mod lambda;
 pub mod process;

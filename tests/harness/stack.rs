@@ -28,13 +28,15 @@ pub struct Services {
     pub redis: Redis,
     /// After which silence a process counts as dead, where a test can't wait for the usual one.
     pub heartbeat: Option<Duration>,
+    /// What processes shall tell of themselves.
+    pub telemetry: Vec<(&'static str, String)>,
 }
 
 impl Services {
     /// Starts both.
     pub async fn start() -> Self {
         let (rabbitmq, redis) = tokio::join!(RabbitMq::start(), Redis::start());
-        Self { rabbitmq, redis, heartbeat: None }
+        Self { rabbitmq, redis, heartbeat: None, telemetry: Vec::new() }
     }
 
     /// What a stack in this process needs to use them.
@@ -50,11 +52,13 @@ impl Services {
     #[must_use]
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let heartbeat = self.heartbeat.map(|span| format!("?heartbeat={}", span.as_secs())).unwrap_or_default();
-        vec![
+        let mut variables = vec![
             ("AMQP_URL", self.rabbitmq.url() + &heartbeat),
             ("REDIS_URL", self.redis.url()),
             ("JWT_SECRET", SECRET.to_owned()),
-        ]
+        ];
+        variables.extend(self.telemetry.iter().cloned());
+        variables
     }
 }
 
@@ -141,6 +145,15 @@ impl Consumer {
     pub async fn health(&self, which: &str) -> Option<u16> {
         let answer = reqwest::get(format!("http://{}/healthz/{which}", self.health)).await;
         answer.ok().map(|answer| answer.status().as_u16())
+    }
+
+    /// What a scraper of its metrics gets.
+    ///
+    /// # Panics
+    /// When nobody answers.
+    pub async fn metrics(&self) -> String {
+        let answer = reqwest::get(format!("http://{}/metrics", self.health)).await.expect("an answer");
+        answer.text().await.expect("text")
     }
 }
 

@@ -5,7 +5,11 @@ use std::{collections::HashMap, time::Duration};
 use kschat_protocol::{ConnectionId, Version};
 use tokio::time::Instant;
 
-use crate::{Session, Timestamp, ports::Reachable};
+use crate::{
+    Session, Timestamp,
+    metrics::{self, Present},
+    ports::Reachable,
+};
 
 /// For how long a connection may be unknown to the edge after we first saw it: it is registered before
 /// `$connect` has returned, and until then the edge answers as if it were gone.
@@ -15,7 +19,6 @@ const GRACE: Duration = Duration::from_secs(3);
 #[derive(Default)]
 pub(crate) struct Audience(HashMap<ConnectionId, Listener>);
 
-#[derive(Clone)]
 pub(crate) struct Listener {
     /// When we first saw the connection.
     seen: Instant,
@@ -23,6 +26,7 @@ pub(crate) struct Listener {
     session: Session,
     /// Whether it has got all that waits for an ack: who comes later must get that first.
     pub(crate) is_up_to_date: bool,
+    _counted: Present,
 }
 
 impl Listener {
@@ -55,7 +59,10 @@ impl Audience {
         let Reachable { connection, session } = one;
         let listener = match known.remove(&connection) {
             Some(listener) => Listener { session, ..listener },
-            None => Listener { seen: Instant::now(), session, is_up_to_date: false },
+            None => {
+                let counted = metrics::CONNECTIONS.one_more();
+                Listener { seen: Instant::now(), session, is_up_to_date: false, _counted: counted }
+            }
         };
         (connection, listener)
     }

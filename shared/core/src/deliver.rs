@@ -14,16 +14,19 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, info_span};
 
 use crate::{
-    Clock, Partitions,
+    Clock, Partitions, Timestamp,
     audience::Audience,
     backoff::Backoff,
+    metrics,
     ports::{
         Backlogs, ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Tag, Unavailable,
         Undeliverable,
     },
     retire::retire,
+    trace,
     unacked::{Pushed, Unacked},
 };
 
@@ -115,6 +118,7 @@ pub enum End {
 pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
     let end = match open(deps, user, signals).await {
         Ok((audience, deliveries)) => {
+            let _open = metrics::QUEUES.one_more_for("online");
             let unacked = Unacked::new();
             let mut courier = Courier { deps, user, signals, audience, look_at: None, deliveries, unacked, held: None };
             let end = courier.run().await;
@@ -183,6 +187,16 @@ impl Verdict {
             Err(PostError::Refused(_)) => Self::Refused,
         }
     }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Reached => "reached",
+            Self::Forget => "gone",
+            Self::Early => "early",
+            Self::Busy => "busy",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// What became of a batch.
@@ -197,8 +211,8 @@ enum Posted {
 }
 
 /// How far the posting of one frame has come.
-#[derive(Default)]
 struct Tally {
+    began: Instant,
     reached: Vec<ConnectionId>,
     refused: Vec<ConnectionId>,
     /// Whether one of those reached does not acknowledge: then the edge's word counts.
@@ -210,6 +224,11 @@ struct Tally {
 }
 
 impl Tally {
+    fn new() -> Self {
+        let (reached, refused) = (Vec::new(), Vec::new());
+        Self { began: Instant::now(), reached, refused, is_settled: false, attempts: 0, early: 0 }
+    }
+
     /// How many attempts those that are left have: fewer when the message has arrived somewhere, as then it
     /// is only one device's trouble, and the other devices wait for the next message.
     fn chances(&self) -> u32 {
@@ -234,6 +253,14 @@ struct Batch {
 impl Batch {
     fn tags(&self) -> Vec<Tag> {
         self.messages.iter().map(|pushed| pushed.tag).collect()
+    }
+
+    /// Where the log and the traces of its messages meet.
+    fn span(&self) -> Span {
+        let first = self.messages.first().map(|pushed| pushed.message.id.as_str());
+        let span = info_span!("push", mId = first, messages = self.messages.len());
+        trace::continue_from_all(&span, self.messages.iter().filter_map(|pushed| pushed.message.trace.as_ref()));
+        span
     }
 }
 
@@ -265,7 +292,10 @@ impl Courier<'_> {
     async fn deliver_next(&mut self) -> Result<(), End> {
         let first = self.next().await?;
         let Some(batch) = self.gather(first).await? else { return Ok(()) };
-        let settled = match self.post(&batch.frame).await? {
+        let span = batch.span();
+        let posted = self.post(&batch.frame).instrument(span.clone()).await?;
+        span.in_scope(|| tracing::debug!("a frame was pushed"));
+        let settled = match posted {
             Posted::Settled => {
                 self.unacked.note_settled(batch.messages.iter().map(|pushed| &pushed.message.id));
                 self.deliveries.ack(&batch.tags()).await
@@ -379,6 +409,7 @@ impl Courier<'_> {
             if !self.deliveries.is_ours() {
                 return Err(End::Lost);
             }
+            metrics::REPETITIONS.add(targets.len());
             for (id, verdict) in self.post_once(&targets, &frame).await {
                 if verdict == Verdict::Forget {
                     self.forget(&id).await;
@@ -426,6 +457,7 @@ impl Courier<'_> {
             if !self.deliveries.is_ours() {
                 return Err(End::Lost);
             }
+            metrics::REPETITIONS.add(1);
             let verdict = self.post_once(std::slice::from_ref(id), &frame).await.pop().map(|(_, verdict)| verdict);
             if let Some(verdict) = verdict.filter(|verdict| *verdict != Verdict::Reached) {
                 return Ok(verdict);
@@ -441,13 +473,21 @@ impl Courier<'_> {
 
     /// Somebody else may have written into the queue: what is no message is set aside, not pushed. The second copy of
     /// what was pushed before leaves the queue; the first one stays until it is acknowledged.
-    async fn read(&mut self, delivery: Delivery) -> Result<Option<Read>, End> {
-        match Message::from_slice(&delivery.body) {
+    async fn read(&mut self, mut delivery: Delivery) -> Result<Option<Read>, End> {
+        let trace = delivery.trace.take();
+        match Message::from_slice(&delivery.body).map(|message| Message { trace, ..message }) {
             Ok(message) if self.unacked.has(&message.id) => {
                 self.ack(&[delivery.tag]).await?;
                 Ok(None)
             }
-            Ok(message) => Ok(Some((delivery, message))),
+            Ok(message) => {
+                if delivery.redelivered {
+                    metrics::REDELIVERIES.add(1);
+                } else {
+                    metrics::QUEUE_WAIT.took_between(Timestamp::from_millis(message.time), self.deps.clock.now());
+                }
+                Ok(Some((delivery, message)))
+            }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a queued body is set aside");
                 let Delivery { tag, body, .. } = delivery;
@@ -461,7 +501,9 @@ impl Courier<'_> {
         self.deliveries.discard(tag, body, why).await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "a message can't be set aside for now");
             End::Lost
-        })
+        })?;
+        metrics::DEAD_LETTERS.add(1);
+        Ok(())
     }
 
     /// Puts what already waits into one frame, as much as it holds.
@@ -479,9 +521,10 @@ impl Courier<'_> {
                 self.held = Some((delivery, message));
                 break;
             }
-            messages.push(Pushed { tag: delivery.tag, message });
+            messages.push(Pushed::new(delivery.tag, message));
             next = self.next_here(&messages).await?;
         }
+        metrics::FRAME_MESSAGES.counted(messages.len());
         Ok(Some(Batch { messages, frame: frame.into_text() }))
     }
 
@@ -499,7 +542,7 @@ impl Courier<'_> {
 
     /// Posts a frame to every connection until each has it, is gone, or has had its chances.
     async fn post(&mut self, frame: &str) -> Result<Posted, End> {
-        let mut tally = Tally::default();
+        let mut tally = Tally::new();
         while tally.attempts < tally.chances() {
             if let Err(end) = self.bring_up_to_date().await {
                 return tally.posted().ok_or(end);
@@ -542,6 +585,7 @@ impl Courier<'_> {
             }
         }
         if first && !tally.reached.is_empty() {
+            metrics::PUSH.took(tally.began.elapsed());
             // From here on the fewer chances count.
             tally.attempts = 0;
         }
@@ -567,6 +611,7 @@ impl Courier<'_> {
                 tracing::warn!(error = error as &dyn std::error::Error, "a frame was not taken");
             }
             let verdict = Verdict::on(&outcome, self.audience.is_young(&id));
+            metrics::PUSHES.add_to(verdict.name());
             (id, verdict)
         };
         stream::iter(targets.to_vec()).map(post).buffer_unordered(FAN_OUT).collect().await
@@ -598,8 +643,9 @@ impl Courier<'_> {
     }
 
     async fn discard(&mut self, messages: &[Pushed]) -> Result<(), Unavailable> {
-        for Pushed { tag, message } in messages {
+        for Pushed { tag, message, .. } in messages {
             self.deliveries.discard(*tag, &message.to_vec(), Undeliverable::Refused).await?;
+            metrics::DEAD_LETTERS.add(1);
         }
         Ok(())
     }

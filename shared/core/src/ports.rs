@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kschat_protocol::{AckFrame, ConnectionId, Er, Message, MessageId, UserId};
+use kschat_protocol::{AckFrame, ConnectionId, Er, Message, MessageId, TraceContext, UserId};
 
 use crate::{Partition, Session, Timestamp};
 
@@ -187,7 +187,7 @@ pub enum PublishError {
 /// Hands messages to the broker.
 #[async_trait]
 pub trait Publisher: Send + Sync {
-    /// Returns once the broker keeps the message for its recipient.
+    /// Returns once the broker keeps the message, and its trace beside it, for its recipient.
     ///
     /// # Errors
     /// [`PublishError`]; the adapter bounds the time until then.
@@ -269,6 +269,8 @@ pub struct Delivery {
     pub body: Vec<u8>,
     /// Whether it was on loan before.
     pub redelivered: bool,
+    /// The trace that came beside the body.
+    pub trace: Option<TraceContext>,
 }
 
 /// Opens users' queues.

@@ -11,6 +11,7 @@ use crate::{
     ports::{
         Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, PublishError, Publisher, Queues, Unavailable,
     },
+    trace,
 };
 
 /// How often a queue is made for one message. Its user may come and go just then, and the queue be removed again.
@@ -99,7 +100,10 @@ impl SendError {
 /// Takes a message from a connection to the recipient's queue; the reply goes back to that connection.
 pub async fn send(deps: &Deps, connection: &ConnectionId, frame: SendFrame) -> SendReply {
     match accept(deps, connection, &frame).await {
-        Ok((message, repeated)) => SendReply::accepted(message, repeated),
+        Ok((message, repeated)) => {
+            tracing::debug!(repeated, "send accepted");
+            SendReply::accepted(message, repeated)
+        }
         Err(error) => {
             if error.code().is_ours() {
                 tracing::warn!(er = error.code().number(), error = &error as &dyn std::error::Error, "send failed");
@@ -142,6 +146,8 @@ fn authorize(session: &Session, frame: &SendFrame, now: Timestamp) -> Result<(),
 }
 
 fn message(frame: &SendFrame, id: MessageId, time: Timestamp) -> Message {
+    // The caller's span has a place for it: whatever is said from here on names the message.
+    tracing::Span::current().record("mId", id.as_str());
     Message {
         from: frame.uid.clone(),
         to: frame.pid.clone(),
@@ -150,6 +156,7 @@ fn message(frame: &SendFrame, id: MessageId, time: Timestamp) -> Message {
         time: time.millis(),
         id,
         rno: frame.rno.clone(),
+        trace: trace::handed_on(frame.trace.clone()),
     }
 }
 

@@ -9,7 +9,11 @@ use std::{
 use kschat_protocol::{AckFrame, Message, MessageId, ReceiverFrame};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{hash::stable, ports::Tag};
+use crate::{
+    hash::stable,
+    metrics::{self, Present},
+    ports::Tag,
+};
 
 /// Messages that wait for their ack at most; then the next ones wait in the queue.
 pub(crate) const WINDOW: usize = 256;
@@ -37,6 +41,18 @@ const GIVE_UP: Duration = Duration::from_secs(5 * 60);
 pub(crate) struct Pushed {
     pub(crate) tag: Tag,
     pub(crate) message: Message,
+    /// Since when it waits for its ack, if it does.
+    waits: Option<(Instant, Present)>,
+}
+
+impl Pushed {
+    pub(crate) fn new(tag: Tag, message: Message) -> Self {
+        Self { tag, message, waits: None }
+    }
+
+    fn wait(self) -> Self {
+        Self { waits: Some((Instant::now(), metrics::UNACKED_MESSAGES.one_more())), ..self }
+    }
 }
 
 /// What was pushed and not acknowledged, in the order in which it was pushed.
@@ -88,7 +104,7 @@ impl Unacked {
         if self.entries.is_empty() {
             self.progress();
         }
-        self.entries.extend(pushed);
+        self.entries.extend(pushed.into_iter().map(Pushed::wait));
     }
 
     /// Takes out what those acks stand for: all up to the latest of them that is known.
@@ -97,6 +113,9 @@ impl Unacked {
             return Vec::new();
         };
         self.progress();
+        for (since, _) in self.entries.iter().take(last + 1).filter_map(|entry| entry.waits.as_ref()) {
+            metrics::ACK.took(since.elapsed());
+        }
         self.take(last + 1)
     }
 

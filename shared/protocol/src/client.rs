@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Er, JsonId, MessageId, UserId,
+    Er, JsonId, MessageId, TraceContext, UserId,
     limits::{MAX_FRAME, MAX_MESSAGE_ID, MAX_MSG, MAX_RNO},
 };
 
@@ -97,6 +97,8 @@ pub struct SendFrame {
     pub msg: String,
     /// The number the client drew: see [`crate::Version`] for its two meanings.
     pub rno: Option<JsonId>,
+    /// The trace that the client says it belongs to. One that is not valid is ignored.
+    pub trace: Option<TraceContext>,
 }
 
 /// The fields of every frame, each kept as it came, so that every fault can be told at once.
@@ -116,6 +118,10 @@ struct RawFrame<'a> {
     mid: Option<&'a RawValue>,
     #[serde(borrow)]
     again: Option<&'a RawValue>,
+    #[serde(borrow)]
+    traceparent: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tracestate: Option<&'a RawValue>,
 }
 
 enum Action {
@@ -164,7 +170,8 @@ impl RawFrame<'_> {
         let msg = faults.keep(required("msg", self.msg).and_then(message));
         match (uid, pid, msg) {
             (Some((uid, claimed_sender)), Some((pid, recipient)), Some(msg)) if faults.0.is_empty() => {
-                Ok(SendFrame { claimed_sender, uid, recipient, pid, msg, rno })
+                let trace = TraceContext::in_fields(self.traceparent, self.tracestate);
+                Ok(SendFrame { claimed_sender, uid, recipient, pid, msg, rno, trace })
             }
             _ => Err(faults.into_error(rno)),
         }
@@ -259,6 +266,17 @@ mod tests {
         assert_eq!(frame.claimed_sender.as_str(), "1");
         assert_eq!(frame.recipient.as_str(), "bob");
         assert_eq!(frame.rno.unwrap().to_string(), "42");
+    }
+
+    #[test]
+    fn a_send_says_which_trace_it_belongs_to_and_a_wrong_one_costs_it_nothing() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = |parent: &str| {
+            send(&format!(r#"{{"uId":1,"pId":2,"msg":"hi","traceparent":{parent},"tracestate":"a=1"}}"#)).unwrap().trace
+        };
+        let trace = traced(&format!("{parent:?}")).unwrap();
+        assert_eq!((trace.traceparent().as_str(), trace.tracestate()), (parent, Some("a=1")));
+        assert_eq!([traced("7"), traced("null"), traced("\"00-x\"")], [None, None, None]);
     }
 
     #[test]

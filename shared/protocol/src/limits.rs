@@ -9,7 +9,7 @@ pub const MAX_FRAME: usize = 32 * 1024;
 
 /// The largest `msg`, measured as the JSON string that carries it, quotes included.
 ///
-/// What is left of [`MAX_FRAME`] holds the envelope and two ids at their longest, so that a message that
+/// What is left of [`MAX_FRAME`] holds the envelope, two ids at their longest and a trace, so that a message that
 /// was accepted always fits into a frame to its receiver.
 pub const MAX_MSG: usize = 28 * 1024;
 
@@ -33,7 +33,7 @@ pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{JsonId, Message, MessageId, ReceiverFrame, Status};
+    use crate::{JsonId, Message, MessageId, ReceiverFrame, Status, TraceContext};
 
     #[test]
     fn the_largest_message_between_the_longest_ids_fits_one_frame() {
@@ -47,6 +47,7 @@ mod tests {
             time: u64::MAX,
             id: MessageId::from("0".repeat(36)),
             rno: Some(JsonId::Text("\"".repeat(MAX_RNO))),
+            trace: TraceContext::new(u128::MAX, u64::MAX, u8::MAX, None),
         };
         let mut frame = ReceiverFrame::after(Some(&message.id));
         assert!(frame.push(&message, true), "it does not fit");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{JsonId, MessageId, limits::MAX_MESSAGE_ID};
+use crate::{JsonId, MessageId, TraceContext, limits::MAX_MESSAGE_ID};
 
 /// How far a message has come: `STATUS` in replies, `rStatus` in items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,9 @@ pub struct Message {
     /// The number its sender drew for it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rno: Option<JsonId>,
+    /// The trace that it belongs to. It travels beside the body, as what carries the body has a place for it.
+    #[serde(skip)]
+    pub trace: Option<TraceContext>,
 }
 
 /// Reads an id that a client can name in an ack, and that leaves room for a message in the frame after it.

@@ -4,7 +4,9 @@
 
 use serde::Serialize;
 
-use crate::{Er, FieldError, FrameError, JsonId, Message, MessageId, SendFrame, Status, limits::MAX_FRAME};
+use crate::{
+    Er, FieldError, FrameError, JsonId, Message, MessageId, SendFrame, Status, TraceContext, limits::MAX_FRAME,
+};
 
 /// Writes what cannot fail to be written: our own types have text keys and finite numbers.
 pub(crate) fn json<T: Serialize>(value: &T) -> String {
@@ -168,6 +170,8 @@ struct Item<'a> {
     message: &'a Message,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     redelivered: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a TraceContext>,
 }
 
 impl ReceiverFrame {
@@ -185,7 +189,9 @@ impl ReceiverFrame {
     /// A single message that is too large for any frame is never added: the first `push` tells.
     #[must_use]
     pub fn push(&mut self, message: &Message, redelivered: bool) -> bool {
-        let item = if redelivered { json(&Item { message, redelivered }) } else { json(message) };
+        let traceparent = message.trace.as_ref();
+        let is_plain = !redelivered && traceparent.is_none();
+        let item = if is_plain { json(message) } else { json(&Item { message, redelivered, traceparent }) };
         let comma = usize::from(self.count > 0);
         if self.text.len() + comma + item.len() + TAIL.len() > MAX_FRAME {
             return false;

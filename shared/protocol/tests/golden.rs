@@ -28,6 +28,7 @@ fn message() -> Message {
         time: 1_700_000_000_123,
         id: MessageId::from("01890a5d-ac96-774b-bcce-b302099a8057".to_owned()),
         rno: frame.rno,
+        trace: None,
     }
 }
 
@@ -69,6 +70,20 @@ fn a_frame_names_the_one_before_it() {
     let mut frame = ReceiverFrame::after(Some(&MessageId::from("01890a5d-ac95-7000-8000-000000000000".to_owned())));
     assert!(frame.push(&message(), false));
     assert_eq!(frame.into_text(), golden(include_str!("golden/resp_receiver_after.json")));
+}
+
+#[test]
+fn an_item_says_which_trace_it_belongs_to() {
+    let ClientFrame::Send(frame) = ClientFrame::parse(golden(include_str!("golden/client_send_traced.json"))).unwrap()
+    else {
+        panic!("it is a send");
+    };
+    assert_eq!(SendFrame { trace: None, ..frame.clone() }, sent());
+    let traced = Message { trace: frame.trace, ..message() };
+    let mut pushed = ReceiverFrame::after(None);
+    assert!(pushed.push(&traced, false));
+    assert_eq!(pushed.into_text(), golden(include_str!("golden/resp_receiver_traced.json")));
+    assert_eq!(traced.to_vec(), message().to_vec(), "the queued body does not hold it");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use kschat_protocol::{Message, UserId};
+use kschat_protocol::{Message, TraceContext, UserId};
 
 use super::{message, somebody};
 use crate::ports::{BoxError, Deliveries, Delivery, Mailbox, PublishError, Publisher, Queues, Retired, Undeliverable};
@@ -114,6 +114,25 @@ pub async fn a_discarded_message_is_out_of_the_way(broker: &impl Broker) -> Outc
     deliveries.discard(got[0].tag, &got[0].body, Undeliverable::Refused).await?;
     deliveries.close().await;
     expect(&mut broker.open(&user).await?, &["good"]).await?;
+    Ok(())
+}
+
+/// The trace of a message comes with it, also the next time; who has none gets none.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_trace_travels_with_its_message(broker: &impl Broker) -> Outcome {
+    let user = somebody();
+    broker.ensure(&user).await?;
+    let trace = TraceContext::new(7, 8, 1, Some("vendor=1"));
+    broker.publish(&user, &Message { trace: trace.clone(), ..message(&user, "traced") }).await?;
+    publish(broker, &user, &["plain"]).await?;
+    for _ in 0..2 {
+        let mut deliveries = broker.open(&user).await?;
+        let got = expect(&mut deliveries, &["traced", "plain"]).await?;
+        assert_eq!([&got[0].trace, &got[1].trace], [&trace, &None]);
+        deliveries.close().await;
+    }
     Ok(())
 }
 
@@ -276,6 +295,7 @@ macro_rules! broker_contract {
             messages_come_in_order_to_their_receiver_only,
             what_is_not_acked_comes_again_in_order,
             a_discarded_message_is_out_of_the_way,
+            a_trace_travels_with_its_message,
             giving_up_waiting_loses_nothing,
             what_is_here_already_can_be_taken_without_waiting,
             each_publish_hears_of_its_own_route,

@@ -66,6 +66,7 @@ pub fn message(to: &UserId, text: &str) -> Message {
         time: 1,
         id: MessageId::from(Uuid::now_v7().to_string()),
         rno: None,
+        trace: None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use kschat_protocol::{AckFrame, Message, UserId};
+use kschat_protocol::{AckFrame, Message, TraceContext, UserId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
@@ -47,12 +47,15 @@ struct Entry {
     tag: u64,
     body: Vec<u8>,
     redelivered: bool,
+    trace: Option<TraceContext>,
 }
 
 impl Queue {
     fn lend(&mut self) -> Option<Delivery> {
         let entry = self.ready.pop_front()?;
-        let delivery = Delivery { tag: Tag(entry.tag), body: entry.body.clone(), redelivered: entry.redelivered };
+        let Entry { tag, body, redelivered, trace } = &entry;
+        let (body, trace) = (body.clone(), trace.clone());
+        let delivery = Delivery { tag: Tag(*tag), body, redelivered: *redelivered, trace };
         self.on_loan.push_back(entry);
         Some(delivery)
     }
@@ -99,7 +102,8 @@ impl Publisher for MemoryBroker {
             return Err(PublishError::Full);
         }
         queue.last_tag += 1;
-        let entry = Entry { tag: queue.last_tag, body: message.to_vec(), redelivered: false };
+        let (body, trace) = (message.to_vec(), message.trace.clone());
+        let entry = Entry { tag: queue.last_tag, body, redelivered: false, trace };
         queue.ready.push_back(entry);
         queue.arrival.notify_one();
         Ok(())
