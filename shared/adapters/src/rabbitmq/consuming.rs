@@ -33,6 +33,7 @@ use super::{
     dead::DeadLetters,
     queues::UserQueues,
     topology::{declare_partitions, declare_shared, user_queue},
+    traces::trace_of,
     unavailable,
 };
 
@@ -254,8 +255,8 @@ impl OpenQueue {
         match item {
             Some(Ok(delivery)) => {
                 self.on_loan.push(delivery.delivery_tag);
-                let tag = Tag(delivery.delivery_tag);
-                Some(Delivery { tag, body: delivery.data, redelivered: delivery.redelivered })
+                let (tag, trace) = (Tag(delivery.delivery_tag), trace_of(&delivery.properties));
+                Some(Delivery { tag, body: delivery.data, redelivered: delivery.redelivered, trace })
             }
             Some(Err(error)) => {
                 let error = unavailable("deliver", error);

@@ -19,6 +19,7 @@ mod ownership;
 mod publishing;
 mod queues;
 mod topology;
+mod traces;
 
 use std::{fmt, str::FromStr, time::Duration};
 

@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use kschat_core::{
     Partition,
     backoff::Backoff,
+    metrics,
     ports::{BoxError, Ownership, OwnershipEvent},
 };
 use kschat_protocol::{AckFrame, MessageId, UserId};
@@ -105,11 +106,14 @@ enum TermEnd {
 
 /// Holds partitions for one connection after another until it is told to resign.
 async fn keep(broker: Consuming, events: mpsc::Sender<OwnershipEvent>, mut orders: mpsc::UnboundedReceiver<Order>) {
-    let mut failures = 0;
+    let (mut failures, mut has_connected) = (0, false);
     loop {
         let end = match broker.connect().await {
             Ok(link) => {
                 failures = 0;
+                if std::mem::replace(&mut has_connected, true) {
+                    metrics::BROKER_RECONNECTS.add(1);
+                }
                 let (lost_in, lost) = mpsc::unbounded_channel();
                 let mut term = Term {
                     broker: &broker,
@@ -236,6 +240,8 @@ impl Term<'_> {
             self.asked.insert(partition);
             self.tell(OwnershipEvent::Asked(partition)).await;
         }
+        metrics::MEMBERS.set(members as usize);
+        metrics::PARTITIONS_OWNED.set(self.locks.len());
         Ok(())
     }
 
@@ -293,6 +299,7 @@ impl Term<'_> {
     /// Whatever ended the term, nothing is ours after it.
     async fn close(&mut self) {
         self.link.lease.end();
+        metrics::PARTITIONS_OWNED.set(0);
         for (partition, lock) in self.locks.drain() {
             lock.pokes.abort();
             let _ = self.events.send(OwnershipEvent::Lost(partition)).await;

@@ -5,13 +5,16 @@
 //! and what fails is tried once more on a new connection, under the same message id.
 
 use std::{
-    sync::{Arc, Mutex as SyncMutex, PoisonError},
+    sync::{
+        Arc, Mutex as SyncMutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use kschat_core::{
-    Partitions,
+    Partitions, metrics,
     ports::{Acks, BoxError, Pokes, PublishError, Publisher, Queues, Unavailable},
 };
 use kschat_protocol::{AckFrame, Message, UserId};
@@ -28,6 +31,7 @@ use super::{
     BrokerUrl, QueueSettings,
     queues::UserQueues,
     topology::{ACK, AGAIN, EXCHANGE, control_queue, declare_shared, routing_key},
+    traces::with_trace,
     unavailable,
 };
 
@@ -57,6 +61,8 @@ pub struct Publishing {
     partitions: Partitions,
     queues: QueueSettings,
     link: Mutex<Option<Arc<Link>>>,
+    /// Whether there was a link before.
+    has_connected: AtomicBool,
     lanes: Semaphore,
 }
 
@@ -146,7 +152,14 @@ impl Publishing {
     /// Publishes to the broker at `url`, once there is something to publish.
     #[must_use]
     pub fn new(url: BrokerUrl, partitions: Partitions, queues: QueueSettings) -> Self {
-        Self { url, partitions, queues, link: Mutex::default(), lanes: Semaphore::new(LANES) }
+        Self {
+            url,
+            partitions,
+            queues,
+            link: Mutex::default(),
+            has_connected: AtomicBool::new(false),
+            lanes: Semaphore::new(LANES),
+        }
     }
 
     /// The link, made anew if need be. Those who come meanwhile wait for the same one.
@@ -156,6 +169,9 @@ impl Publishing {
             return Ok(Arc::clone(link));
         }
         let new = Arc::new(Link::open(&self.url).await?);
+        if self.has_connected.swap(true, Ordering::Relaxed) {
+            metrics::BROKER_RECONNECTS.add(1);
+        }
         *link = Some(Arc::clone(&new));
         Ok(new)
     }
@@ -226,10 +242,13 @@ impl Publisher for Publishing {
             exchange: EXCHANGE,
             routing_key: routing_key(to),
             mandatory: true,
-            properties: BasicProperties::default()
-                .with_delivery_mode(PERSISTENT)
-                .with_content_type("application/json".into())
-                .with_message_id(message.id.as_str().into()),
+            properties: with_trace(
+                BasicProperties::default()
+                    .with_delivery_mode(PERSISTENT)
+                    .with_content_type("application/json".into())
+                    .with_message_id(message.id.as_str().into()),
+                message.trace.as_ref(),
+            ),
             body: message.to_vec(),
         };
         match self.deliver(letter).await {
