@@ -1,23 +1,28 @@
 //! `kschat load`.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use kschat_adapters::config::Environment;
 
 use super::{Secret, fail, positive_time, say};
 use crate::{
-    load::{Pattern, Plan, oracle::Report, run},
+    load::{Cutter, Pattern, Plan, Size, Until, oracle::Report, plot, run},
     stack::Options,
 };
 
 /// Send many messages, and check that none is lost, shown twice or out of order.
 ///
-/// Real WebSocket clients, which send one message after the other, repeat what is not answered, acknowledge what they
-/// get and connect again. Exits with 1 if anything was not as promised.
+/// Real WebSocket clients of version 2: each sends one message after the other, repeats what is not answered,
+/// acknowledges what it gets and connects again. Latency counts from the moment when a message was due, so whatever
+/// holds a sender back is seen. Exits with 1 if anything was not as promised.
 #[derive(Args)]
 pub(super) struct LoadCommand {
-    /// Where clients connect to.
+    /// Where clients connect to. Tokens are signed with the secret and name users as the functions expect by default.
     #[arg(default_value = "ws://127.0.0.1:3000/dev")]
     url: String,
     /// Users: an even number.
@@ -27,23 +32,32 @@ pub(super) struct LoadCommand {
     #[arg(long, value_name = "N", default_value_t = 1)]
     devices: usize,
     /// Messages in all.
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     messages: u64,
+    /// Send for so long, instead of so many messages.
+    #[arg(long, value_name = "TIME", value_parser = positive_time, conflicts_with = "messages")]
+    duration: Option<Duration>,
     /// Messages a second. [default: each user sends as soon as the last one is accepted]
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
-    /// Bytes of each text.
-    #[arg(long, value_name = "BYTES", default_value_t = 100)]
-    size: usize,
-    /// Who writes to whom.
+    /// Bytes of each text, such as 100, or 10..2000 for evenly spread sizes. Less than 30 or so is not possible.
+    #[arg(long, value_name = "BYTES", default_value = "100")]
+    size: Size,
+    /// Who writes to whom, and when.
     #[arg(long, value_enum, default_value_t = Pattern::Pairs)]
     pattern: Pattern,
+    /// Messages of each user in a burst, with --pattern burst. Without --rate a burst begins every 5 seconds.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    burst: u64,
     /// How long nothing may arrive until what is missing counts as lost.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = positive_time)]
     settle: Duration,
     /// Write the report there, too, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw latency over the time of the run there, as SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     #[command(flatten)]
     secret: Secret,
 }
@@ -53,28 +67,59 @@ fn rate(text: &str) -> Result<f64, &'static str> {
     rate.ok_or("must be a number from 0.001 to 1000000")
 }
 
+impl LoadCommand {
+    fn plan(self, secret: String) -> Plan {
+        Plan {
+            url: self.url,
+            secret,
+            users: self.users,
+            devices: self.devices,
+            until: self.duration.map_or(Until::Messages(self.messages), Until::Elapsed),
+            rate: self.rate,
+            size: self.size,
+            pattern: self.pattern,
+            burst: self.burst,
+            settle: self.settle,
+            cutter: Cutter::default(),
+        }
+    }
+}
+
 /// Does it, tells how far it is, and what has come of it.
-pub(super) async fn load(command: LoadCommand, mut env: Environment) -> ExitCode {
-    env.set("JWT_SECRET", command.secret.jwt_secret);
+pub(super) async fn load(mut command: LoadCommand, mut env: Environment) -> ExitCode {
+    env.set("JWT_SECRET", command.secret.jwt_secret.take());
     let secret = env.local_secret().unwrap_or_else(|| Options::default().secret);
-    let LoadCommand { url, users, devices, messages, rate, size, pattern, settle, json, .. } = command;
-    let plan = Plan { url, secret, users, devices, messages, rate, size, pattern, settle };
+    let (json, picture) = (command.json.take(), command.plot.take());
+    let plan = command.plan(secret);
+    let title = title(&plan);
     let tell = |report: &Report| {
         let Report { seconds, accepted, received, lost, reconnects, .. } = report;
         say(&format!(
             "{seconds:5.0} s  {accepted} accepted  {received} received  {lost} under way  {reconnects} reconnects\n"
         ));
     };
-    let report = match run(plan, tell).await {
-        Ok(report) => report,
+    let outcome = match run(plan, tell).await {
+        Ok(outcome) => outcome,
         Err(error) => return fail(&error, 1),
     };
-    say(&format!("\n{report}"));
-    if let Some(file) = json {
-        let written = serde_json::to_vec_pretty(&report).map_err(std::io::Error::from);
-        if let Err(error) = written.and_then(|text| std::fs::write(&file, text)) {
-            return fail(&format!("can't write {}: {error}", file.display()), 1);
+    say(&format!("\n{}", outcome.report));
+    let figures = json.map(|file| (file, serde_json::to_string_pretty(&outcome).unwrap_or_default()));
+    let drawn = picture.map(|file| (file, plot::draw(&outcome, &title, &[])));
+    for (file, text) in [figures, drawn].into_iter().flatten() {
+        if let Err(error) = write(&file, &text) {
+            return fail(&error, 1);
         }
     }
-    if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if outcome.clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn title(plan: &Plan) -> String {
+    let rate = plan.rate.map_or_else(|| "as fast as accepted".to_owned(), |rate| format!("{rate} messages/s"));
+    let pattern = plan.pattern.to_possible_value();
+    let pattern = pattern.as_ref().map_or("", |value| value.get_name());
+    format!("kschat load: {} users, {pattern}, {rate}", plan.users)
+}
+
+fn write(file: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(file, text).map_err(|error| format!("can't write {}: {error}", file.display()))
 }

@@ -1,7 +1,8 @@
 //! One client of one user.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
     sync::{Arc, LazyLock, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use yawc::{Frame, HttpRequest, OpCode, TcpWebSocket, WebSocket};
 
 use super::{
-    Plan, name,
+    Pattern, Plan, Until, name,
     oracle::{Letter, Oracle, Shown},
 };
 
@@ -33,6 +34,16 @@ const TRANSIENT: [u64; 6] = [1, 2, 9, 17, 18, 20];
 /// After so many answers in a row that we are not known, or nobody can tell, it connects anew.
 const UNKNOWN_AT_MOST: u32 = 10;
 
+/// So many messages are acknowledged at once, as the protocol asks for.
+const ACK_AT_ONCE: usize = 16;
+
+/// Fewer than those are acknowledged not sooner than so long after the last ack.
+const ACK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Message ids that are remembered, the newest; more than can be under way to one client. What comes again still later
+/// would count as shown twice.
+const MAX_SEEN: usize = 32_768;
+
 /// Times in messages count from here.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -43,10 +54,10 @@ pub(super) struct Device {
     pub(super) run: String,
     pub(super) opening: Arc<Semaphore>,
     pub(super) user: usize,
-    /// Between two sends.
+    /// Between two sends, or two bursts.
     pub(super) interval: Option<Duration>,
-    /// How many messages it is to send.
-    pub(super) count: u64,
+    /// How many messages it is to send, if it is one that sends.
+    pub(super) count: Option<u64>,
     pub(super) stop: CancellationToken,
 }
 
@@ -55,7 +66,8 @@ struct Pending {
     letter: Letter,
     frame: String,
     rno: String,
-    first_try: Instant,
+    /// When the message was to be sent. Whatever holds it back counts.
+    planned: Instant,
     /// When it goes out, or counts as unanswered.
     due: Instant,
     is_out: bool,
@@ -64,12 +76,31 @@ struct Pending {
 
 /// What a device keeps from one socket to the next.
 struct Memory {
-    /// Ids of messages that were shown.
-    seen: HashSet<String>,
+    seen: Seen,
     shown: Shown,
+    acks: Acks,
     pending: Option<Pending>,
     sent: u64,
-    next_at: Instant,
+    /// When sending began, and when the next message is to be sent.
+    pace: Option<(Instant, Instant)>,
+    is_finished: bool,
+}
+
+/// Ids of the messages that were shown last, as hashes: two of a few thousand that are alike would be a wonder.
+struct Seen {
+    hasher: RandomState,
+    ids: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+/// What is to be acknowledged.
+struct Acks {
+    /// The last message that we have got in order.
+    last: Option<String>,
+    unsaid: usize,
+    said: Instant,
+    /// When we last asked for what is missing.
+    asked: Option<Instant>,
 }
 
 /// The socket has ended, or is of no use any more.
@@ -77,17 +108,28 @@ struct Ended;
 
 impl Device {
     pub(super) async fn run(self) {
-        let mut memory =
-            Memory { seen: HashSet::new(), shown: Shown::default(), pending: None, sent: 0, next_at: Instant::now() };
+        let mut memory = Memory::new();
+        let mut cuts = self.plan.cutter.0.subscribe();
         let mut is_known = false;
         while !self.stop.is_cancelled() {
             match self.connect().await {
                 Ok(mut socket) => {
                     if !std::mem::replace(&mut is_known, true) {
                         self.oracle.connected.fetch_add(1, Relaxed);
-                        self.pace(&mut memory);
                     }
-                    let Ended = self.serve(&mut socket, &mut memory).await;
+                    cuts.mark_unchanged();
+                    let cut = async {
+                        // The plan, which holds the other end, lives as long as we do.
+                        while cuts.changed().await.is_ok() {
+                            if fastrand::f64() < *cuts.borrow() {
+                                return;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        Ended = self.serve(&mut socket, &mut memory) => {}
+                        () = cut => {}
+                    }
                     if self.stop.is_cancelled() {
                         // The edge may be gone by now.
                         let _ = timeout(PATIENCE, socket.close()).await;
@@ -99,12 +141,6 @@ impl Device {
             self.oracle.reconnects.fetch_add(u64::from(is_known), Relaxed);
             sleep(REST.mul_f64(0.5 + fastrand::f64())).await;
         }
-    }
-
-    /// Senders begin one after the other.
-    fn pace(&self, memory: &mut Memory) {
-        let spread = self.interval.unwrap_or(Duration::from_millis(10));
-        memory.next_at = Instant::now() + spread.mul_f64(fastrand::f64());
     }
 
     async fn connect(&self) -> Result<TcpWebSocket, String> {
@@ -126,8 +162,13 @@ impl Device {
         loop {
             self.draw_next(memory);
             let due = memory.pending.as_ref().map(|pending| pending.due);
+            let ack_at = memory.acks.due();
             let done = tokio::select! {
                 () = self.stop.cancelled() => Err(Ended),
+                began = self.oracle.begun(), if self.count.is_some() && memory.pace.is_none() => {
+                    memory.pace = Some((began, self.first_at(began)));
+                    Ok(())
+                }
                 frame = socket.next_frame() => match frame {
                     Ok(frame) if frame.opcode() == OpCode::Text => self.on_frame(socket, memory, &frame).await,
                     Ok(_) => Ok(()),
@@ -136,6 +177,9 @@ impl Device {
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.on_due(socket, memory).await
                 }
+                () = sleep_until(ack_at.unwrap_or_else(Instant::now)), if ack_at.is_some() => {
+                    memory.acks.say(socket).await
+                }
             };
             if done.is_err() {
                 return Ended;
@@ -143,24 +187,52 @@ impl Device {
         }
     }
 
+    /// Senders begin one after the other, but for bursts.
+    fn first_at(&self, began: Instant) -> Instant {
+        if self.plan.pattern == Pattern::Burst {
+            return began;
+        }
+        let spread = self.interval.unwrap_or(Duration::from_millis(10));
+        began + spread.mul_f64(fastrand::f64())
+    }
+
     /// Thinks of the next message, if one is left and none is under way.
     fn draw_next(&self, memory: &mut Memory) {
-        if memory.pending.is_some() || memory.sent >= self.count {
+        let (Some(count), Some((began, next_at))) = (self.count, memory.pace) else { return };
+        if memory.pending.is_some() || memory.is_finished {
+            return;
+        }
+        let is_over = matches!(self.plan.until, Until::Elapsed(time) if next_at >= began + time);
+        if memory.sent >= count || is_over {
+            memory.is_finished = true;
+            self.oracle.finished();
             return;
         }
         let to = self.plan.pattern.receiver(self.user, memory.sent, self.plan.users);
         let others = match self.plan.pattern {
-            super::Pattern::OneToMany => self.plan.users as u64 - 1,
+            Pattern::OneToMany => self.plan.users as u64 - 1,
             _ => 1,
         };
         let letter = Letter { from: self.user, to, number: memory.sent / others };
-        let due = memory.next_at.max(Instant::now());
-        let head = format!("{} {} {} ", letter.from, letter.number, due.duration_since(*EPOCH).as_micros());
-        let text = format!("{head}{}", "x".repeat(self.plan.size.saturating_sub(head.len())));
+        let head = format!("{} {} {} ", letter.from, letter.number, next_at.duration_since(*EPOCH).as_micros());
+        let text = format!("{head}{}", "x".repeat(self.plan.size.draw().saturating_sub(head.len())));
         let rno = format!("{}-{}", self.user, memory.sent);
         let (me, to) = (name(&self.run, self.user), name(&self.run, to));
         let frame = json!({ "action": "send", "uId": me, "pId": to, "msg": text, "rno": rno, "time": 0 }).to_string();
-        memory.pending = Some(Pending { letter, frame, rno, first_try: due, due, is_out: false, unknown: 0 });
+        let (planned, due) = (next_at, next_at.max(Instant::now()));
+        memory.pending = Some(Pending { letter, frame, rno, planned, due, is_out: false, unknown: 0 });
+    }
+
+    /// When the message after that one is to be sent. One that was late does not put off the rest: the rate is kept.
+    fn next_at(&self, began: Instant, planned: Instant, sent: u64) -> Instant {
+        match self.interval {
+            Some(interval) if self.plan.pattern != Pattern::Burst => planned + interval,
+            Some(interval) if sent.is_multiple_of(self.plan.burst) => {
+                began + interval.mul_f64((sent / self.plan.burst) as f64)
+            }
+            // Within a burst, or without a rate: as soon as the last one is accepted.
+            _ => Instant::now(),
+        }
     }
 
     /// It is time to send, or to stop waiting for the answer.
@@ -199,16 +271,16 @@ impl Device {
             self.repeat(memory);
             return if is_unknown { Err(Ended) } else { Ok(()) };
         }
+        let planned = pending.planned;
         if code == 0 {
-            self.oracle.accepted(pending.letter, pending.first_try.elapsed());
+            self.oracle.accepted(pending.letter, planned.elapsed());
         } else {
             self.oracle.refused(code);
         }
-        memory.next_at = self.interval.map_or_else(Instant::now, |interval| pending.first_try + interval);
         memory.pending = None;
         memory.sent += 1;
-        if memory.sent == self.count {
-            self.oracle.finished();
+        if let Some((began, next_at)) = &mut memory.pace {
+            *next_at = self.next_at(*began, planned, memory.sent);
         }
         Ok(())
     }
@@ -224,28 +296,95 @@ impl Device {
     async fn on_messages(&self, socket: &mut TcpWebSocket, memory: &mut Memory, frame: &Value) -> Result<(), Ended> {
         if frame["PREV"].as_str().is_some_and(|previous| !memory.seen.contains(previous)) {
             self.oracle.gaps.fetch_add(1, Relaxed);
-            return Ok(());
+            return memory.acks.ask_again(socket).await;
         }
         let items = frame["MSG"].as_array().map(Vec::as_slice).unwrap_or_default();
         for item in items {
             let id = item["mId"].as_str().unwrap_or_default();
-            if !memory.seen.insert(id.to_owned()) {
+            if !memory.seen.insert(id) {
                 self.oracle.repeated.fetch_add(1, Relaxed);
             } else if let Some((letter, sent)) = self.read(item["msg"].as_str().unwrap_or_default()) {
                 self.oracle.received(&mut memory.shown, letter, EPOCH.elapsed().saturating_sub(sent));
             }
         }
-        match items.last() {
-            Some(last) => say(socket, json!({ "action": "ack", "mId": last["mId"] }).to_string()).await,
-            None => Ok(()),
-        }
+        let Some(last) = items.last() else { return Ok(()) };
+        memory.acks.got(last["mId"].as_str().unwrap_or_default(), items.len());
+        if memory.acks.unsaid >= ACK_AT_ONCE { memory.acks.say(socket).await } else { Ok(()) }
     }
 
-    /// From whom a text is, the how manieth, and when it was sent.
+    /// From whom a text is, the how manieth, and when it was due.
     fn read(&self, text: &str) -> Option<(Letter, Duration)> {
         let mut words = text.split(' ');
         let (from, number) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         Some((Letter { from, to: self.user, number }, Duration::from_micros(words.next()?.parse().ok()?)))
+    }
+}
+
+impl Memory {
+    fn new() -> Self {
+        Self {
+            seen: Seen { hasher: RandomState::new(), ids: HashSet::new(), order: VecDeque::new() },
+            shown: Shown::default(),
+            acks: Acks { last: None, unsaid: 0, said: Instant::now(), asked: None },
+            pending: None,
+            sent: 0,
+            pace: None,
+            is_finished: false,
+        }
+    }
+}
+
+impl Seen {
+    fn contains(&self, id: &str) -> bool {
+        self.ids.contains(&self.hasher.hash_one(id))
+    }
+
+    /// Puts an id in; says whether it was not there.
+    fn insert(&mut self, id: &str) -> bool {
+        let hash = self.hasher.hash_one(id);
+        if !self.ids.insert(hash) {
+            return false;
+        }
+        self.order.push_back(hash);
+        if self.order.len() > MAX_SEEN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        true
+    }
+}
+
+impl Acks {
+    /// Notes that so many messages have come, the last of which is that one.
+    fn got(&mut self, last: &str, count: usize) {
+        self.last = Some(last.to_owned());
+        self.unsaid += count;
+        self.asked = None;
+    }
+
+    /// When what came is to be acknowledged: the first at once, the next ones together.
+    fn due(&self) -> Option<Instant> {
+        (self.unsaid > 0).then(|| self.said + ACK_WITHIN)
+    }
+
+    /// Acknowledges all that has come.
+    async fn say(&mut self, socket: &mut TcpWebSocket) -> Result<(), Ended> {
+        (self.unsaid, self.said) = (0, Instant::now());
+        say(socket, json!({ "action": "ack", "mId": self.last }).to_string()).await
+    }
+
+    /// Asks for everything after the last message that has come, unless that was asked for just now.
+    async fn ask_again(&mut self, socket: &mut TcpWebSocket) -> Result<(), Ended> {
+        if self.asked.is_some_and(|asked| asked.elapsed() < ACK_WITHIN) {
+            return Ok(());
+        }
+        (self.unsaid, self.said, self.asked) = (0, Instant::now(), Some(Instant::now()));
+        let mut ack = json!({ "action": "ack", "again": true });
+        if let Some(last) = &self.last {
+            ack["mId"] = json!(last);
+        }
+        say(socket, ack.to_string()).await
     }
 }
 

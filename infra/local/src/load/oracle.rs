@@ -1,7 +1,7 @@
 //! What was sent, what has come, and what that says.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -12,20 +12,25 @@ use std::{
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::{marks::Marks, timeline::Timeline};
 
 /// One message among all: from whom, to whom, the how manieth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Letter {
     pub(super) from: usize,
     pub(super) to: usize,
     pub(super) number: u64,
 }
 
-/// How often, and how long it took, in milliseconds.
+/// How long it took, in milliseconds.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Latency {
     /// The median.
     pub p50: f64,
+    /// 9 of 10 were faster.
+    pub p90: f64,
     /// 99 of 100 were faster.
     pub p99: f64,
     /// 999 of 1,000 were faster.
@@ -38,7 +43,7 @@ pub struct Latency {
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Seconds since the first message.
+    /// Seconds from the first message to the last sign of any.
     pub seconds: f64,
     /// Messages that were answered with ER 0.
     pub accepted: u64,
@@ -48,9 +53,9 @@ pub struct Report {
     pub lost: u64,
     /// Came again under an id that was shown before, as they may.
     pub repeated: u64,
-    /// Shown twice by one device.
+    /// Shown twice by one device: under another id, or after it has come again when its id was long forgotten.
     pub doubled: u64,
-    /// Shown before one that was sent earlier.
+    /// Shown after one that was sent later.
     pub out_of_order: u64,
     /// Frames that were let pass, as one before them was missing.
     pub gaps: u64,
@@ -60,19 +65,34 @@ pub struct Report {
     pub retries: u64,
     /// Sends that were refused for good, by the code.
     pub refused: HashMap<u64, u64>,
-    /// Senders that have sent all of theirs.
+    /// Users who send.
+    pub senders: u64,
+    /// Those of them that have sent all of theirs.
     pub finished_senders: u64,
-    /// From the first try of a send to the receiver's frame.
+    /// From the moment when a message was due to the receiver's frame.
     pub delivery: Latency,
-    /// From the first try of a send to its answer.
+    /// From the moment when a message was due to its answer.
     pub answer: Latency,
 }
 
-impl Report {
+/// A report, and how latency was over the time.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
     /// Whether everything was kept that is promised.
+    pub clean: bool,
+    /// What has become of everything.
+    #[serde(flatten)]
+    pub report: Report,
+    /// Delivery, step by step.
+    pub timeline: Timeline,
+}
+
+impl Report {
+    /// Whether everything was kept that is promised. A run in which nothing was sent, or not all, shows nothing.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.lost == 0 && self.doubled == 0 && self.out_of_order == 0 && self.refused.is_empty()
+        let is_complete = self.accepted > 0 && self.finished_senders == self.senders;
+        is_complete && self.lost == 0 && self.doubled == 0 && self.out_of_order == 0 && self.refused.is_empty()
     }
 
     /// Accepted messages a second.
@@ -93,35 +113,43 @@ impl fmt::Display for Report {
             "{repeated} came again and were dropped, {gaps} frames passed over, {retries} sends repeated, {reconnects} reconnects"
         )?;
         for (name, latency) in [("delivery", &self.delivery), ("answer", &self.answer)] {
-            let Latency { p50, p99, p999, max } = latency;
-            writeln!(f, "{name:8}  p50 {p50:.1} ms   p99 {p99:.1} ms   p99.9 {p999:.1} ms   max {max:.1} ms")?;
+            let Latency { p50, p90, p99, p999, max } = latency;
+            writeln!(
+                f,
+                "{name:8}  p50 {p50:.1} ms   p90 {p90:.1} ms   p99 {p99:.1} ms   p99.9 {p999:.1} ms   max {max:.1} ms"
+            )?;
         }
         for (code, count) in &self.refused {
             writeln!(f, "{count} refused with ER {code}")?;
         }
-        Ok(())
+        if self.finished_senders < self.senders {
+            let left = self.senders - self.finished_senders;
+            writeln!(f, "{left} of {} senders could not send all of theirs", self.senders)?;
+        }
+        writeln!(f, "{}", if self.is_clean() { "clean" } else { "NOT CLEAN" })
     }
 }
 
-/// Remembers all that is needed for a [`Report`].
+/// Remembers all that is needed for a [`Report`]: two bits a message at most, and as a rule far less.
 pub(super) struct Oracle {
-    /// Whether there is one device a user: then none may miss anything.
-    single: bool,
+    senders: u64,
     pub(super) connected: AtomicU64,
     pub(super) repeated: AtomicU64,
     pub(super) gaps: AtomicU64,
     pub(super) reconnects: AtomicU64,
     pub(super) retries: AtomicU64,
     finished: AtomicU64,
+    /// All are connected: sending begins.
+    begun: CancellationToken,
     // A std mutex: no guard is held across an await.
     state: Mutex<State>,
 }
 
 struct State {
-    began: Instant,
     ended: Instant,
-    accepted: HashSet<Letter>,
-    received: HashSet<Letter>,
+    threads: HashMap<(usize, usize), Thread>,
+    accepted: u64,
+    received: u64,
     /// Accepted and not received so far.
     missing: u64,
     doubled: u64,
@@ -129,37 +157,54 @@ struct State {
     refused: HashMap<u64, u64>,
     delivery: Histogram<u64>,
     answer: Histogram<u64>,
+    timeline: Timeline,
     trouble: String,
+}
+
+/// What one user has sent to another.
+#[derive(Default)]
+struct Thread {
+    accepted: Marks,
+    received: Marks,
 }
 
 /// What one device has shown, by the sender.
 #[derive(Default)]
-pub(super) struct Shown(HashMap<usize, u64>);
+pub(super) struct Shown(HashMap<usize, Row>);
+
+#[derive(Default)]
+struct Row {
+    shown: Marks,
+    /// What is sent next comes next, if nothing is missing.
+    next: u64,
+}
 
 impl Oracle {
-    pub(super) fn new(devices: usize) -> Self {
+    pub(super) fn new(senders: u64) -> Self {
         // Three significant figures, growing as needed.
         let histogram = || Histogram::new(3).unwrap_or_else(|_| unreachable!("three is within its range"));
         let now = Instant::now();
         Self {
-            single: devices == 1,
+            senders,
             connected: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             finished: AtomicU64::new(0),
+            begun: CancellationToken::new(),
             state: Mutex::new(State {
-                began: now,
                 ended: now,
-                accepted: HashSet::new(),
-                received: HashSet::new(),
+                threads: HashMap::new(),
+                accepted: 0,
+                received: 0,
                 missing: 0,
                 doubled: 0,
                 out_of_order: 0,
                 refused: HashMap::new(),
                 delivery: histogram(),
                 answer: histogram(),
+                timeline: Timeline::new(now),
                 trouble: String::new(),
             }),
         }
@@ -171,14 +216,24 @@ impl Oracle {
 
     pub(super) fn begin(&self) {
         let mut state = self.state();
-        state.began = Instant::now();
-        state.ended = state.began;
+        state.ended = Instant::now();
+        state.timeline = Timeline::new(state.ended);
+        self.begun.cancel();
+    }
+
+    /// Waits until all may send; returns when that was.
+    pub(super) async fn begun(&self) -> tokio::time::Instant {
+        self.begun.cancelled().await;
+        self.state().timeline.began.into()
     }
 
     pub(super) fn accepted(&self, letter: Letter, took: Duration) {
         let mut state = self.state();
-        if state.accepted.insert(letter) && !state.received.contains(&letter) {
-            state.missing += 1;
+        let thread = state.threads.entry((letter.from, letter.to)).or_default();
+        if thread.accepted.insert(letter.number) {
+            let is_missing = !thread.received.contains(letter.number);
+            state.accepted += 1;
+            state.missing += u64::from(is_missing);
         }
         state.ended = Instant::now();
         record(&mut state.answer, took);
@@ -200,31 +255,33 @@ impl Oracle {
         self.state().trouble.clone()
     }
 
-    /// Notes what a device shows, and whether it may.
+    /// Notes what a device shows, which was due that long ago, and whether it may.
     pub(super) fn received(&self, shown: &mut Shown, letter: Letter, took: Duration) {
-        let next = shown.0.entry(letter.from).or_default();
+        let row = shown.0.entry(letter.from).or_default();
+        let is_doubled = !row.shown.insert(letter.number);
+        let is_late = !is_doubled && letter.number < row.next;
+        row.next = row.next.max(letter.number + 1);
         let mut state = self.state();
-        if letter.number < *next {
-            state.doubled += 1;
-        } else if self.single && letter.number > *next {
-            state.out_of_order += 1;
-        }
-        *next = (*next).max(letter.number + 1);
-        if state.received.insert(letter) {
-            if state.accepted.contains(&letter) {
-                state.missing -= 1;
-            }
+        state.doubled += u64::from(is_doubled);
+        state.out_of_order += u64::from(is_late);
+        let thread = state.threads.entry((letter.from, letter.to)).or_default();
+        let now = Instant::now();
+        if thread.received.insert(letter.number) {
+            let was_missing = thread.accepted.contains(letter.number);
+            state.received += 1;
+            state.missing -= u64::from(was_missing);
             record(&mut state.delivery, took);
+            state.timeline.record(now.checked_sub(took).unwrap_or(now), took);
         }
-        state.ended = Instant::now();
+        state.ended = now;
     }
 
     pub(super) fn report(&self) -> Report {
         let state = self.state();
         Report {
-            seconds: (state.ended - state.began).as_secs_f64(),
-            accepted: state.accepted.len() as u64,
-            received: state.received.len() as u64,
+            seconds: (state.ended - state.timeline.began).as_secs_f64(),
+            accepted: state.accepted,
+            received: state.received,
             lost: state.missing,
             repeated: self.repeated.load(Relaxed),
             doubled: state.doubled,
@@ -233,10 +290,16 @@ impl Oracle {
             reconnects: self.reconnects.load(Relaxed),
             retries: self.retries.load(Relaxed),
             refused: state.refused.clone(),
+            senders: self.senders,
             finished_senders: self.finished.load(Relaxed),
             delivery: latency(&state.delivery),
             answer: latency(&state.answer),
         }
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        let report = self.report();
+        Outcome { clean: report.is_clean(), report, timeline: self.state().timeline.clone() }
     }
 }
 
@@ -247,7 +310,7 @@ fn record(histogram: &mut Histogram<u64>, took: Duration) {
 
 fn latency(histogram: &Histogram<u64>) -> Latency {
     let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-    Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1e3 }
+    Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1e3 }
 }
 
 #[cfg(test)]
@@ -258,13 +321,17 @@ mod tests {
         Letter { from: 1, to: 0, number }
     }
 
+    /// An oracle whose one sender has sent that many.
+    fn oracle(sent: u64) -> Oracle {
+        let oracle = Oracle::new(1);
+        (0..sent).for_each(|number| oracle.accepted(letter(number), Duration::ZERO));
+        oracle.finished();
+        oracle
+    }
+
     #[test]
     fn what_is_accepted_and_does_not_come_is_lost() {
-        let oracle = Oracle::new(1);
-        for number in 0..3 {
-            oracle.accepted(letter(number), Duration::ZERO);
-        }
-        let mut shown = Shown::default();
+        let (oracle, mut shown) = (oracle(3), Shown::default());
         oracle.received(&mut shown, letter(0), Duration::ZERO);
         oracle.received(&mut shown, letter(1), Duration::ZERO);
         assert_eq!((oracle.report().lost, oracle.report().is_clean()), (1, false));
@@ -273,23 +340,42 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_twice_or_too_early_is_seen() {
-        let oracle = Oracle::new(1);
-        let mut shown = Shown::default();
+    fn what_comes_before_its_answer_is_not_lost() {
+        let (oracle, mut shown) = (oracle(0), Shown::default());
+        oracle.received(&mut shown, letter(0), Duration::ZERO);
+        oracle.accepted(letter(0), Duration::ZERO);
+        assert!(oracle.report().is_clean());
+    }
+
+    #[test]
+    fn what_comes_twice_or_too_late_is_seen() {
+        let (oracle, mut shown) = (oracle(3), Shown::default());
         for number in [0, 2, 1, 1] {
             oracle.received(&mut shown, letter(number), Duration::ZERO);
         }
         let report = oracle.report();
-        assert_eq!((report.out_of_order, report.doubled), (1, 2));
+        assert_eq!((report.lost, report.out_of_order, report.doubled, report.is_clean()), (0, 1, 1, false));
     }
 
     #[test]
     fn of_several_devices_one_may_miss_what_another_has() {
-        let oracle = Oracle::new(2);
+        let oracle = oracle(2);
         let (mut phone, mut desk) = (Shown::default(), Shown::default());
         oracle.received(&mut phone, letter(0), Duration::ZERO);
         oracle.received(&mut phone, letter(1), Duration::ZERO);
         oracle.received(&mut desk, letter(1), Duration::ZERO);
+        assert!(oracle.report().is_clean());
+    }
+
+    #[test]
+    fn a_run_in_which_nothing_was_sent_or_not_all_is_not_clean() {
+        assert!(!oracle(0).report().is_clean());
+        let oracle = Oracle::new(2);
+        oracle.accepted(letter(0), Duration::ZERO);
+        oracle.received(&mut Shown::default(), letter(0), Duration::ZERO);
+        oracle.finished();
+        assert!(!oracle.report().is_clean());
+        oracle.finished();
         assert!(oracle.report().is_clean());
     }
 }
