@@ -39,6 +39,8 @@ pub struct Client {
     acks: bool,
     /// Ids of messages that came, whether or not the test has looked at them.
     received: HashSet<String>,
+    /// The last of those.
+    last: Option<String>,
 }
 
 /// The status with which a handshake was refused.
@@ -77,6 +79,7 @@ impl Client {
                 aside: VecDeque::new(),
                 acks: is_v2,
                 received: HashSet::new(),
+                last: None,
             }),
             Err(Error::Http(response)) => Err(Refused(response.status().as_u16())),
             Err(error) => panic!("the handshake failed: {error}"),
@@ -167,12 +170,17 @@ impl Client {
         self.acks = false;
     }
 
-    /// Acknowledges messages; says no to a frame before which it has missed one.
+    /// Acknowledges messages; says no to a frame before which it has missed one, and asks for that again.
     async fn takes(&mut self, frame: &Value) -> bool {
         if !self.acks || frame["event"] != "RESPRECEIVER" {
             return true;
         }
         if frame["PREV"].as_str().is_some_and(|previous| !self.received.contains(previous)) {
+            let mut ack = json!({ "action": "ack", "again": true });
+            if let Some(last) = &self.last {
+                ack["mId"] = json!(last);
+            }
+            let _ = self.socket.send(Message::text(ack.to_string())).await;
             return false;
         }
         let ids = frame["MSG"].as_array().into_iter().flatten().filter_map(|item| item["mId"].as_str());
@@ -181,6 +189,7 @@ impl Client {
             let ack = json!({ "action": "ack", "mId": last }).to_string();
             // The socket may have ended by now: then it is not acknowledged.
             let _ = self.socket.send(Message::text(ack)).await;
+            self.last = Some(last.clone());
         }
         self.received.extend(ids);
         true

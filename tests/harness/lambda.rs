@@ -76,12 +76,15 @@ impl Lambda {
 
     /// Sends a signal, by name, to every process of a function, as the platform freezes and thaws it.
     pub fn signal(&self, function: &str, name: &str) {
-        let processes = self.processes(function);
-        assert!(!processes.is_empty(), "the function {function} does not run");
-        for process in processes {
-            let sent = Command::new("kill").args([&format!("-{name}"), &process]).status();
-            assert!(sent.expect("kill can be started").success());
-        }
+        assert!(self.try_signal(function, name), "the function {function} does not run");
+    }
+
+    /// The same, where it may be that none runs; says whether one did.
+    pub fn try_signal(&self, function: &str, name: &str) -> bool {
+        let signal = format!("-{name}");
+        let sent = |process: &String| Command::new("kill").args([&signal, process]).status();
+        // One may have ended since they were listed.
+        self.processes(function).iter().filter(|process| sent(process).is_ok_and(|sent| sent.success())).count() > 0
     }
 
     /// The processes of a function that poll our own Runtime API.

@@ -6,6 +6,7 @@
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 
 pub mod browser;
+pub mod chaos;
 pub mod client;
 pub mod collector;
 pub mod edge;

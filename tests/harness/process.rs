@@ -106,10 +106,13 @@ fn find_in_path(program: &Path) -> bool {
 pub fn binary(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = BUILT.get_or_init(|| {
-        let built = Command::new(env!("CARGO")).args(["build", "--workspace", "--bins", "--quiet"]).status();
-        assert!(built.expect("cargo can be started").success(), "the binaries can't be built");
         let here = std::env::current_exe().expect("a test has a path");
-        here.ancestors().nth(2).expect("a test lies in target/debug/deps").to_owned()
+        let folder = here.ancestors().nth(2).expect("a test lies in target/debug/deps").to_owned();
+        let release = folder.ends_with("release").then_some("--release");
+        let arguments = ["build", "--workspace", "--bins", "--quiet"].into_iter().chain(release);
+        let built = Command::new(env!("CARGO")).args(arguments).status();
+        assert!(built.expect("cargo can be started").success(), "the binaries can't be built");
+        folder
     });
     folder.join(name)
 }

@@ -3,12 +3,15 @@
 use std::{path::Path, time::Duration};
 
 use tempfile::TempDir;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{eventually, free_port, process::Process};
 
 /// The server itself: the wrapper in `sbin` would switch the user.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+
+/// How long a connection may take.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// One node that keeps its data over restarts, until it is dropped.
 pub struct RabbitMq {
@@ -58,10 +61,22 @@ impl RabbitMq {
         eventually(&format!("RabbitMQ answers on port {}", self.port), async || {
             assert!(server.is_running(), "RabbitMQ has ended:\n{}", server.printed());
             tokio::time::sleep(Duration::from_millis(200)).await;
-            lapin::Connection::connect(&self.url(), lapin::ConnectionProperties::default()).await.is_ok()
+            let url = self.url();
+            let connecting = lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
+            // A node that is just starting may take a connection and never say a word.
+            matches!(timeout(ANSWER, connecting).await, Ok(Ok(_)))
         })
         .await;
         self.node = Some((server, epmd));
+    }
+
+    /// Ends it in good order, as for maintenance.
+    pub async fn stop(&mut self) {
+        if let Some((server, _)) = &self.node {
+            server.signal("TERM");
+            eventually("RabbitMQ has stopped", async || !server.is_running()).await;
+        }
+        self.node = None;
     }
 
     /// Ends it as a power cut would.

@@ -1,7 +1,7 @@
 //! Stacks to test: embedded, or on services of our own.
 
 use std::{
-    path::PathBuf,
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -113,7 +113,8 @@ pub struct Consumer {
     /// The process.
     pub process: Process,
     health: String,
-    _folder: TempDir,
+    /// Holds its log, if nobody else does.
+    _folder: Option<TempDir>,
 }
 
 impl Consumer {
@@ -125,20 +126,30 @@ impl Consumer {
     /// The same, with more settings.
     pub async fn start_with(services: &Services, callback: &str, more: &[(&'static str, String)]) -> Self {
         let folder = TempDir::with_prefix("kschat-consumer-").expect("a temporary folder");
+        let log = folder.path().join("consumer.log");
+        let variables = [services.variables(), more.to_vec()].concat();
+        let consumer = Self::spawn(variables, callback, &log);
+        consumer.is_ready().await;
+        Self { _folder: Some(folder), ..consumer }
+    }
+
+    /// Starts one with those variables, and does not wait for it.
+    #[must_use]
+    pub fn spawn(mut variables: Vec<(&'static str, String)>, callback: &str, log: &Path) -> Self {
         let health = format!("127.0.0.1:{}", free_port());
-        let mut variables = services.variables();
         variables.push(("CALLBACK_URL", callback.to_owned()));
         variables.push(("HEALTH_ADDR", health.clone()));
-        variables.extend_from_slice(more);
-        let log: PathBuf = folder.path().join("consumer.log");
-        let process = Process::start(&binary("consumer"), &[], &variables, &log);
-        let consumer = Self { process, health, _folder: folder };
+        let process = Process::start(&binary("consumer"), &[], &variables, log);
+        Self { process, health, _folder: None }
+    }
+
+    /// Waits until it is ready.
+    pub async fn is_ready(&self) {
         eventually("the consumer is ready", async || {
-            assert!(consumer.process.is_running(), "the consumer has ended:\n{}", consumer.process.printed());
-            consumer.health("ready").await == Some(200)
+            assert!(self.process.is_running(), "the consumer has ended:\n{}", self.process.printed());
+            self.health("ready").await == Some(200)
         })
         .await;
-        consumer
     }
 
     /// The status of one of its health endpoints; `None` if nobody answers.

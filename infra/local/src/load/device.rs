@@ -202,7 +202,11 @@ impl Device {
         if memory.pending.is_some() || memory.is_finished {
             return;
         }
-        let is_over = matches!(self.plan.until, Until::Elapsed(time) if next_at >= began + time);
+        let is_over = match &self.plan.until {
+            Until::Messages(_) => false,
+            Until::Elapsed(time) => next_at >= began + *time,
+            Until::Told(told) => told.is_cancelled(),
+        };
         if memory.sent >= count || is_over {
             memory.is_finished = true;
             self.oracle.finished();

@@ -59,12 +59,14 @@ pub enum Pattern {
 }
 
 /// When there is enough.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Until {
     /// After so many messages in all.
     Messages(u64),
     /// After that time.
     Elapsed(Duration),
+    /// When it is told so.
+    Told(CancellationToken),
 }
 
 /// How many bytes the texts have, evenly spread over a range.
@@ -160,9 +162,10 @@ impl Default for Plan {
 
 impl Plan {
     fn check(&self) -> Result<(), String> {
-        let is_something = match self.until {
-            Until::Messages(messages) => messages > 0,
+        let is_something = match &self.until {
+            Until::Messages(messages) => *messages > 0,
             Until::Elapsed(time) => !time.is_zero(),
+            Until::Told(_) => true,
         };
         if self.users < 2 || !self.users.is_multiple_of(2) || self.devices == 0 || self.burst == 0 || !is_something {
             return Err("it takes an even number of users, a device for each, and a message".to_owned());
@@ -255,7 +258,7 @@ pub async fn run(plan: Plan, tell: impl Fn(&Report)) -> Result<Outcome, String> 
 fn devices(plan: &Arc<Plan>, oracle: &Arc<Oracle>, stop: &CancellationToken) -> Result<Vec<Device>, String> {
     let run = format!("{:08x}", fastrand::u32(..));
     let opening = Arc::new(Semaphore::new(OPENING));
-    let mut quota = Quota::new(plan.until, plan.senders());
+    let mut quota = Quota::new(&plan.until, plan.senders());
     let mut devices = Vec::new();
     for user in 0..plan.users {
         let count = if plan.pattern.sends(user) { quota.next() } else { None };
@@ -283,11 +286,11 @@ struct Quota {
 }
 
 impl Quota {
-    fn new(until: Until, senders: usize) -> Self {
+    fn new(until: &Until, senders: usize) -> Self {
         let senders = senders as u64;
         match until {
             Until::Messages(messages) => Self { each: messages / senders, more: messages % senders },
-            Until::Elapsed(_) => Self { each: u64::MAX, more: 0 },
+            Until::Elapsed(_) | Until::Told(_) => Self { each: u64::MAX, more: 0 },
         }
     }
 
@@ -334,7 +337,7 @@ mod tests {
 
     #[test]
     fn every_message_has_a_sender() {
-        let mut quota = Quota::new(Until::Messages(10), 4);
+        let mut quota = Quota::new(&Until::Messages(10), 4);
         let counts: Vec<_> = (0..4).filter_map(|_| quota.next()).collect();
         assert_eq!(counts, [3, 3, 2, 2]);
     }

@@ -55,9 +55,10 @@ pub fn draw(outcome: &Outcome, title: &str, marks: &[Mark]) -> String {
     let points: Vec<Point> = outcome.timeline.points().collect();
     let step = outcome.timeline.step().as_secs_f64();
     let lanes = lanes(marks);
+    let end = marks.iter().map(|mark| mark.to).fold(points.len() as f64 * step, f64::max);
     let mut canvas = Canvas {
         svg: String::new(),
-        seconds: (points.len() as f64 * step).max(1.0),
+        seconds: end.max(1.0),
         step,
         range: range(&points),
         lanes_top: TOP + PANEL + if lanes.is_empty() { 0.0 } else { SPACE - 12.0 },

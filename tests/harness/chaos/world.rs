@@ -1,0 +1,268 @@
+//! A whole deployment whose parts can be broken while it works.
+
+use std::{
+    path::PathBuf,
+    sync::Mutex as StdMutex,
+    time::{Duration, Instant},
+};
+
+use kschat::{
+    edge::Settings,
+    load::Cutter,
+    stack::{Options, Stack},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
+
+use super::faults::{Class, Fault};
+use crate::{
+    PATIENCE,
+    lambda::Lambda,
+    rabbitmq::RabbitMq,
+    redis::Redis,
+    stack::{Consumer, Services, options},
+};
+
+/// After which silence the broker gives a process up.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// How long the edge waits for a function: some freezes are longer.
+const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// For so long the broker is left alone once it is back: it takes seconds to come back, and when it is away nothing else
+/// can be seen.
+const BROKER_REST: Duration = Duration::from_secs(10);
+
+/// The functions whose processes can be broken.
+const FUNCTIONS: [&str; 2] = ["send", "connect"];
+
+/// RabbitMQ, Redis, consumers, functions and the edge.
+pub struct World {
+    /// The edge.
+    pub stack: Stack,
+    /// Breaks off clients' connections.
+    pub cutter: Cutter,
+    rabbitmq: Mutex<RabbitMq>,
+    /// When the broker has come back.
+    broker_back: StdMutex<Option<Instant>>,
+    redis: Mutex<Redis>,
+    consumers: Vec<Mutex<Consumer>>,
+    lambda: Option<Lambda>,
+    variables: Vec<(&'static str, String)>,
+    logs: TempDir,
+    /// Consumers that have been started.
+    started: StdMutex<usize>,
+    /// What has ended though nobody has ended it.
+    deaths: StdMutex<Vec<String>>,
+    http: reqwest::Client,
+}
+
+impl World {
+    /// Starts everything; with function processes, or functions in this one.
+    pub async fn start(consumers: usize, has_lambda: bool) -> Self {
+        let mut services = Services::start().await;
+        services.heartbeat = Some(HEARTBEAT);
+        let variables = services.variables();
+        let lambda = if has_lambda { Some(Lambda::start(&variables).await) } else { None };
+        let edge = Settings { integration_timeout: INTEGRATION_TIMEOUT, ..Settings::default() };
+        let backends = if has_lambda { None } else { Some(services.backends()) };
+        let functions = lambda.as_ref().map(Lambda::url);
+        let options = Options { edge, backends, functions, consumer: false, ..options() };
+        let stack = Stack::start(options).await.expect("the edge starts");
+        let Services { rabbitmq, redis, .. } = services;
+        let logs = TempDir::with_prefix("kschat-chaos-").expect("a temporary folder");
+        let mut world = Self {
+            stack,
+            cutter: Cutter::default(),
+            rabbitmq: Mutex::new(rabbitmq),
+            broker_back: StdMutex::default(),
+            redis: Mutex::new(redis),
+            consumers: Vec::new(),
+            lambda,
+            variables,
+            logs,
+            started: StdMutex::default(),
+            deaths: StdMutex::default(),
+            http: reqwest::Client::new(),
+        };
+        for _ in 0..consumers {
+            let consumer = world.consumer();
+            consumer.is_ready().await;
+            world.consumers.push(Mutex::new(consumer));
+        }
+        world
+    }
+
+    /// Starts a consumer, and does not wait for it: the broker may be away.
+    fn consumer(&self) -> Consumer {
+        let mut started = self.started.lock().expect("nobody panics here");
+        *started += 1;
+        let log = self.logs.path().join(format!("consumer-{started}.log"));
+        Consumer::spawn(self.variables.clone(), &self.stack.callback_url(), &log)
+    }
+
+    /// What has ended by itself.
+    #[must_use]
+    pub fn deaths(&self) -> Vec<String> {
+        self.deaths.lock().expect("nobody panics here").clone()
+    }
+
+    /// Ends everything; with `keep`, the consumers' logs outlive it, and it says where they are.
+    pub async fn end(self, keep: bool) -> Option<PathBuf> {
+        drop(self.consumers);
+        self.stack.stop().await;
+        keep.then(|| self.logs.keep())
+    }
+
+    /// Waits until a fault can be made.
+    pub async fn is_ready_for(&self, fault: &Fault) {
+        if !matches!(fault.class, Class::BrokerKill | Class::BrokerStop) {
+            return;
+        }
+        loop {
+            let rabbitmq = self.rabbitmq.lock().await;
+            let back = *self.broker_back.lock().expect("nobody panics here");
+            let left = back.and_then(|back| BROKER_REST.checked_sub(back.elapsed()));
+            drop(rabbitmq);
+            match left {
+                Some(left) => sleep(left).await,
+                None => return,
+            }
+        }
+    }
+
+    async fn restart_broker(&self, lasts: Duration, is_asked: bool) {
+        let mut rabbitmq = self.rabbitmq.lock().await;
+        if is_asked {
+            rabbitmq.stop().await;
+        } else {
+            rabbitmq.kill();
+        }
+        sleep(lasts).await;
+        rabbitmq.run().await;
+        *self.broker_back.lock().expect("nobody panics here") = Some(Instant::now());
+    }
+
+    /// Does what a fault says, and puts it right again. Faults may overlap; those of one part wait for one another.
+    pub async fn strike(&self, fault: &Fault) {
+        let Fault { class, lasts, share, which } = fault;
+        let (lasts, share) = (*lasts, *share);
+        match class {
+            Class::ConsumerKill => self.replace_consumer(*which, lasts, false).await,
+            Class::ConsumerStop => self.replace_consumer(*which, lasts, true).await,
+            Class::ConsumerFreeze => {
+                let consumer = self.living(*which).await;
+                consumer.process.signal("STOP");
+                sleep(lasts).await;
+                consumer.process.signal("CONT");
+            }
+            Class::ConsumersGone => self.have_no_consumer(lasts).await,
+            Class::BrokerKill => self.restart_broker(lasts, false).await,
+            Class::BrokerStop => self.restart_broker(lasts, true).await,
+            Class::RegistryKill => {
+                let mut redis = self.redis.lock().await;
+                redis.kill();
+                sleep(lasts).await;
+                redis.run().await;
+            }
+            Class::RegistryFlush => self.redis.lock().await.flush().await,
+            Class::FunctionFreeze => {
+                self.signal_functions("STOP");
+                sleep(lasts).await;
+                self.signal_functions("CONT");
+            }
+            Class::FunctionKill => self.signal_functions("KILL"),
+            Class::PostGone => {
+                self.rule(&format!("post=410 share={share}%"), lasts).await;
+                // They were gone in truth: whoever lives on must come again.
+                self.cutter.cut(1.0);
+            }
+            Class::PostBusy => self.rule(&format!("post=429 share={share}%"), lasts).await,
+            Class::PostFail => self.rule(&format!("post=500 share={share}%"), lasts).await,
+            Class::PostSwallow => self.rule(&format!("post=swallow share={share}%"), lasts).await,
+            Class::PostSlow => self.rule(&format!("post=delay:700ms share={share}%"), lasts).await,
+            Class::DisconnectLost => {
+                let cut = async {
+                    sleep(lasts / 2).await;
+                    self.cutter.cut(share as f64 / 100.0);
+                };
+                tokio::join!(self.rule("disconnect=drop", lasts), cut);
+            }
+            Class::InvokeFail => self.rule(&format!("invoke=fail share={share}%"), lasts).await,
+            Class::InvokeFreeze => {
+                let time = lasts.as_millis();
+                self.rule(&format!("invoke=freeze:{time}ms share={share}%"), lasts.max(INTEGRATION_TIMEOUT)).await;
+            }
+            Class::InvokeTwice => self.rule(&format!("invoke=duplicate share={share}%"), lasts).await,
+            Class::ClientCut => self.cutter.cut(share as f64 / 100.0),
+        }
+    }
+
+    /// One of the consumers; one that has ended by itself is noted, and started again.
+    async fn living(&self, which: usize) -> tokio::sync::MutexGuard<'_, Consumer> {
+        let mut consumer = self.consumers[which % self.consumers.len()].lock().await;
+        if !consumer.process.is_running() {
+            let printed = consumer.process.printed();
+            let last = printed.lines().last().unwrap_or_default();
+            let mut deaths = self.deaths.lock().expect("nobody panics here");
+            deaths.push(format!("a consumer has ended by itself; its last words: {last}"));
+            drop(deaths);
+            *consumer = self.consumer();
+        }
+        consumer
+    }
+
+    async fn replace_consumer(&self, which: usize, lasts: Duration, is_asked: bool) {
+        let mut consumer = self.living(which).await;
+        if is_asked {
+            stop(&consumer).await;
+        } else {
+            consumer.process.kill();
+        }
+        sleep(lasts).await;
+        *consumer = self.consumer();
+    }
+
+    async fn have_no_consumer(&self, lasts: Duration) {
+        let mut all = Vec::new();
+        for which in 0..self.consumers.len() {
+            all.push(self.living(which).await);
+        }
+        all.iter_mut().for_each(|consumer| consumer.process.kill());
+        sleep(lasts).await;
+        all.iter_mut().for_each(|consumer| **consumer = self.consumer());
+    }
+
+    fn signal_functions(&self, name: &str) {
+        let lambda = self.lambda.as_ref().expect("this kind of fault takes function processes");
+        for function in FUNCTIONS {
+            lambda.try_signal(function, name);
+        }
+    }
+
+    /// Has a fault rule in force at the edge for that time.
+    async fn rule(&self, rule: &str, lasts: Duration) {
+        let url = format!("http://{}/_edge/faults", self.stack.address());
+        let (kind, body) = ("application/json", json!({ "rule": rule }).to_string());
+        let added = self.http.post(&url).header("content-type", kind).body(body).send().await.expect("an answer");
+        let added: Value = serde_json::from_slice(&added.bytes().await.expect("a body")).expect("JSON");
+        let id = added["id"].as_u64().unwrap_or_else(|| panic!("{rule} is no rule: {added}"));
+        sleep(lasts).await;
+        self.http.delete(format!("{url}/{id}")).send().await.expect("an answer");
+    }
+}
+
+/// Asks a consumer to stop, and waits until it has.
+async fn stop(consumer: &Consumer) {
+    consumer.process.signal("TERM");
+    let ended = async {
+        while consumer.process.is_running() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, ended).await.is_ok(), "a consumer does not stop:\n{}", consumer.process.printed());
+}
