@@ -40,8 +40,16 @@ pub fn free_port() -> u16 {
 ///
 /// # Panics
 /// When it does not within [`PATIENCE`].
-pub async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+pub async fn eventually(what: &str, done: impl AsyncFnMut() -> bool) {
+    eventually_within(PATIENCE, what, done).await;
+}
+
+/// Waits until `done` says yes, for what takes long.
+///
+/// # Panics
+/// When it does not within that time.
+pub async fn eventually_within(patience: Duration, what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + patience;
     while !done().await {
         assert!(tokio::time::Instant::now() < deadline, "still not so: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -5,10 +5,13 @@ use std::{path::Path, time::Duration};
 use tempfile::TempDir;
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{eventually, free_port, process::Process};
+use crate::{eventually, eventually_within, free_port, process::Process};
 
 /// The server itself: the wrapper in `sbin` would switch the user.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+
+/// How long a start may take: seven seconds, on a machine that does nothing else.
+const START: Duration = Duration::from_secs(120);
 
 /// How long a connection may take.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -58,7 +61,7 @@ impl RabbitMq {
             ("RABBITMQ_CONF_ENV_FILE", "/dev/null".to_owned()),
         ];
         let server = Process::start(Path::new(SERVER), &[], &variables, &self.folder.path().join("server.log"));
-        eventually(&format!("RabbitMQ answers on port {}", self.port), async || {
+        eventually_within(START, &format!("RabbitMQ answers on port {}", self.port), async || {
             assert!(server.is_running(), "RabbitMQ has ended:\n{}", server.printed());
             tokio::time::sleep(Duration::from_millis(200)).await;
             let url = self.url();

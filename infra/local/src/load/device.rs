@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::SinkExt;
+use kschat_core::backoff::Backoff;
 use kschat_protocol::SUBPROTOCOL;
 use serde_json::{Value, json};
 use tokio::{
@@ -25,14 +26,14 @@ use super::{
 /// How long a handshake or an answer may take until the client connects anew.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The wait before a socket is opened again, and before a send is repeated.
-const REST: Duration = Duration::from_millis(200);
+/// The wait before a socket is opened again, and before a send is repeated; longer each time that is in vain.
+const REST: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(2) };
 
 /// Codes after which the same send may be repeated.
 const TRANSIENT: [u64; 6] = [1, 2, 9, 17, 18, 20];
 
 /// After so many answers in a row that we are not known, or nobody can tell, it connects anew.
-const UNKNOWN_AT_MOST: u32 = 10;
+const UNKNOWN_AT_MOST: u32 = 6;
 
 /// So many messages are acknowledged at once, as the protocol asks for.
 const ACK_AT_ONCE: usize = 16;
@@ -71,6 +72,7 @@ struct Pending {
     /// When it goes out, or counts as unanswered.
     due: Instant,
     is_out: bool,
+    repeated: u32,
     unknown: u32,
 }
 
@@ -110,10 +112,11 @@ impl Device {
     pub(super) async fn run(self) {
         let mut memory = Memory::new();
         let mut cuts = self.plan.cutter.0.subscribe();
-        let mut is_known = false;
+        let (mut is_known, mut in_vain) = (false, 0);
         while !self.stop.is_cancelled() {
             match self.connect().await {
                 Ok(mut socket) => {
+                    in_vain = 0;
                     if !std::mem::replace(&mut is_known, true) {
                         self.oracle.connected.fetch_add(1, Relaxed);
                     }
@@ -139,7 +142,8 @@ impl Device {
                 Err(error) => self.oracle.trouble(error),
             }
             self.oracle.reconnects.fetch_add(u64::from(is_known), Relaxed);
-            sleep(REST.mul_f64(0.5 + fastrand::f64())).await;
+            in_vain += 1;
+            sleep(REST.wait(in_vain)).await;
         }
     }
 
@@ -224,7 +228,7 @@ impl Device {
         let (me, to) = (name(&self.run, self.user), name(&self.run, to));
         let frame = json!({ "action": "send", "uId": me, "pId": to, "msg": text, "rno": rno, "time": 0 }).to_string();
         let (planned, due) = (next_at, next_at.max(Instant::now()));
-        memory.pending = Some(Pending { letter, frame, rno, planned, due, is_out: false, unknown: 0 });
+        memory.pending = Some(Pending { letter, frame, rno, planned, due, is_out: false, repeated: 0, unknown: 0 });
     }
 
     /// When the message after that one is to be sent. One that was late does not put off the rest: the rate is kept.
@@ -293,7 +297,8 @@ impl Device {
     fn repeat(&self, memory: &mut Memory) {
         if let Some(pending) = &mut memory.pending {
             self.oracle.retries.fetch_add(1, Relaxed);
-            (pending.is_out, pending.due) = (false, Instant::now() + REST);
+            pending.repeated += 1;
+            (pending.is_out, pending.due) = (false, Instant::now() + REST.wait(pending.repeated));
         }
     }
 
