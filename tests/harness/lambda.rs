@@ -1,6 +1,6 @@
 //! The functions as real Lambda binaries, behind the real Runtime API of `cargo lambda watch`.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, sync::Mutex};
 
 use tempfile::TempDir;
 
@@ -13,7 +13,9 @@ const WAKE: &str = r#"{"requestContext":{"connectionId":"wake","connectedAt":0,"
 pub struct Lambda {
     port: u16,
     watch: Process,
-    _folder: TempDir,
+    /// Functions that took the place of killed ones.
+    replaced: Mutex<Vec<Process>>,
+    folder: TempDir,
 }
 
 impl Lambda {
@@ -50,7 +52,7 @@ impl Lambda {
         ];
         let log = folder.path().join("watch.log");
         let watch = Process::start(Path::new("cargo-lambda"), &arguments, &[], &log);
-        let lambda = Self { port, watch, _folder: folder };
+        let lambda = Self { port, watch, replaced: Mutex::default(), folder };
         for function in names {
             lambda.wake(function).await;
         }
@@ -85,6 +87,29 @@ impl Lambda {
         let sent = |process: &String| Command::new("kill").args([&signal, process]).status();
         // One may have ended since they were listed.
         self.processes(function).iter().filter(|process| sent(process).is_ok_and(|sent| sent.success())).count() > 0
+    }
+
+    /// Kills every process of a function, with the event in its hands, and starts another one in its place as the
+    /// platform does: `cargo lambda watch` itself would not.
+    pub fn replace(&self, function: &str) {
+        for process in self.processes(function) {
+            let folder = Path::new("/proc").join(&process);
+            // One may have ended since they were listed.
+            let (Ok(program), Ok(variables)) = (fs::read_link(folder.join("exe")), fs::read(folder.join("environ")))
+            else {
+                continue;
+            };
+            let variables = String::from_utf8(variables).expect("text");
+            let variables = variables.split('\0').filter_map(|variable| variable.split_once('='));
+            let variables: Vec<(&str, String)> = variables.map(|(name, value)| (name, value.to_owned())).collect();
+            self.try_signal(function, "KILL");
+            let mut replaced = self.replaced.lock().expect("no test panics here");
+            let log = self.folder.path().join(format!("{function}-{}.log", replaced.len()));
+            // A build that replaces the file meanwhile leaves ` (deleted)` behind its name.
+            let program = program.display().to_string();
+            let program = Path::new(program.trim_end_matches(" (deleted)"));
+            replaced.push(Process::start(program, &[], &variables, &log));
+        }
     }
 
     /// The processes of a function that poll our own Runtime API.

@@ -25,7 +25,7 @@ pub enum Class {
     RegistryFlush,
     /// Function processes stand still with events in their hands, and go on.
     FunctionFreeze,
-    /// Function processes die with events in their hands.
+    /// Function processes die with events in their hands; others take their place.
     FunctionKill,
     /// The edge says that clients are gone; soon they are.
     PostGone,

@@ -175,7 +175,7 @@ impl World {
                 sleep(lasts).await;
                 self.signal_functions("CONT");
             }
-            Class::FunctionKill => self.signal_functions("KILL"),
+            Class::FunctionKill => FUNCTIONS.iter().for_each(|function| self.lambda().replace(function)),
             Class::PostGone => {
                 self.rule(&format!("post=410 share={share}%"), lasts).await;
                 // They were gone in truth: whoever lives on must come again.
@@ -238,10 +238,13 @@ impl World {
     }
 
     fn signal_functions(&self, name: &str) {
-        let lambda = self.lambda.as_ref().expect("this kind of fault takes function processes");
         for function in FUNCTIONS {
-            lambda.try_signal(function, name);
+            self.lambda().try_signal(function, name);
         }
+    }
+
+    fn lambda(&self) -> &Lambda {
+        self.lambda.as_ref().expect("this kind of fault takes function processes")
     }
 
     /// Has a fault rule in force at the edge for that time.
