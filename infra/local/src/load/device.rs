@@ -35,6 +35,10 @@ const TRANSIENT: [u64; 6] = [1, 2, 9, 17, 18, 20];
 /// After so many answers in a row that we are not known, or nobody can tell, it connects anew.
 const UNKNOWN_AT_MOST: u32 = 6;
 
+/// A sender that is late by up to so much makes up for it. Of a longer time nothing is made up for: nobody writes all
+/// that a long outage has held back.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 /// So many messages are acknowledged at once, as the protocol asks for.
 const ACK_AT_ONCE: usize = 16;
 
@@ -231,10 +235,13 @@ impl Device {
         memory.pending = Some(Pending { letter, frame, rno, planned, due, is_out: false, repeated: 0, unknown: 0 });
     }
 
-    /// When the message after that one is to be sent. One that was late does not put off the rest: the rate is kept.
+    /// When the message after that one is to be sent. One that was a little late does not put off the rest.
     fn next_at(&self, began: Instant, planned: Instant, sent: u64) -> Instant {
         match self.interval {
-            Some(interval) if self.plan.pattern != Pattern::Burst => planned + interval,
+            Some(interval) if self.plan.pattern != Pattern::Burst => {
+                let now = Instant::now();
+                (planned + interval).max(now.checked_sub(CATCH_UP).unwrap_or(now))
+            }
             Some(interval) if sent.is_multiple_of(self.plan.burst) => {
                 began + interval.mul_f64((sent / self.plan.burst) as f64)
             }
