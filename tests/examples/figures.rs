@@ -48,7 +48,7 @@ const OTHER_FILES: u64 = 200;
 /// What every probe's text begins with; a number follows.
 const PROBE: &[u8] = b"probe-";
 
-/// Measure a deployment of real RabbitMQ, Redis, consumers and an edge, each a process of its own, with many idle users.
+/// Measure a deployment of real RabbitMQ, Redis, consumers and an edge, each a process of its own, with many users.
 #[derive(Parser)]
 #[command(name = "figures")]
 struct Arguments {

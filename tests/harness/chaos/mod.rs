@@ -1,7 +1,7 @@
 //! Load, while parts of a deployment die, freeze, forget and misbehave.
 //!
-//! [`run`] starts a [`world`] of real processes, has the load generator of `kschat load` send through it, and strikes it
-//! with what [`faults`] draws from a seed. Afterwards everything is put right, and the oracle says whether a message
+//! [`run`] starts a [`world`] of real processes, has the load generator of `kschat load` send through it, and strikes
+//! it with what [`faults`] draws from a seed. Afterwards everything is put right, and the oracle says whether a message
 //! was lost, shown twice or out of order.
 
 pub mod faults;

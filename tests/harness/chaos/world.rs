@@ -33,8 +33,8 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long the edge waits for a function: some freezes are longer.
 const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// For so long the broker is left alone once it is back: it takes seconds to come back, and when it is away nothing else
-/// can be seen.
+/// For so long the broker is left alone once it is back: it takes seconds to come back, and while it is away nothing
+/// else can be seen.
 const BROKER_REST: Duration = Duration::from_secs(10);
 
 /// The functions whose processes can be broken.

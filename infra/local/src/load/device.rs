@@ -1,8 +1,6 @@
 //! One client of one user.
 
 use std::{
-    collections::{HashSet, VecDeque},
-    hash::{BuildHasher, RandomState},
     sync::{Arc, LazyLock, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -19,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use yawc::{Frame, HttpRequest, OpCode, TcpWebSocket, WebSocket};
 
 use super::{
-    Pattern, Plan, Until, name,
+    Pattern, Plan, Until,
+    got::{Acks, Seen},
+    name,
     oracle::{Letter, Oracle, Shown},
 };
 
@@ -38,16 +38,6 @@ const UNKNOWN_AT_MOST: u32 = 6;
 /// A sender that is late by up to so much makes up for it. Of a longer time nothing is made up for: nobody writes all
 /// that a long outage has held back.
 const CATCH_UP: Duration = Duration::from_secs(1);
-
-/// So many messages are acknowledged at once, as the protocol asks for.
-const ACK_AT_ONCE: usize = 16;
-
-/// Fewer than those are acknowledged not sooner than so long after the last ack.
-const ACK_WITHIN: Duration = Duration::from_secs(1);
-
-/// Message ids that are remembered, the newest; more than can be under way to one client. What comes again still later
-/// would count as shown twice.
-const MAX_SEEN: usize = 32_768;
 
 /// Times in messages count from here.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -92,25 +82,8 @@ struct Memory {
     is_finished: bool,
 }
 
-/// Ids of the messages that were shown last, as hashes: two of a few thousand that are alike would be a wonder.
-struct Seen {
-    hasher: RandomState,
-    ids: HashSet<u64>,
-    order: VecDeque<u64>,
-}
-
-/// What is to be acknowledged.
-struct Acks {
-    /// The last message that we have got in order.
-    last: Option<String>,
-    unsaid: usize,
-    said: Instant,
-    /// When we last asked for what is missing.
-    asked: Option<Instant>,
-}
-
 /// The socket has ended, or is of no use any more.
-struct Ended;
+pub(super) struct Ended;
 
 impl Device {
     pub(super) async fn run(self) {
@@ -325,7 +298,7 @@ impl Device {
         }
         let Some(last) = items.last() else { return Ok(()) };
         memory.acks.got(last["mId"].as_str().unwrap_or_default(), items.len());
-        if memory.acks.unsaid >= ACK_AT_ONCE { memory.acks.say(socket).await } else { Ok(()) }
+        if memory.acks.is_urgent() { memory.acks.say(socket).await } else { Ok(()) }
     }
 
     /// From whom a text is, the how manieth, and when it was due.
@@ -339,9 +312,9 @@ impl Device {
 impl Memory {
     fn new() -> Self {
         Self {
-            seen: Seen { hasher: RandomState::new(), ids: HashSet::new(), order: VecDeque::new() },
+            seen: Seen::default(),
             shown: Shown::default(),
-            acks: Acks { last: None, unsaid: 0, said: Instant::now(), asked: None },
+            acks: Acks::new(),
             pending: None,
             sent: 0,
             pace: None,
@@ -350,61 +323,8 @@ impl Memory {
     }
 }
 
-impl Seen {
-    fn contains(&self, id: &str) -> bool {
-        self.ids.contains(&self.hasher.hash_one(id))
-    }
-
-    /// Puts an id in; says whether it was not there.
-    fn insert(&mut self, id: &str) -> bool {
-        let hash = self.hasher.hash_one(id);
-        if !self.ids.insert(hash) {
-            return false;
-        }
-        self.order.push_back(hash);
-        if self.order.len() > MAX_SEEN
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ids.remove(&oldest);
-        }
-        true
-    }
-}
-
-impl Acks {
-    /// Notes that so many messages have come, the last of which is that one.
-    fn got(&mut self, last: &str, count: usize) {
-        self.last = Some(last.to_owned());
-        self.unsaid += count;
-        self.asked = None;
-    }
-
-    /// When what came is to be acknowledged: the first at once, the next ones together.
-    fn due(&self) -> Option<Instant> {
-        (self.unsaid > 0).then(|| self.said + ACK_WITHIN)
-    }
-
-    /// Acknowledges all that has come.
-    async fn say(&mut self, socket: &mut TcpWebSocket) -> Result<(), Ended> {
-        (self.unsaid, self.said) = (0, Instant::now());
-        say(socket, json!({ "action": "ack", "mId": self.last }).to_string()).await
-    }
-
-    /// Asks for everything after the last message that has come, unless that was asked for just now.
-    async fn ask_again(&mut self, socket: &mut TcpWebSocket) -> Result<(), Ended> {
-        if self.asked.is_some_and(|asked| asked.elapsed() < ACK_WITHIN) {
-            return Ok(());
-        }
-        (self.unsaid, self.said, self.asked) = (0, Instant::now(), Some(Instant::now()));
-        let mut ack = json!({ "action": "ack", "again": true });
-        if let Some(last) = &self.last {
-            ack["mId"] = json!(last);
-        }
-        say(socket, ack.to_string()).await
-    }
-}
-
-async fn say(socket: &mut TcpWebSocket, text: String) -> Result<(), Ended> {
+/// Sends a frame.
+pub(super) async fn say(socket: &mut TcpWebSocket, text: String) -> Result<(), Ended> {
     match timeout(PATIENCE, socket.send(Frame::text(text))).await {
         Ok(Ok(())) => Ok(()),
         _ => Err(Ended),

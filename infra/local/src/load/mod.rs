@@ -6,9 +6,11 @@
 //! over the time of the run, and [`plot`] draws it.
 
 mod device;
+mod got;
 mod marks;
 pub mod oracle;
 pub mod plot;
+mod report;
 pub mod timeline;
 
 use std::{

@@ -10,12 +10,15 @@ use super::{
 /// Colours of both kinds of screen.
 const STYLE: &str = "\
 svg{--back:#ffffff;--ink:#1c2430;--soft:#5b6675;--grid:#e3e7ec;--mid:#0b6bcb;--tail:#c2410c;--band:#0b6bcb22;\
---bar:#8fa3ba;--fault:#b91c1c;background:var(--back);font-family:system-ui,'Segoe UI',Roboto,Helvetica,Arial,sans-serif;\
+--bar:#8fa3ba;--fault:#b91c1c;background:var(--back);\
+font-family:system-ui,'Segoe UI',Roboto,Helvetica,Arial,sans-serif;\
 font-size:12px}\
 @media(prefers-color-scheme:dark){svg{--back:#12161c;--ink:#e6eaf0;--soft:#9aa7b6;--grid:#2a323d;--mid:#62b0ff;\
 --tail:#ff9d5c;--band:#62b0ff26;--bar:#51647a;--fault:#ff7b72}}\
-text{fill:var(--ink)}.soft{fill:var(--soft)}.title{font-size:17px;font-weight:600}.num{font-variant-numeric:tabular-nums}\
-.grid{stroke:var(--grid)}.mid{stroke:var(--mid);fill:none;stroke-width:1.6}.tail{stroke:var(--tail);fill:none;stroke-width:1.6}\
+text{fill:var(--ink)}.soft{fill:var(--soft)}.title{font-size:17px;font-weight:600}\
+.num{font-variant-numeric:tabular-nums}\
+.grid{stroke:var(--grid)}.mid{stroke:var(--mid);fill:none;stroke-width:1.6}\
+.tail{stroke:var(--tail);fill:none;stroke-width:1.6}\
 .band{fill:var(--band)}.max{fill:var(--tail);opacity:.45}.bar{fill:var(--bar)}.fault{fill:var(--fault);opacity:.8}";
 
 const WIDTH: f64 = 960.0;
@@ -161,7 +164,8 @@ impl Canvas {
         self.text(LEFT + (WIDTH - LEFT - RIGHT) / 2.0, bottom + 34.0, "soft", "middle", unit);
         let middle = TOP + PANEL / 2.0;
         self.put(format_args!(
-            "<text class=\"soft\" text-anchor=\"middle\" transform=\"translate(22 {middle}) rotate(-90)\">latency</text>"
+            "<text class=\"soft\" text-anchor=\"middle\" transform=\"translate(22 {middle}) rotate(-90)\">\
+             latency</text>"
         ));
     }
 

@@ -1,0 +1,127 @@
+//! What a client has got: the ids that it has shown, and what it has to acknowledge.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+use serde_json::json;
+use tokio::time::Instant;
+use yawc::TcpWebSocket;
+
+use super::device::{Ended, say};
+
+/// So many messages are acknowledged at once, as the protocol asks for.
+const ACK_AT_ONCE: usize = 16;
+
+/// Fewer than those are acknowledged not sooner than so long after the last ack.
+const ACK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Message ids that are remembered, the newest; more than can be under way to one client. What comes again still later
+/// would count as shown twice.
+const MAX_SEEN: usize = 32_768;
+
+/// Ids of the messages that were shown last, as hashes: two of a few thousand that are alike would be a wonder.
+#[derive(Default)]
+pub(super) struct Seen {
+    hasher: RandomState,
+    ids: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+/// What is to be acknowledged.
+pub(super) struct Acks {
+    /// The last message that we have got in order.
+    last: Option<String>,
+    unsaid: usize,
+    said: Instant,
+    /// When we last asked for what is missing.
+    asked: Option<Instant>,
+}
+
+impl Seen {
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.ids.contains(&self.hasher.hash_one(id))
+    }
+
+    /// Puts an id in; says whether it was not there.
+    pub(super) fn insert(&mut self, id: &str) -> bool {
+        let hash = self.hasher.hash_one(id);
+        if !self.ids.insert(hash) {
+            return false;
+        }
+        self.order.push_back(hash);
+        if self.order.len() > MAX_SEEN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        true
+    }
+}
+
+impl Acks {
+    pub(super) fn new() -> Self {
+        Self { last: None, unsaid: 0, said: Instant::now(), asked: None }
+    }
+
+    /// Whether the server may be waiting for an ack.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.unsaid >= ACK_AT_ONCE
+    }
+
+    /// Notes that so many messages have come, the last of which is that one.
+    pub(super) fn got(&mut self, last: &str, count: usize) {
+        self.last = Some(last.to_owned());
+        self.unsaid += count;
+        self.asked = None;
+    }
+
+    /// When what came is to be acknowledged: the first at once, the next ones together.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (self.unsaid > 0).then(|| self.said + ACK_WITHIN)
+    }
+
+    /// Acknowledges all that has come.
+    pub(super) async fn say(&mut self, socket: &mut TcpWebSocket) -> Result<(), Ended> {
+        (self.unsaid, self.said) = (0, Instant::now());
+        say(socket, json!({ "action": "ack", "mId": self.last }).to_string()).await
+    }
+
+    /// Asks for everything after the last message that has come, unless that was asked for just now.
+    pub(super) async fn ask_again(&mut self, socket: &mut TcpWebSocket) -> Result<(), Ended> {
+        if self.asked.is_some_and(|asked| asked.elapsed() < ACK_WITHIN) {
+            return Ok(());
+        }
+        (self.unsaid, self.said, self.asked) = (0, Instant::now(), Some(Instant::now()));
+        let mut ack = json!({ "action": "ack", "again": true });
+        if let Some(last) = &self.last {
+            ack["mId"] = json!(last);
+        }
+        say(socket, ack.to_string()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_known_until_many_newer_ones_have_come() {
+        let mut seen = Seen::default();
+        assert!(seen.insert("a") && !seen.insert("a") && seen.contains("a"));
+        (0..MAX_SEEN).for_each(|n| assert!(seen.insert(&n.to_string())));
+        assert!(!seen.contains("a") && seen.ids.len() == MAX_SEEN && seen.order.len() == MAX_SEEN);
+    }
+
+    #[test]
+    fn one_ack_stands_for_many() {
+        let mut acks = Acks::new();
+        assert!(acks.due().is_none());
+        acks.got("m-1", 1);
+        assert!(acks.due().is_some() && !acks.is_urgent());
+        acks.got("m-16", ACK_AT_ONCE - 1);
+        assert!(acks.is_urgent() && acks.last.as_deref() == Some("m-16"));
+    }
+}
