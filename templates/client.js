@@ -470,26 +470,37 @@ function firstSight(mid) {
 function onIncoming(frame) {
   if (!Array.isArray(frame.MSG)) return;
   // A frame before this one was lost: ask for it. It comes again, and this one after it.
-  if (frame.PREV && !seen.has(plain(frame.PREV))) return askAgain();
+  if (frame.PREV && !isBeyond(plain(frame.PREV))) return askAgain();
   for (const item of frame.MSG) {
     if (item && typeof item === "object") receive(item);
   }
-  acknowledge(frame.MSG);
+  acknowledge(frame);
   settle();
 }
 
 // ---- acknowledging: until then the server keeps what it has sent
 
 let lastMid = "";
+let lastPos = "";
 let unacknowledged = 0;
 let ackedAt = 0;
 let ackTimer;
 
+// Whether we have got what stood at that place: `run.number`, counted within a run.
+function isBeyond(pos) {
+  const [run, number] = pos.split(".");
+  const [ourRun, ourNumber] = lastPos.split(".");
+  return run === ourRun && Number(ourNumber) >= Number(number);
+}
+
 // One ack stands for all before it. The first one goes at once, the next ones together; but the server waits for
 // room after many.
-function acknowledge(items) {
-  lastMid = plain(items.at(-1)?.mId) || lastMid;
-  unacknowledged += items.length;
+function acknowledge(frame) {
+  const mid = plain(frame.MSG.at(-1)?.mId);
+  if (!mid) return;
+  lastMid = mid;
+  lastPos = plain(frame.POS);
+  unacknowledged += frame.MSG.length;
   clearTimeout(ackTimer);
   const wait = ackedAt + ACK_MS - now();
   if (unacknowledged >= ACK_AT_ONCE || wait <= 0) sendAck();
@@ -499,7 +510,7 @@ function acknowledge(items) {
 // What can't be sent is acknowledged when it comes again.
 function sendAck() {
   if (!unacknowledged || socket?.readyState !== WebSocket.OPEN) return;
-  socket.send(JSON.stringify({ action: "ack", mId: lastMid }));
+  socket.send(JSON.stringify({ action: "ack", mId: lastMid, pos: lastPos || undefined }));
   unacknowledged = 0;
   ackedAt = now();
 }
@@ -507,7 +518,8 @@ function sendAck() {
 // Says what we have, too: a frame that was lost may be an old one.
 function askAgain() {
   if (socket?.readyState !== WebSocket.OPEN) return;
-  socket.send(JSON.stringify({ action: "ack", again: true, ...(lastMid && { mId: lastMid }) }));
+  const known = lastMid && { mId: lastMid, pos: lastPos || undefined };
+  socket.send(JSON.stringify({ action: "ack", again: true, ...known }));
 }
 
 // Whoever leaves has seen what is here.

@@ -29,10 +29,11 @@ mod registry {
 
 mod broker {
     use async_trait::async_trait;
+    use futures_util::future::BoxFuture;
     use kschat_adapters::rabbitmq::{Consuming, PartitionOwnership, Publishing, QueueKind, QueueSettings};
     use kschat_core::{
         Partitions,
-        ports::{Deliveries, Mailbox, PublishError, Publisher, Queues, Retired, Unavailable},
+        ports::{Deliveries, Mailbox, PublishError, Publisher, Retired, Unavailable},
     };
     use kschat_protocol::{Message, UserId};
     use kschat_tests::eventually;
@@ -65,20 +66,17 @@ mod broker {
     }
 
     #[async_trait]
-    impl Queues for RabbitMq {
-        async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
-            self.publishing.ensure(user).await
-        }
-    }
-
-    #[async_trait]
     impl Mailbox for RabbitMq {
         async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable> {
             self.consuming.open(user).await
         }
 
-        async fn retire(&self, user: &UserId) -> Result<Retired, Unavailable> {
-            self.consuming.retire(user).await
+        async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
+            self.consuming.ensure(user).await
+        }
+
+        async fn retire(&self, user: &UserId, called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {
+            self.consuming.retire(user, called_back).await
         }
     }
 
@@ -114,7 +112,7 @@ mod ownership {
     use kschat_core::{
         Partition, Partitions,
         contract::ownership,
-        ports::{Ownership, OwnershipEvent},
+        ports::{Ownership, OwnershipEvent, Queues, Requested},
     };
     use tokio::time::timeout;
 
@@ -131,7 +129,7 @@ mod ownership {
                     owned.remove(&partition);
                     member.release(partition).await;
                 }
-                OwnershipEvent::Poked(_) | OwnershipEvent::Acked(..) => {}
+                OwnershipEvent::Poked(_) | OwnershipEvent::Acked(..) | OwnershipEvent::Wanted(_) => {}
             }
         }
     }
@@ -144,10 +142,15 @@ mod ownership {
         let pokes = Publishing::new(rabbitmq.url().parse().expect("a URL"), partitions, queues);
         let member = || Consuming::new(rabbitmq.url().parse().expect("a URL"), partitions, 32, queues).ownership();
         let all: BTreeSet<Partition> = partitions.all().collect();
+        let early = pokes.request(&kschat_core::contract::somebody()).await.expect("the broker works");
+        assert_eq!(early, Requested::Made, "nobody could be asked");
         let mut first = member();
         ownership::the_only_member_owns_everything_and_hears_pokes_and_acks(&mut first, &pokes, partitions)
             .await
             .expect("the broker failed");
+        let user = kschat_core::contract::somebody();
+        assert_eq!(pokes.request(&user).await.expect("the broker works"), Requested::Asked);
+        assert_eq!(timeout(QUIET, first.next()).await.expect("it is asked"), OwnershipEvent::Wanted(user));
         let mut first_owns = all.clone();
         let (mut second, mut second_owns) = (member(), BTreeSet::new());
         for _ in 0..2 {

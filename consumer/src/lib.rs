@@ -143,6 +143,7 @@ impl Shift {
                 self.stop(partition);
             }
             OwnershipEvent::Poked(user) => self.touch(user),
+            OwnershipEvent::Wanted(user) => self.want(user),
             // For a user whom nobody serves it comes too late: the message will be pushed and acknowledged again.
             OwnershipEvent::Acked(user, message) => {
                 if let Some(served) = self.served.get(&user) {
@@ -162,12 +163,26 @@ impl Shift {
             served.again = true;
             served.signals.refresh.notify_one();
         } else {
-            self.start(user, partition);
+            self.start(user, partition, Signals::default());
         }
     }
 
-    fn start(&mut self, user: UserId, partition: Partition) {
-        let signals = Signals::default();
+    /// Has the queue of a user of ours made for a sender, whether or not the user is there.
+    fn want(&mut self, user: UserId) {
+        let partition = self.deps.partitions.of(&user);
+        if !self.owned.contains(&partition) {
+            return;
+        }
+        if let Some(served) = self.served.get(&user) {
+            served.signals.wanted.notify_one();
+        } else {
+            let signals = Signals::default();
+            signals.wanted.notify_one();
+            self.start(user, partition, signals);
+        }
+    }
+
+    fn start(&mut self, user: UserId, partition: Partition, signals: Signals) {
         let (delivery, name, listens) = (self.deps.clone(), user.clone(), signals.clone());
         self.couriers.spawn(async move {
             let end = deliver::serve(&delivery, &name, &listens).await;

@@ -1,7 +1,5 @@
 //! The consumer's work over the in-memory ports, with time that the test moves.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
-
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -11,7 +9,7 @@ use kschat_core::{
     contract::{ManualClock, message, somebody},
     deliver::Deps,
     memory::{MemoryBroker, MemoryRegistry},
-    ports::{Backlogs, ConnectionsApi, PostError, PublishError, Publisher, Queues, Unavailable},
+    ports::{Backlogs, ConnectionsApi, Mailbox, PostError, PublishError, Publisher, Unavailable},
 };
 use kschat_protocol::ConnectionId;
 use tokio::time::sleep;

@@ -11,7 +11,10 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use futures_util::{StreamExt, stream};
-use kschat_adapters::{install_crypto_provider, rabbitmq::Publishing};
+use kschat_adapters::{
+    install_crypto_provider,
+    rabbitmq::{Publishing, QueueSettings},
+};
 use kschat_core::{Clock, Partition, Partitions, SystemClock, ports::Publisher};
 use kschat_protocol::{JsonId, Message, MessageId, Status, UserId};
 use kschat_tests::{
@@ -114,7 +117,7 @@ impl Deployment {
             services,
             address,
             users: (0..users).map(name).collect(),
-            publishing: Publishing::new(broker, Partitions::default()),
+            publishing: Publishing::new(broker, Partitions::default(), QueueSettings::default()),
             arrivals,
             arrived,
             _edge: edge,
@@ -184,6 +187,7 @@ impl Deployment {
             time: SystemClock.now().millis(),
             id: MessageId::from(format!("probe-id-{number}-{n}")),
             rno: None,
+            trace: None,
         };
         self.publishing.publish(user, &message).await.expect("the broker takes it");
     }

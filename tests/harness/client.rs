@@ -8,7 +8,7 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use kschat_adapters::jwt::sign_seed_token;
 use kschat_core::{Clock, SystemClock};
-use kschat_protocol::UserId;
+use kschat_protocol::{Position, UserId};
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
@@ -37,10 +37,13 @@ pub struct Client {
     aside: VecDeque<Value>,
     /// Whether it acknowledges what it gets, as clients of version 2 do.
     acks: bool,
-    /// Ids of messages that came, whether or not the test has looked at them.
-    received: HashSet<String>,
-    /// The last of those.
-    last: Option<String>,
+    /// The last message that came, whether or not the test has looked at it, and where it stood.
+    last: Option<(String, Position)>,
+}
+
+/// The place that a field names.
+fn position(field: &Value) -> Option<Position> {
+    field.as_str()?.parse().ok()
 }
 
 /// The status with which a handshake was refused.
@@ -78,7 +81,6 @@ impl Client {
                 shown: HashSet::new(),
                 aside: VecDeque::new(),
                 acks: is_v2,
-                received: HashSet::new(),
                 last: None,
             }),
             Err(Error::Http(response)) => Err(Refused(response.status().as_u16())),
@@ -175,24 +177,30 @@ impl Client {
         if !self.acks || frame["event"] != "RESPRECEIVER" {
             return true;
         }
-        if frame["PREV"].as_str().is_some_and(|previous| !self.received.contains(previous)) {
-            let mut ack = json!({ "action": "ack", "again": true });
-            if let Some(last) = &self.last {
-                ack["mId"] = json!(last);
-            }
-            let _ = self.socket.send(Message::text(ack.to_string())).await;
+        let here = self.last.as_ref().map(|(_, position)| *position);
+        if position(&frame["PREV"]).is_some_and(|previous| !here.is_some_and(|here| here.is_beyond(previous))) {
+            let _ = self.socket.send(Message::text(self.ack(true).to_string())).await;
             return false;
         }
-        let ids = frame["MSG"].as_array().into_iter().flatten().filter_map(|item| item["mId"].as_str());
-        let ids: Vec<String> = ids.map(str::to_owned).collect();
-        if let Some(last) = ids.last() {
-            let ack = json!({ "action": "ack", "mId": last }).to_string();
+        let last = frame["MSG"].as_array().into_iter().flatten().last().and_then(|item| item["mId"].as_str());
+        if let Some(last) = last.map(str::to_owned).zip(position(&frame["POS"])) {
+            self.last = Some(last);
             // The socket may have ended by now: then it is not acknowledged.
-            let _ = self.socket.send(Message::text(ack)).await;
-            self.last = Some(last.clone());
+            let _ = self.socket.send(Message::text(self.ack(false).to_string())).await;
         }
-        self.received.extend(ids);
         true
+    }
+
+    fn ack(&self, again: bool) -> Value {
+        let mut ack = json!({ "action": "ack" });
+        if let Some((message, position)) = &self.last {
+            ack["mId"] = json!(message);
+            ack["pos"] = json!(position);
+        }
+        if again {
+            ack["again"] = json!(true);
+        }
+        ack
     }
 
     /// The items of the next `RESPRECEIVER`.

@@ -20,7 +20,7 @@ pub struct Deps {
     pub verifier: Arc<dyn TokenVerifier>,
     /// Remembers the connection.
     pub registry: Arc<dyn ConnectionRegistry>,
-    /// Makes the user's queue.
+    /// Makes the user known, where strangers are refused.
     pub queues: Arc<dyn Queues>,
     /// Tells the user's owner.
     pub pokes: Arc<dyn Pokes>,
@@ -78,7 +78,7 @@ pub async fn connect(deps: &Deps, connection: &ConnectionId, handshake: &Handsha
     }
     deps.registry.register(connection, &session).await.map_err(ConnectError::Registry)?;
     // The registry is written first: whoever is poked by this will find the connection there.
-    let ready = try_join(deps.queues.ensure(&session.user), deps.pokes.poke(&session.user)).await;
+    let ready = try_join(deps.queues.enrol(&session.user), deps.pokes.poke(&session.user)).await;
     if let Err(error) = ready {
         withdraw(deps, &session.user, connection).await;
         return Err(ConnectError::Broker(error));

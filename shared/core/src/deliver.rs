@@ -8,7 +8,7 @@
 use std::{future::ready, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use kschat_protocol::{ConnectionId, Message, ReceiverFrame, UserId};
+use kschat_protocol::{ConnectionId, Message, Position, ReceiverFrame, UserId};
 use tokio::{
     sync::{Notify, Semaphore},
     time::{Instant, sleep_until},
@@ -97,6 +97,8 @@ pub struct Signals {
     pub acks: Arc<AckBox>,
     /// The registry has lost everything: tell it what is known here.
     pub restore: Arc<Notify>,
+    /// A sender has found no queue for the user.
+    pub wanted: Arc<Notify>,
     /// Finish what is being posted, give the rest back, and end.
     pub stop: CancellationToken,
 }
@@ -114,7 +116,8 @@ pub enum End {
     Stuck,
 }
 
-/// Serves a user until it is offline, stopped, lost or stuck. A user who is offline leaves no empty queue behind.
+/// Serves a user until it is offline, stopped, lost or stuck. A user who is offline leaves no empty queue behind, unless a
+/// sender asks for it.
 pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
     let end = match open(deps, user, signals).await {
         Ok((audience, deliveries)) => {
@@ -127,8 +130,8 @@ pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
         }
         Err(end) => end,
     };
-    if end == End::Offline && !signals.stop.is_cancelled() {
-        retire(deps, user).await;
+    if end == End::Offline {
+        retire(deps, user, signals).await;
     }
     end
 }
@@ -320,6 +323,8 @@ impl Courier<'_> {
                     self.bring_up_to_date().await?;
                 }
                 () = self.signals.restore.notified() => self.restore().await,
+                // The queue is there.
+                () = self.signals.wanted.notified() => {}
                 () = sleep_until(self.look_at.unwrap_or_else(Instant::now)), if self.look_at.is_some() => {
                     self.look_again().await?;
                     self.bring_up_to_date().await?;
@@ -510,6 +515,7 @@ impl Courier<'_> {
     async fn gather(&mut self, first: Read) -> Result<Option<Batch>, End> {
         let mut frame = ReceiverFrame::after(self.unacked.last());
         let mut messages = Vec::new();
+        let mut end: Option<Position> = None;
         let mut next = Some(first);
         while let Some((delivery, message)) = next.take() {
             if !frame.push(&message, delivery.redelivered) {
@@ -521,11 +527,13 @@ impl Courier<'_> {
                 self.held = Some((delivery, message));
                 break;
             }
-            messages.push(Pushed::new(delivery.tag, message));
+            let position = self.unacked.next_position();
+            end = Some(position);
+            messages.push(Pushed::new(delivery.tag, message, position));
             next = self.next_here(&messages).await?;
         }
         metrics::FRAME_MESSAGES.counted(messages.len());
-        Ok(Some(Batch { messages, frame: frame.into_text() }))
+        Ok(end.map(|position| Batch { messages, frame: frame.into_text(position) }))
     }
 
     /// The next message that is here already and not in the batch, which may hold its first copy.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use kschat_protocol::{AckFrame, ConnectionId, Er, Message, MessageId, TraceContext, UserId};
 
 use crate::{Partition, Session, Timestamp};
@@ -194,14 +195,30 @@ pub trait Publisher: Send + Sync {
     async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError>;
 }
 
-/// Makes queues.
+/// Has queues made.
 #[async_trait]
 pub trait Queues: Send + Sync {
-    /// Makes sure that a user's queue exists and is bound.
+    /// Makes sure that a user who has connected will be known, where a queue is what tells users from strangers.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the user may stay a stranger.
+    async fn enrol(&self, user: &UserId) -> Result<(), Unavailable>;
+
+    /// Has the queue made of a user for whom there is a message: by the user's owner, who alone may remove it again, or
+    /// here, if nobody owns the user.
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not exist.
-    async fn ensure(&self, user: &UserId) -> Result<(), Unavailable>;
+    async fn request(&self, user: &UserId) -> Result<Requested, Unavailable>;
+}
+
+/// What a request for a queue has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requested {
+    /// The queue is there.
+    Made,
+    /// The owner was asked, and makes it in a moment.
+    Asked,
 }
 
 /// Tells a user's owner to look at the registry again.
@@ -282,11 +299,21 @@ pub trait Mailbox: Send + Sync {
     /// [`Unavailable`] when it can't be opened for now.
     async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable>;
 
-    /// Removes the queue of a user who is away, if nothing waits in it. One that nobody has made is empty, too.
+    /// Makes sure that a user's queue exists and is bound.
     ///
     /// # Errors
-    /// [`Unavailable`]: it may or may not be removed.
-    async fn retire(&self, user: &UserId) -> Result<Retired, Unavailable>;
+    /// [`Unavailable`]: it may or may not exist.
+    async fn ensure(&self, user: &UserId) -> Result<(), Unavailable>;
+
+    /// Removes the queue of a user who is away, if nothing waits in it. One that nobody has made is empty, too. It may
+    /// take a while, and leaves the queue as it is when `called_back` comes first.
+    ///
+    /// Only who makes a user's queues may remove them: a message that somebody else puts into a queue which goes at that
+    /// moment is confirmed, and gone.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be removed, and may be out of the routing.
+    async fn retire(&self, user: &UserId, called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable>;
 }
 
 /// What an attempt to remove a queue has come to.
@@ -294,6 +321,8 @@ pub trait Mailbox: Send + Sync {
 pub enum Retired {
     /// Nothing waits for the user.
     Empty,
+    /// It was called back, and the queue is there.
+    Kept,
     /// Messages wait, and the broker keeps their queue for at least so long, if nobody looks at it.
     Waiting(Duration),
 }
@@ -392,6 +421,8 @@ pub enum OwnershipEvent {
     Poked(UserId),
     /// A client of that user says what it has, and has not.
     Acked(UserId, AckFrame),
+    /// A sender has found no queue for that user.
+    Wanted(UserId),
 }
 
 /// Shares partitions among consumers, so that each has one owner at most.

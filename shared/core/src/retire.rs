@@ -1,32 +1,65 @@
 //! What becomes of a queue when its user is away.
 //!
-//! A queue is needed only while its user is online or messages wait in it. So an empty one is removed when the user
-//! goes, and the next message for the user, or the user's return, makes it anew. One in which messages wait is
-//! looked at now and then: that keeps the broker from giving it up together with them, and finds out when the last
-//! message has grown too old.
+//! A queue is needed only while its user is online or messages wait in it. So an empty one is removed some time after
+//! the user has gone, and made anew when the user returns or a sender asks for it. One in which messages wait is looked
+//! at now and then: that keeps the broker from giving it up together with them, and finds out when the last message has
+//! grown too old.
 
+use std::time::Duration;
+
+use futures_util::FutureExt;
 use kschat_protocol::UserId;
+use tokio::time::sleep;
 
 use crate::{
     Partition,
-    deliver::Deps,
+    deliver::{Deps, Signals},
     ports::{Retired, Unavailable},
 };
+
+/// How long a user is away until the queue goes: most come back at once, as from a reload of the page.
+///
+/// It is also longer than a sender works on one message. A sender makes the queue itself when nobody owns the user, and
+/// must be done by the time at which whoever has become the owner since then could remove it.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// How many queues of one partition are looked at in one go.
 const AT_ONCE: usize = 256;
 
-/// Removes the queue of a user who is away, or notes when it must be looked at. Only the user's owner may do this, and
-/// not while it serves the user.
-pub async fn retire(deps: &Deps, user: &UserId) {
-    let done = match deps.mailbox.retire(user).await {
-        Ok(Retired::Empty) => deps.backlogs.clear(user).await,
-        // Long before the broker gives the queue up.
-        Ok(Retired::Waiting(safe)) => deps.backlogs.note(user, deps.clock.now().plus(safe / 2)).await,
-        Err(error) => Err(error),
+/// When a queue is looked at that was made for a message, or may be out of the routing.
+pub(crate) const FIRST_LOOK: Duration = Duration::from_secs(60);
+
+/// Removes the queue of a user who is away, or notes when it must be looked at. Ends early when the user returns, a sender
+/// asks for the queue, or the partition goes. Only the user's owner may do this, and not while it serves the user.
+pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &Signals) {
+    let called_back = async {
+        tokio::select! {
+            () = signals.wanted.notified() => {}
+            () = signals.refresh.notified() => {}
+            () = signals.stop.cancelled() => {}
+        }
     };
-    if let Err(error) = done {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a queue can't be looked at for now");
+    let mut called_back = called_back.boxed().shared();
+    let retired = tokio::select! {
+        biased;
+        // Another one looks after it now.
+        () = signals.stop.cancelled() => return,
+        () = &mut called_back => deps.mailbox.ensure(user).await.map(|()| Retired::Kept),
+        () = sleep(LINGER) => deps.mailbox.retire(user, called_back.boxed()).await,
+    };
+    let look_in = |span| deps.backlogs.note(user, deps.clock.now().plus(span));
+    let noted = match retired {
+        Ok(Retired::Empty) => deps.backlogs.clear(user).await,
+        Ok(Retired::Kept) => look_in(FIRST_LOOK).await,
+        // Long before the broker gives the queue up.
+        Ok(Retired::Waiting(safe)) => look_in(safe / 2).await,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a queue can't be looked at for now");
+            look_in(FIRST_LOOK).await
+        }
+    };
+    if let Err(error) = noted {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a backlog is not counted as it is");
     }
 }
 

@@ -3,22 +3,25 @@
 use std::{sync::Arc, time::Duration};
 
 use kschat_protocol::{ConnectionId, Er, Message, MessageId, SendFrame, SendReply, Status, UserId, Version};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::{
     Clock, Session, Timestamp,
     hash::stable,
     ports::{
-        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, PublishError, Publisher, Queues, Unavailable,
+        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, PublishError, Publisher, Queues, Requested,
+        Unavailable,
     },
+    retire::FIRST_LOOK,
     trace,
 };
 
-/// How often a queue is made for one message. Its user may come and go just then, and the queue be removed again.
-const QUEUES_MADE: u32 = 3;
+/// How long a send waits for the queue of its receiver to be made.
+const FOR_A_QUEUE: Duration = Duration::from_secs(2);
 
-/// When the owner of a user who is away looks at the queue that was made for a message.
-const FIRST_LOOK: Duration = Duration::from_secs(60);
+/// How long it waits first; twice as long each time.
+const FIRST_WAIT: Duration = Duration::from_millis(5);
 
 /// What happens to a message for somebody who has never connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -39,7 +42,7 @@ pub struct Deps {
     pub idempotency: Arc<dyn IdempotencyStore>,
     /// Takes the message.
     pub publisher: Arc<dyn Publisher>,
-    /// Makes a queue that is not there yet.
+    /// Has a queue made that is not there yet.
     pub queues: Arc<dyn Queues>,
     /// Remembers for whom messages wait who is away.
     pub backlogs: Arc<dyn Backlogs>,
@@ -197,22 +200,35 @@ async fn settle(deps: &Deps, user: &UserId, rno: &str, claim: &Claim) {
     }
 }
 
-/// Who is away and has no backlog has no queue either: then it is made, and the message published again.
+/// Who is away and has no backlog has no queue either: then it is asked for, and the message published again until it
+/// is there.
 async fn publish(deps: &Deps, to: &UserId, message: &Message) -> Result<(), SendError> {
-    for _ in 0..QUEUES_MADE {
+    let began = Instant::now();
+    let mut wait = FIRST_WAIT;
+    loop {
         match deps.publisher.publish(to, message).await {
-            Err(PublishError::NoRoute) if deps.strangers == Strangers::Queue => make_queue(deps, to).await?,
+            Err(PublishError::NoRoute) if deps.strangers == Strangers::Queue => {
+                if request_queue(deps, to).await? == Requested::Asked {
+                    sleep(wait).await;
+                    wait *= 2;
+                }
+            }
             outcome => return outcome.map_err(SendError::Publish),
         }
+        if began.elapsed() > FOR_A_QUEUE {
+            let silent = Unavailable::new("consumer", "make a queue", "it does not answer");
+            return Err(SendError::Publish(PublishError::Unavailable(silent)));
+        }
     }
-    let gone = Unavailable::new("broker", "keep a queue", "it was removed again at once");
-    Err(SendError::Publish(PublishError::Unavailable(gone)))
 }
 
-async fn make_queue(deps: &Deps, to: &UserId) -> Result<(), SendError> {
-    deps.queues.ensure(to).await.map_err(|error| SendError::Publish(PublishError::Unavailable(error)))?;
-    if let Err(error) = deps.backlogs.note(to, deps.clock.now().plus(FIRST_LOOK)).await {
+async fn request_queue(deps: &Deps, to: &UserId) -> Result<Requested, SendError> {
+    let requested = deps.queues.request(to).await;
+    let requested = requested.map_err(|error| SendError::Publish(PublishError::Unavailable(error)))?;
+    if requested == Requested::Made
+        && let Err(error) = deps.backlogs.note(to, deps.clock.now().plus(FIRST_LOOK)).await
+    {
         tracing::warn!(error = &error as &dyn std::error::Error, "a backlog is not counted");
     }
-    Ok(())
+    Ok(requested)
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use kschat_protocol::{AckFrame, Message, MessageId, ReceiverFrame};
+use kschat_protocol::{AckFrame, Message, MessageId, Position, ReceiverFrame};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
@@ -41,13 +41,15 @@ const GIVE_UP: Duration = Duration::from_secs(5 * 60);
 pub(crate) struct Pushed {
     pub(crate) tag: Tag,
     pub(crate) message: Message,
+    /// Where it stands in this run.
+    number: u64,
     /// Since when it waits for its ack, if it does.
     waits: Option<(Instant, Present)>,
 }
 
 impl Pushed {
-    pub(crate) fn new(tag: Tag, message: Message) -> Self {
-        Self { tag, message, waits: None }
+    pub(crate) fn new(tag: Tag, message: Message, position: Position) -> Self {
+        Self { tag, message, number: position.number, waits: None }
     }
 
     fn wait(self) -> Self {
@@ -57,6 +59,10 @@ impl Pushed {
 
 /// What was pushed and not acknowledged, in the order in which it was pushed.
 pub(crate) struct Unacked {
+    /// Tells the positions of this run from those of others.
+    run: u32,
+    /// The last number that was given.
+    last: u64,
     entries: VecDeque<Pushed>,
     /// When the last ack came, or the first message that waits for one was pushed.
     since: Instant,
@@ -73,11 +79,17 @@ impl Unacked {
     pub(crate) fn new() -> Self {
         let now = Instant::now();
         let (entries, settled) = (VecDeque::new(), VecDeque::new());
-        Self { entries, since: now, repeated: 0, again_at: now, repeated_at: None, settled }
+        let run = fastrand::u32(..);
+        Self { run, last: 0, entries, since: now, repeated: 0, again_at: now, repeated_at: None, settled }
     }
 
-    /// Whether that message was pushed before. A send that was tried twice may be in the queue twice, and an ack of the
-    /// first copy must not count for what came between the two.
+    /// The place of the next message.
+    pub(crate) fn next_position(&mut self) -> Position {
+        self.last += 1;
+        Position { run: self.run, number: self.last }
+    }
+
+    /// Whether that message was pushed before: a send that was tried twice may be in the queue twice.
     pub(crate) fn has(&self, id: &MessageId) -> bool {
         self.entries.iter().any(|entry| entry.message.id == *id) || self.settled.contains(&short(id))
     }
@@ -107,16 +119,29 @@ impl Unacked {
         self.entries.extend(pushed.into_iter().map(Pushed::wait));
     }
 
-    /// Takes out what those acks stand for: all up to the latest of them that is known.
-    pub(crate) fn settle(&mut self, acked: &VecDeque<MessageId>) -> Vec<Tag> {
-        let Some(last) = self.entries.iter().rposition(|entry| acked.contains(&entry.message.id)) else {
+    /// Takes out what those acks stand for: all up to the furthest of them that is known.
+    pub(crate) fn settle<'a>(&mut self, acked: impl IntoIterator<Item = &'a Acked>) -> Vec<Tag> {
+        let count = acked.into_iter().map(|ack| self.reach(ack)).max().unwrap_or_default();
+        if count == 0 {
             return Vec::new();
-        };
+        }
         self.progress();
-        for (since, _) in self.entries.iter().take(last + 1).filter_map(|entry| entry.waits.as_ref()) {
+        for (since, _) in self.entries.iter().take(count).filter_map(|entry| entry.waits.as_ref()) {
             metrics::ACK.took(since.elapsed());
         }
-        self.take(last + 1)
+        self.take(count)
+    }
+
+    /// For how many messages an ack stands. One that names a position of another run stands for none; one that names only
+    /// a message, for all up to its first copy.
+    fn reach(&self, ack: &Acked) -> usize {
+        match ack {
+            Acked::At(position) if position.run == self.run => {
+                self.entries.partition_point(|entry| entry.number <= position.number)
+            }
+            Acked::At(_) => 0,
+            Acked::Message(id) => self.entries.iter().position(|entry| entry.message.id == *id).map_or(0, |at| at + 1),
+        }
     }
 
     /// Takes out everything.
@@ -151,9 +176,13 @@ impl Unacked {
         self.again_at = self.again_at.min(soonest);
     }
 
-    /// The last message that was pushed, if it waits for its ack.
-    pub(crate) fn last(&self) -> Option<&MessageId> {
-        self.entries.back().map(|entry| &entry.message.id)
+    /// The place of the last message that was pushed, if it waits for its ack.
+    pub(crate) fn last(&self) -> Option<Position> {
+        self.entries.back().map(|entry| self.position(entry))
+    }
+
+    fn position(&self, entry: &Pushed) -> Position {
+        Position { run: self.run, number: entry.number }
     }
 
     /// Everything once more, in as few frames as hold it.
@@ -161,20 +190,21 @@ impl Unacked {
         let mut frames = Vec::new();
         let mut frame = ReceiverFrame::after(None);
         let mut previous = None;
-        for Pushed { message, .. } in &self.entries {
+        for entry in &self.entries {
+            let message = &entry.message;
             if !frame.push(message, true) {
                 let full = std::mem::replace(&mut frame, ReceiverFrame::after(previous));
-                frames.push(full);
+                frames.extend(previous.map(|position| full.into_text(position)));
                 // It fitted when it was pushed first; the marks may be too much for the very largest.
                 if !frame.push(message, true) {
                     frame = ReceiverFrame::after(None);
                     let _ = frame.push(message, false);
                 }
             }
-            previous = Some(&message.id);
+            previous = Some(self.position(entry));
         }
-        frames.push(frame);
-        frames.into_iter().filter(|frame| !frame.is_empty()).map(ReceiverFrame::into_text).collect()
+        frames.extend(previous.map(|position| frame.into_text(position)));
+        frames
     }
 
     fn progress(&mut self) {
@@ -197,10 +227,19 @@ pub struct AckBox {
     arrived: Notify,
 }
 
+/// What an ack names.
+#[derive(Debug)]
+pub(crate) enum Acked {
+    /// A place, which is of one copy.
+    At(Position),
+    /// A message, by a client that does not say where it stood.
+    Message(MessageId),
+}
+
 /// What the clients have said since the courier looked last.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    pub(crate) acked: VecDeque<MessageId>,
+    pub(crate) acked: VecDeque<Acked>,
     /// Whether one of them has missed something.
     pub(crate) again: bool,
 }
@@ -210,11 +249,12 @@ impl AckBox {
     pub fn put(&self, ack: AckFrame) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.again |= ack.again;
-        if let Some(message) = ack.message {
+        let acked = ack.position.map(Acked::At).or(ack.message.map(Acked::Message));
+        if let Some(acked) = acked {
             if waiting.acked.len() == WAITING {
                 waiting.acked.pop_front();
             }
-            waiting.acked.push_back(message);
+            waiting.acked.push_back(acked);
         }
         drop(waiting);
         self.arrived.notify_one();

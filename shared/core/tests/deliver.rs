@@ -14,11 +14,9 @@ use kschat_core::{
     contract::{ManualClock, connection, message, session, somebody},
     deliver::{Deps, End, Signals, serve},
     memory::{MemoryBroker, MemoryRegistry},
-    ports::{
-        Backlogs, ConnectionRegistry, ConnectionsApi, Mailbox, PostError, PublishError, Publisher, Queues, Unavailable,
-    },
+    ports::{Backlogs, ConnectionRegistry, ConnectionsApi, Mailbox, PostError, PublishError, Publisher, Unavailable},
 };
-use kschat_protocol::{AckFrame, ConnectionId, Message, MessageId, UserId, Version};
+use kschat_protocol::{AckFrame, ConnectionId, Message, MessageId, Position, UserId, Version};
 use serde_json::Value;
 use tokio::{task::JoinHandle, time::timeout};
 
@@ -140,7 +138,7 @@ impl Scene {
             frame["MSG"].as_array().expect("messages").iter().find(|item| item["msg"] == text).cloned()
         });
         let id = item.expect("it was pushed")["mId"].as_str().expect("text").to_owned();
-        self.signals.acks.put(AckFrame { message: Some(MessageId::from(id)), again: false });
+        self.signals.acks.put(AckFrame { message: Some(MessageId::from(id)), position: None, again: false });
     }
 
     /// A device is gone, and the owner is told.
@@ -533,7 +531,7 @@ async fn who_has_missed_a_frame_gets_everything_again_at_once_but_not_all_the_ti
         scene.queue(&[text]).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let ask = || scene.signals.acks.put(AckFrame { message: None, again: true });
+    let ask = || scene.signals.acks.put(AckFrame { message: None, position: None, again: true });
     ask();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(scene.heard(&device), [vec!["one"], vec!["two"], vec!["one", "two"]]);
@@ -629,4 +627,62 @@ async fn an_empty_queue_goes_with_its_user_and_one_in_which_messages_wait_is_cou
     scene.quiet().await;
     assert_eq!((backlogs().await, scene.heard(&back)), (0, vec![vec!["away".to_owned()]]));
     scene.stop(courier).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ack_counts_for_what_stood_before_its_place_in_this_run_only() {
+    let scene = Scene::new().await;
+    let device = scene.acking(vec![]).await;
+    let courier = scene.serve();
+    for text in ["one", "two", "three"] {
+        scene.queue(&[text]).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let place = |n: usize| {
+        let taken = scene.edge.taken.lock().expect("no test panics here");
+        let frame: Value = serde_json::from_str(&taken[n].1).expect("JSON");
+        (frame["PREV"].clone(), frame["POS"].as_str().expect("text").parse::<Position>().expect("a place"))
+    };
+    let (one, two, three) = (place(0), place(1), place(2));
+    assert_eq!((one.0, two.0, three.0), (Value::Null, one.1.to_string().into(), two.1.to_string().into()));
+    let ack = async |position| {
+        let message = Some(MessageId::from("whatever".to_owned()));
+        scene.signals.acks.put(AckFrame { message, position: Some(position), again: false });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    // Of an owner before this one, which has counted further.
+    ack(Position { run: one.1.run ^ 1, number: 99 }).await;
+    ack(two.1).await;
+    ack(one.1).await;
+    scene.leave(&device).await;
+    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
+    assert_eq!(scene.left().await, ["three"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_soon_finds_the_queue_and_so_does_a_sender_who_asks() {
+    let scene = Scene::new().await;
+    let publish = async || scene.broker.publish(&scene.user, &message(&scene.user, "hello")).await;
+    let device = scene.device(vec![]).await;
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    scene.leave(&device).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let began = tokio::time::Instant::now();
+    let back = scene.device(vec![]).await;
+    scene.signals.refresh.notify_one();
+    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
+    assert!(began.elapsed() < Duration::from_millis(100), "whoever is back must not wait");
+    publish().await.expect("the queue is there");
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(scene.heard(&back), [["hello"]]);
+    scene.leave(&back).await;
+    courier.await.expect("it does not panic");
+    assert!(matches!(publish().await, Err(PublishError::NoRoute)));
+    // The owner is asked, and begins to serve a user who is not there.
+    scene.signals.wanted.notify_one();
+    assert_eq!(scene.serve().await.expect("it does not panic"), End::Offline);
+    publish().await.expect("the queue is made");
+    assert_eq!(scene.registry.count(Partitions::default().of(&scene.user)).await.expect("memory"), 1);
 }

@@ -13,7 +13,7 @@ use kschat_core::{
     Partitions, Timestamp,
     contract::{ManualClock, connection},
     memory::{MemoryBroker, MemoryRegistry},
-    ports::{ConnectionRegistry, Mailbox, PublishError, Publisher, Queues, Unavailable},
+    ports::{ConnectionRegistry, Mailbox, PublishError, Publisher, Unavailable},
     send::{Deps, Strangers, send},
 };
 use kschat_protocol::{ClientFrame, ConnectionId, Message, SendFrame, UserId, Version};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Er, JsonId, MessageId, TraceContext, UserId,
+    Er, InvalidPosition, JsonId, MessageId, Position, TraceContext, UserId,
     limits::{MAX_FRAME, MAX_MESSAGE_ID, MAX_MSG, MAX_RNO},
 };
 
@@ -78,6 +78,8 @@ impl ClientFrame {
 pub struct AckFrame {
     /// The last message of those, which stands for all that came before it; `None` from a client that has got none.
     pub message: Option<MessageId>,
+    /// Where the frame stood that brought it: which copy of the message is meant.
+    pub position: Option<Position>,
     /// Whether the client has missed one: it asks for all that it has not acknowledged.
     pub again: bool,
 }
@@ -117,6 +119,8 @@ struct RawFrame<'a> {
     #[serde(borrow, rename = "mId")]
     mid: Option<&'a RawValue>,
     #[serde(borrow)]
+    pos: Option<&'a RawValue>,
+    #[serde(borrow)]
     again: Option<&'a RawValue>,
     #[serde(borrow)]
     traceparent: Option<&'a RawValue>,
@@ -151,12 +155,13 @@ impl RawFrame<'_> {
     fn check_ack(&self) -> Result<AckFrame, FrameError> {
         let mut faults = Faults::default();
         let again = self.again.and_then(|raw| faults.keep(switch("again", raw))).unwrap_or_default();
+        let position = self.pos.and_then(|raw| faults.keep(position(raw)));
         let message = match self.mid {
             None if again => None,
             mid => faults.keep(required("mId", mid).and_then(message_id)),
         };
         if faults.0.is_empty() {
-            Ok(AckFrame { message, again })
+            Ok(AckFrame { message, position, again })
         } else {
             Err(FrameError { fields: faults.0, ..FrameError::whole(Er::InvalidField) })
         }
@@ -223,6 +228,11 @@ fn rno(raw: &RawValue) -> Result<JsonId, FieldError> {
 fn message_id(raw: &RawValue) -> Result<MessageId, FieldError> {
     let id = serde_json::from_str::<String>(raw.get()).ok().filter(|id| !id.is_empty() && id.len() <= MAX_MESSAGE_ID);
     id.map(MessageId::from).ok_or_else(|| invalid("mId", format!("must be a string of 1 to {MAX_MESSAGE_ID} bytes")))
+}
+
+fn position(raw: &RawValue) -> Result<Position, FieldError> {
+    let text: Option<String> = serde_json::from_str(raw.get()).ok();
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| invalid("pos", InvalidPosition.to_string()))
 }
 
 fn switch(field: &'static str, raw: &RawValue) -> Result<bool, FieldError> {
@@ -307,7 +317,7 @@ mod tests {
     fn an_ack_names_a_message() {
         let ack = ClientFrame::parse(r#"{"action":"ack","mId":"m-1"}"#).unwrap();
         let message = Some(MessageId::from("m-1".to_owned()));
-        assert_eq!(ack, ClientFrame::Ack(AckFrame { message, again: false }));
+        assert_eq!(ack, ClientFrame::Ack(AckFrame { message, position: None, again: false }));
         let long = format!(r#"{{"action":"ack","mId":"{}"}}"#, "x".repeat(MAX_MESSAGE_ID + 1));
         for text in [r#"{"action":"ack"}"#, r#"{"action":"ack","mId":7}"#, r#"{"action":"ack","mId":""}"#, &long] {
             let error = ClientFrame::parse(text).unwrap_err();
@@ -324,11 +334,15 @@ mod tests {
         let parse = |text: &str| ClientFrame::parse(text);
         let message = Some(MessageId::from("m-1".to_owned()));
         let both = parse(r#"{"action":"ack","mId":"m-1","again":true}"#).unwrap();
-        assert_eq!(both, ClientFrame::Ack(AckFrame { message, again: true }));
+        assert_eq!(both, ClientFrame::Ack(AckFrame { message, position: None, again: true }));
         let nothing = parse(r#"{"action":"ack","again":true}"#).unwrap();
-        assert_eq!(nothing, ClientFrame::Ack(AckFrame { message: None, again: true }));
-        let error = parse(r#"{"action":"ack","again":1}"#).unwrap_err();
-        assert_eq!(codes(&error), [("again", 7), ("mId", 7)]);
+        assert_eq!(nothing, ClientFrame::Ack(AckFrame { message: None, position: None, again: true }));
+        let placed = parse(r#"{"action":"ack","mId":"m-1","pos":"0000002a.7"}"#).unwrap();
+        let position = Some(Position { run: 42, number: 7 });
+        let message = Some(MessageId::from("m-1".to_owned()));
+        assert_eq!(placed, ClientFrame::Ack(AckFrame { message, position, again: false }));
+        let error = parse(r#"{"action":"ack","again":1,"pos":"here"}"#).unwrap_err();
+        assert_eq!(codes(&error), [("again", 7), ("pos", 7), ("mId", 7)]);
     }
 
     #[test]

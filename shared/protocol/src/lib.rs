@@ -18,6 +18,7 @@ mod handshake;
 mod id;
 pub mod limits;
 mod message;
+mod position;
 mod server;
 mod trace;
 
@@ -26,5 +27,6 @@ pub use code::Er;
 pub use handshake::{BEARER_PREFIX, Handshake, SUBPROTOCOL, Version};
 pub use id::{ConnectionId, InvalidId, JsonId, MessageId, UserId};
 pub use message::{Message, MessageError, Status};
+pub use position::{InvalidPosition, Position};
 pub use server::{ErrorFrame, PONG, ReceiverFrame, SendReply, refusal};
 pub use trace::{MAX_TRACESTATE, TraceContext};

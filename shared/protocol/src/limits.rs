@@ -33,7 +33,7 @@ pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{JsonId, Message, MessageId, ReceiverFrame, Status, TraceContext};
+    use crate::{JsonId, Message, MessageId, Position, ReceiverFrame, Status, TraceContext};
 
     #[test]
     fn the_largest_message_between_the_longest_ids_fits_one_frame() {
@@ -49,8 +49,9 @@ mod tests {
             rno: Some(JsonId::Text("\"".repeat(MAX_RNO))),
             trace: TraceContext::new(u128::MAX, u64::MAX, u8::MAX, None),
         };
-        let mut frame = ReceiverFrame::after(Some(&message.id));
+        let furthest = Position { run: u32::MAX, number: u64::MAX };
+        let mut frame = ReceiverFrame::after(Some(furthest));
         assert!(frame.push(&message, true), "it does not fit");
-        assert!(frame.into_text().len() <= MAX_FRAME);
+        assert!(frame.into_text(furthest).len() <= MAX_FRAME);
     }
 }

@@ -5,7 +5,8 @@
 use serde::Serialize;
 
 use crate::{
-    Er, FieldError, FrameError, JsonId, Message, MessageId, SendFrame, Status, TraceContext, limits::MAX_FRAME,
+    Er, FieldError, FrameError, JsonId, Message, MessageId, Position, SendFrame, Status, TraceContext,
+    limits::MAX_FRAME,
 };
 
 /// Writes what cannot fail to be written: our own types have text keys and finite numbers.
@@ -155,7 +156,10 @@ pub fn refusal(error: FrameError) -> String {
 
 const HEAD: &str = r#"{"event":"RESPRECEIVER","RC":1,"ER":0,"#;
 const LIST: &str = r#""MSG":["#;
-const TAIL: &str = "]}";
+const TAIL: &str = r#"],"POS":""#;
+
+/// What the longest position and the end of the frame take after [`TAIL`].
+const ROOM: usize = 8 + 1 + 20 + 2;
 
 /// `RESPRECEIVER`: messages on their way to a connection, as many as one frame of the edge holds.
 #[derive(Clone, Debug)]
@@ -175,12 +179,12 @@ struct Item<'a> {
 }
 
 impl ReceiverFrame {
-    /// A frame without any message yet. It names the message that was pushed before it, if that one is not
-    /// acknowledged: a client that does not have it has missed a frame, and lets this one pass, as both will come
+    /// A frame without any message yet. It names the place of the message that was pushed before it, if that one is not
+    /// acknowledged: a client that has not come so far has missed a frame, and lets this one pass, as both will come
     /// again in their order.
     #[must_use]
-    pub fn after(previous: Option<&MessageId>) -> Self {
-        let previous = previous.map(|id| format!(r#""PREV":{},"#, json(&id.as_str()))).unwrap_or_default();
+    pub fn after(previous: Option<Position>) -> Self {
+        let previous = previous.map(|position| format!(r#""PREV":"{position}","#)).unwrap_or_default();
         Self { text: format!("{HEAD}{previous}{LIST}"), count: 0 }
     }
 
@@ -193,7 +197,7 @@ impl ReceiverFrame {
         let is_plain = !redelivered && traceparent.is_none();
         let item = if is_plain { json(message) } else { json(&Item { message, redelivered, traceparent }) };
         let comma = usize::from(self.count > 0);
-        if self.text.len() + comma + item.len() + TAIL.len() > MAX_FRAME {
+        if self.text.len() + comma + item.len() + TAIL.len() + ROOM > MAX_FRAME {
             return false;
         }
         if self.count > 0 {
@@ -216,10 +220,12 @@ impl ReceiverFrame {
         self.count == 0
     }
 
-    /// The frame as text.
+    /// The frame as text, with the place of its last message.
     #[must_use]
-    pub fn into_text(mut self) -> String {
+    pub fn into_text(mut self, position: Position) -> String {
         self.text.push_str(TAIL);
+        self.text.push_str(&position.to_string());
+        self.text.push_str("\"}");
         self.text
     }
 }

@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
 use kschat_protocol::{
-    AckFrame, ClientFrame, Er, ErrorFrame, Message, MessageId, PONG, ReceiverFrame, SendFrame, SendReply, Status,
-    refusal,
+    AckFrame, ClientFrame, Er, ErrorFrame, Message, MessageId, PONG, Position, ReceiverFrame, SendFrame, SendReply,
+    Status, refusal,
 };
+
+const PLACE: Position = Position { run: 0x0a1b_2c3d, number: 2 };
 
 fn golden(text: &str) -> &str {
     text.trim_end()
@@ -56,7 +58,7 @@ fn a_receiver_gets_an_array_and_hears_what_was_pushed_before() {
     let mut frame = ReceiverFrame::after(None);
     assert!(frame.push(&message(), false) && frame.push(&message(), true));
     assert_eq!(frame.len(), 2);
-    assert_eq!(frame.into_text(), golden(include_str!("golden/resp_receiver.json")));
+    assert_eq!(frame.into_text(PLACE), golden(include_str!("golden/resp_receiver.json")));
 }
 
 #[test]
@@ -67,9 +69,9 @@ fn what_can_not_be_understood_is_answered_by_an_error_frame() {
 
 #[test]
 fn a_frame_names_the_one_before_it() {
-    let mut frame = ReceiverFrame::after(Some(&MessageId::from("01890a5d-ac95-7000-8000-000000000000".to_owned())));
+    let mut frame = ReceiverFrame::after(Some(Position { run: 0x0a1b_2c3d, number: 1 }));
     assert!(frame.push(&message(), false));
-    assert_eq!(frame.into_text(), golden(include_str!("golden/resp_receiver_after.json")));
+    assert_eq!(frame.into_text(PLACE), golden(include_str!("golden/resp_receiver_after.json")));
 }
 
 #[test]
@@ -82,14 +84,14 @@ fn an_item_says_which_trace_it_belongs_to() {
     let traced = Message { trace: frame.trace, ..message() };
     let mut pushed = ReceiverFrame::after(None);
     assert!(pushed.push(&traced, false));
-    assert_eq!(pushed.into_text(), golden(include_str!("golden/resp_receiver_traced.json")));
+    assert_eq!(pushed.into_text(PLACE), golden(include_str!("golden/resp_receiver_traced.json")));
     assert_eq!(traced.to_vec(), message().to_vec(), "the queued body does not hold it");
 }
 
 #[test]
 fn an_ack_is_understood() {
     let ack = ClientFrame::parse(golden(include_str!("golden/client_ack.json"))).unwrap();
-    assert_eq!(ack, ClientFrame::Ack(AckFrame { message: Some(message().id), again: false }));
+    assert_eq!(ack, ClientFrame::Ack(AckFrame { message: Some(message().id), position: Some(PLACE), again: false }));
 }
 
 #[test]

@@ -283,7 +283,8 @@ impl Device {
     }
 
     async fn on_messages(&self, socket: &mut TcpWebSocket, memory: &mut Memory, frame: &Value) -> Result<(), Ended> {
-        if frame["PREV"].as_str().is_some_and(|previous| !memory.seen.contains(previous)) {
+        let place = |field: &str| frame[field].as_str().and_then(|text| text.parse().ok());
+        if place("PREV").is_some_and(|previous| !memory.acks.has_come_to(previous)) {
             self.oracle.gaps.fetch_add(1, Relaxed);
             return memory.acks.ask_again(socket).await;
         }
@@ -296,8 +297,8 @@ impl Device {
                 self.oracle.received(&mut memory.shown, letter, EPOCH.elapsed().saturating_sub(sent));
             }
         }
-        let Some(last) = items.last() else { return Ok(()) };
-        memory.acks.got(last["mId"].as_str().unwrap_or_default(), items.len());
+        let Some((last, here)) = items.last().zip(place("POS")) else { return Ok(()) };
+        memory.acks.got(last["mId"].as_str().unwrap_or_default(), here, items.len());
         if memory.acks.is_urgent() { memory.acks.say(socket).await } else { Ok(()) }
     }
 

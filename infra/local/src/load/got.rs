@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use kschat_protocol::Position;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use yawc::TcpWebSocket;
 
@@ -32,8 +33,8 @@ pub(super) struct Seen {
 
 /// What is to be acknowledged.
 pub(super) struct Acks {
-    /// The last message that we have got in order.
-    last: Option<String>,
+    /// The last message that we have got in order, and where it stood.
+    last: Option<(String, Position)>,
     unsaid: usize,
     said: Instant,
     /// When we last asked for what is missing.
@@ -41,10 +42,6 @@ pub(super) struct Acks {
 }
 
 impl Seen {
-    pub(super) fn contains(&self, id: &str) -> bool {
-        self.ids.contains(&self.hasher.hash_one(id))
-    }
-
     /// Puts an id in; says whether it was not there.
     pub(super) fn insert(&mut self, id: &str) -> bool {
         let hash = self.hasher.hash_one(id);
@@ -71,9 +68,14 @@ impl Acks {
         self.unsaid >= ACK_AT_ONCE
     }
 
+    /// Whether what stood at that place has come.
+    pub(super) fn has_come_to(&self, place: Position) -> bool {
+        self.last.as_ref().is_some_and(|(_, here)| here.is_beyond(place))
+    }
+
     /// Notes that so many messages have come, the last of which is that one.
-    pub(super) fn got(&mut self, last: &str, count: usize) {
-        self.last = Some(last.to_owned());
+    pub(super) fn got(&mut self, last: &str, place: Position, count: usize) {
+        self.last = Some((last.to_owned(), place));
         self.unsaid += count;
         self.asked = None;
     }
@@ -86,7 +88,14 @@ impl Acks {
     /// Acknowledges all that has come.
     pub(super) async fn say(&mut self, socket: &mut TcpWebSocket) -> Result<(), Ended> {
         (self.unsaid, self.said) = (0, Instant::now());
-        say(socket, json!({ "action": "ack", "mId": self.last }).to_string()).await
+        say(socket, self.frame().to_string()).await
+    }
+
+    fn frame(&self) -> Value {
+        match &self.last {
+            Some((message, place)) => json!({ "action": "ack", "mId": message, "pos": place }),
+            None => json!({ "action": "ack" }),
+        }
     }
 
     /// Asks for everything after the last message that has come, unless that was asked for just now.
@@ -95,10 +104,8 @@ impl Acks {
             return Ok(());
         }
         (self.unsaid, self.said, self.asked) = (0, Instant::now(), Some(Instant::now()));
-        let mut ack = json!({ "action": "ack", "again": true });
-        if let Some(last) = &self.last {
-            ack["mId"] = json!(last);
-        }
+        let mut ack = self.frame();
+        ack["again"] = json!(true);
         say(socket, ack.to_string()).await
     }
 }
@@ -110,18 +117,21 @@ mod tests {
     #[test]
     fn an_id_is_known_until_many_newer_ones_have_come() {
         let mut seen = Seen::default();
-        assert!(seen.insert("a") && !seen.insert("a") && seen.contains("a"));
+        assert!(seen.insert("a") && !seen.insert("a"));
         (0..MAX_SEEN).for_each(|n| assert!(seen.insert(&n.to_string())));
-        assert!(!seen.contains("a") && seen.ids.len() == MAX_SEEN && seen.order.len() == MAX_SEEN);
+        assert!(seen.ids.len() == MAX_SEEN && seen.order.len() == MAX_SEEN);
+        assert!(seen.insert("a"), "it was not forgotten");
     }
 
     #[test]
     fn one_ack_stands_for_many() {
         let mut acks = Acks::new();
         assert!(acks.due().is_none());
-        acks.got("m-1", 1);
+        let place = |number| Position { run: 1, number };
+        acks.got("m-1", place(1), 1);
         assert!(acks.due().is_some() && !acks.is_urgent());
-        acks.got("m-16", ACK_AT_ONCE - 1);
-        assert!(acks.is_urgent() && acks.last.as_deref() == Some("m-16"));
+        acks.got("m-16", place(16), ACK_AT_ONCE - 1);
+        assert!(acks.is_urgent() && acks.has_come_to(place(16)) && !acks.has_come_to(place(17)));
+        assert_eq!(acks.frame(), json!({ "action": "ack", "mId": "m-16", "pos": "00000001.16" }));
     }
 }

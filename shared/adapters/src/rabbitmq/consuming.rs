@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use kschat_core::{
     Partitions,
     ports::{BoxError, Deliveries, Delivery, Mailbox, Retired, Tag, Unavailable, Undeliverable},
@@ -231,10 +231,17 @@ impl Mailbox for Consuming {
         }
     }
 
-    async fn retire(&self, user: &UserId) -> Result<Retired, Unavailable> {
+    async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
+        const ACTION: &str = "make a queue";
+        let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
+        let made = timeout(PATIENCE, link.queues.ensure(&link.connection, user, &self.queues)).await;
+        made.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))
+    }
+
+    async fn retire(&self, user: &UserId, called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {
         const ACTION: &str = "remove a queue";
         let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
-        let retired = timeout(PATIENCE, link.queues.retire(&link.connection, user, &self.queues)).await;
+        let retired = timeout(PATIENCE, link.queues.retire(&link.connection, user, &self.queues, called_back)).await;
         retired.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))
     }
 }

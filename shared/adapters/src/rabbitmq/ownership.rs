@@ -33,7 +33,7 @@ use tokio::{
 use super::{
     Consuming,
     consuming::{Link, PATIENCE},
-    topology::{ACK, AGAIN, MEMBERS, control_queue, look_at},
+    topology::{ACK, AGAIN, MEMBERS, WANTED, control_queue, look_at},
     without_names,
 };
 
@@ -356,9 +356,11 @@ fn read(note: &Delivery) -> Option<OwnershipEvent> {
     let user = UserId::try_from(std::str::from_utf8(&note.data).ok()?).ok()?;
     let Some(kind) = note.properties.kind() else { return Some(OwnershipEvent::Poked(user)) };
     let message = note.properties.message_id().as_ref().map(|id| MessageId::from(id.as_str().to_owned()));
+    let position = note.properties.correlation_id().as_ref().and_then(|place| place.as_str().parse().ok());
     match kind.as_str() {
-        ACK if message.is_some() => Some(OwnershipEvent::Acked(user, AckFrame { message, again: false })),
-        AGAIN => Some(OwnershipEvent::Acked(user, AckFrame { message, again: true })),
+        ACK if message.is_some() => Some(OwnershipEvent::Acked(user, AckFrame { message, position, again: false })),
+        AGAIN => Some(OwnershipEvent::Acked(user, AckFrame { message, position, again: true })),
+        WANTED => Some(OwnershipEvent::Wanted(user)),
         _ => None,
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use kschat_core::{
     Partitions, metrics,
-    ports::{Acks, BoxError, Pokes, PublishError, Publisher, Queues, Unavailable},
+    ports::{Acks, BoxError, Pokes, PublishError, Publisher, Queues, Requested, Unavailable},
 };
 use kschat_protocol::{AckFrame, Message, UserId};
 use lapin::{
@@ -30,7 +30,7 @@ use tokio::{
 use super::{
     BrokerUrl, QueueSettings,
     queues::UserQueues,
-    topology::{ACK, AGAIN, EXCHANGE, control_queue, declare_shared, routing_key},
+    topology::{ACK, AGAIN, EXCHANGE, WANTED, control_queue, declare_shared, routing_key},
     traces::with_trace,
     unavailable,
 };
@@ -270,12 +270,19 @@ impl Publisher for Publishing {
 
 #[async_trait]
 impl Queues for Publishing {
-    async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
-        let declared = self.attempt(Instant::now() + DEADLINE, |link| {
-            let user = user.clone();
-            async move { Ok(link.queues.ensure(&link.connection, &user, &self.queues).await?) }
-        });
-        declared.await.map_err(|failure| unavailable("declare a queue", failure.source))
+    async fn enrol(&self, user: &UserId) -> Result<(), Unavailable> {
+        // Where empty queues are removed, only their owner makes them.
+        if self.queues.is_removable() { Ok(()) } else { self.make_queue(user).await }
+    }
+
+    async fn request(&self, user: &UserId) -> Result<Requested, Unavailable> {
+        if self.queues.is_removable() && self.has_owner(user).await? {
+            let properties = BasicProperties::default().with_type(WANTED.into());
+            self.tell_owner(user, properties, "ask for a queue").await?;
+            return Ok(Requested::Asked);
+        }
+        self.make_queue(user).await?;
+        Ok(Requested::Made)
     }
 }
 
@@ -294,11 +301,31 @@ impl Acks for Publishing {
             Some(message) => properties.with_message_id(message.as_str().into()),
             None => properties,
         };
+        let properties = match ack.position {
+            Some(position) => properties.with_correlation_id(position.to_string().into()),
+            None => properties,
+        };
         self.tell_owner(user, properties, "pass on an ack").await
     }
 }
 
 impl Publishing {
+    async fn make_queue(&self, user: &UserId) -> Result<(), Unavailable> {
+        let made = self.attempt(Instant::now() + DEADLINE, |link| {
+            let user = user.clone();
+            async move { Ok(link.queues.ensure(&link.connection, &user, &self.queues).await?) }
+        });
+        made.await.map_err(|failure| unavailable("declare a queue", failure.source))
+    }
+
+    async fn has_owner(&self, user: &UserId) -> Result<bool, Unavailable> {
+        let partition = self.partitions.of(user);
+        let looked = self.attempt(Instant::now() + DEADLINE, |link| async move {
+            Ok(link.queues.has_owner(&link.connection, partition).await?)
+        });
+        looked.await.map_err(|failure| unavailable("look for an owner", failure.source))
+    }
+
     /// Writes to whoever owns the user's partition.
     async fn tell_owner(
         &self,

@@ -2,14 +2,18 @@
 
 use std::{num::NonZero, str::FromStr, time::Duration};
 
-use kschat_core::ports::Retired;
+use futures_util::future::BoxFuture;
+use kschat_core::{Partition, ports::Retired};
 use kschat_protocol::UserId;
 use lapin::{Channel, Connection, ErrorKind, options::QueueDeleteOptions};
-use tokio::{sync::Mutex, time::sleep};
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 
 use super::{
     NOT_FOUND, PRECONDITION_FAILED, QueueKind,
-    topology::{adopt_user, declare_user, look_at, user_queue},
+    topology::{adopt_user, control_queue, declare_user, look_at, unbind_user, user_queue},
 };
 
 /// How often a declaration is tried that others on the same channel may have spoiled.
@@ -18,6 +22,9 @@ const TRIES: u32 = 3;
 /// How long a quorum queue may take to count what was just given back to it: its nodes agree on that behind our back.
 /// A wrong count costs little, as the queue stays in any case.
 const SETTLE: Duration = Duration::from_millis(500);
+
+/// How long a message may take from the routing to its queue: microseconds within a node, more within a cluster.
+const ARRIVAL: Duration = Duration::from_secs(1);
 
 /// How users' queues are, and for how long they keep what waits in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +94,7 @@ impl FromStr for QueueKind {
 #[derive(Debug, Default)]
 pub(super) struct UserQueues {
     declares: Mutex<Option<Channel>>,
-    /// One removal at a time: two on one channel would share a refusal.
+    looks: Mutex<Option<Channel>>,
     removals: Mutex<Option<Channel>>,
 }
 
@@ -117,31 +124,74 @@ impl UserQueues {
         }
     }
 
-    /// Removes a user's queue if nothing waits in it.
+    /// Whether somebody owns a partition, and so makes its users' queues.
+    pub(super) async fn has_owner(&self, connection: &Connection, partition: Partition) -> Result<bool, lapin::Error> {
+        let mut looks = self.looks.lock().await;
+        let channel = reopened(connection, &mut looks).await?;
+        match look_at(&channel, control_queue(partition)).await {
+            Ok((_, consumers)) => Ok(consumers > 0),
+            // No consumer process has ever run.
+            Err(error) if code(&error) == Some(NOT_FOUND) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a user's queue if nothing waits in it, as far as that can be done without losing a message.
+    ///
+    /// The broker confirms a message that it has routed to a queue which is removed at that moment, `if-empty` or not. So
+    /// the queue is first taken out of the routing, and what is on its way to it is given time to arrive. Nobody but
+    /// the owner, who is here, puts it back.
     pub(super) async fn retire(
         &self,
         connection: &Connection,
         user: &UserId,
         settings: &QueueSettings,
+        called_back: BoxFuture<'_, ()>,
     ) -> Result<Retired, lapin::Error> {
         if settings.kind == QueueKind::Quorum {
             sleep(SETTLE).await;
         }
-        let mut channel = self.removals.lock().await;
-        let channel = reopened(connection, &mut channel).await?;
-        let waiting = Ok(Retired::Waiting(settings.expiry()));
-        match look_at(&channel, user_queue(user)).await {
-            Ok((0, 0)) if settings.is_removable() => {}
-            Ok((0, _)) => return Ok(Retired::Empty),
-            Ok(_) => return waiting,
-            Err(error) if code(&error) == Some(NOT_FOUND) => return Ok(Retired::Empty),
-            Err(error) => return Err(error),
+        match self.waiting(connection, user).await? {
+            None => return Ok(Retired::Empty),
+            Some(0) if !settings.is_removable() => return Ok(Retired::Empty),
+            Some(0) => {}
+            Some(_) => return Ok(Retired::Waiting(settings.expiry())),
         }
-        // Whatever has come meanwhile makes the broker refuse.
+        let channel = reopened(connection, &mut *self.removals.lock().await).await?;
+        unbind_user(&channel, user).await?;
+        let is_called_back = timeout(ARRIVAL, called_back).await.is_ok();
+        let kept = if is_called_back {
+            Retired::Kept
+        } else if self.waiting(connection, user).await? == Some(0) && self.delete(connection, user).await? {
+            return Ok(Retired::Empty);
+        } else {
+            Retired::Waiting(settings.expiry())
+        };
+        self.ensure(connection, user, settings).await?;
+        Ok(kept)
+    }
+
+    /// How many messages a user's queue holds, if there is one.
+    async fn waiting(&self, connection: &Connection, user: &UserId) -> Result<Option<u32>, lapin::Error> {
+        // One look at a time: two on one channel would share a refusal.
+        let mut looks = self.looks.lock().await;
+        let channel = reopened(connection, &mut looks).await?;
+        match look_at(&channel, user_queue(user)).await {
+            Ok((messages, _)) => Ok(Some(messages)),
+            Err(error) if code(&error) == Some(NOT_FOUND) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a queue if nothing waits in it; says whether it did.
+    async fn delete(&self, connection: &Connection, user: &UserId) -> Result<bool, lapin::Error> {
+        // One removal at a time, likewise.
+        let mut removals = self.removals.lock().await;
+        let channel = reopened(connection, &mut removals).await?;
         let options = QueueDeleteOptions { if_unused: true, if_empty: true, ..QueueDeleteOptions::default() };
         match channel.queue_delete(user_queue(user), options).await {
-            Ok(_) => Ok(Retired::Empty),
-            Err(error) if code(&error) == Some(PRECONDITION_FAILED) => waiting,
+            Ok(_) => Ok(true),
+            Err(error) if code(&error) == Some(PRECONDITION_FAILED) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -151,7 +201,7 @@ impl QueueSettings {
     /// Quorum queues know no conditional removal; a condition that we check ourselves could lose a message.
     ///
     /// Source: RabbitMQ, `rabbit_quorum_queue:delete`, which answers 540 to `if-empty` and `if-unused`.
-    fn is_removable(&self) -> bool {
+    pub(super) fn is_removable(&self) -> bool {
         self.kind == QueueKind::Classic && !self.keeps_empty
     }
 }

@@ -39,6 +39,9 @@ const NOTES: u32 = 100_000;
 /// Source: RabbitMQ, "Quorum queues", "Repeated requeues"; tried on 3.10.
 const DELIVERY_LIMIT: u32 = 1_000_000;
 
+/// The type of a control message by which a sender asks for its user's queue.
+pub(super) const WANTED: &str = "wanted";
+
 /// The seed's routing key.
 pub(super) fn routing_key(user: &UserId) -> ShortString {
     format!("ks_{}", user.as_str()).into()
@@ -143,6 +146,11 @@ pub(super) async fn adopt_user(channel: &Channel, user: &UserId) -> Result<(), l
 async fn bind_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
     let (queue, key) = (user_queue(user), routing_key(user));
     channel.queue_bind(queue, EXCHANGE.into(), key, QueueBindOptions::default(), FieldTable::default()).await
+}
+
+/// Takes a user's queue out of the routing.
+pub(super) async fn unbind_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
+    channel.queue_unbind(user_queue(user), EXCHANGE.into(), routing_key(user), FieldTable::default()).await
 }
 
 /// How many messages and consumers a queue has; an error if there is no such queue.

@@ -1,12 +1,22 @@
-//! Clauses of [`Publisher`], [`Queues`] and [`Mailbox`].
+//! Clauses of [`Publisher`] and [`Mailbox`].
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 use kschat_protocol::{Message, TraceContext, UserId};
 
+use tokio::{sync::Notify, time::Instant};
+
 use super::{message, somebody};
-use crate::ports::{BoxError, Deliveries, Delivery, Mailbox, PublishError, Publisher, Queues, Retired, Undeliverable};
+use crate::ports::{BoxError, Deliveries, Delivery, Mailbox, PublishError, Publisher, Retired, Undeliverable};
+
+/// Nobody calls back.
+fn never() -> BoxFuture<'static, ()> {
+    std::future::pending().boxed()
+}
 
 /// What a clause returns: the port's own failure fails the test.
 pub type Outcome = Result<(), BoxError>;
@@ -18,9 +28,9 @@ const SOON: Duration = Duration::from_secs(10);
 const A_WHILE: Duration = Duration::from_millis(200);
 
 /// Everything that a broker is to the use-cases.
-pub trait Broker: Publisher + Queues + Mailbox {}
+pub trait Broker: Publisher + Mailbox {}
 
-impl<T: Publisher + Queues + Mailbox> Broker for T {}
+impl<T: Publisher + Mailbox> Broker for T {}
 
 async fn next(deliveries: &mut Box<dyn Deliveries>) -> Result<Delivery, BoxError> {
     let delivery = tokio::time::timeout(SOON, deliveries.next()).await?;
@@ -208,20 +218,20 @@ pub async fn each_publish_hears_of_its_own_route(broker: &impl Broker) -> Outcom
 /// The port's own.
 pub async fn a_queue_in_which_messages_wait_is_kept(broker: &impl Broker) -> Outcome {
     let user = somebody();
-    assert_eq!(broker.retire(&user).await?, Retired::Empty, "nobody has made it");
+    assert_eq!(broker.retire(&user, never()).await?, Retired::Empty, "nobody has made it");
     broker.ensure(&user).await?;
     publish(broker, &user, &["one", "two"]).await?;
-    assert!(matches!(broker.retire(&user).await?, Retired::Waiting(_)));
+    assert!(matches!(broker.retire(&user, never()).await?, Retired::Waiting(_)));
     let mut deliveries = broker.open(&user).await?;
     let got = expect(&mut deliveries, &["one", "two"]).await?;
     deliveries.ack(&[got[0].tag]).await?;
     deliveries.close().await;
-    assert!(matches!(broker.retire(&user).await?, Retired::Waiting(_)));
+    assert!(matches!(broker.retire(&user, never()).await?, Retired::Waiting(_)));
     let mut deliveries = broker.open(&user).await?;
     let got = expect(&mut deliveries, &["two"]).await?;
     deliveries.ack(&[got[0].tag]).await?;
     deliveries.close().await;
-    assert_eq!(broker.retire(&user).await?, Retired::Empty);
+    assert_eq!(broker.retire(&user, never()).await?, Retired::Empty);
     Ok(())
 }
 
@@ -238,51 +248,62 @@ pub async fn an_empty_queue_is_removed(broker: &impl Broker) -> Outcome {
         let got = expect(&mut deliveries, &["one"]).await?;
         deliveries.ack(&[got[0].tag]).await?;
         deliveries.close().await;
-        assert_eq!(broker.retire(&user).await?, Retired::Empty);
+        assert_eq!(broker.retire(&user, never()).await?, Retired::Empty);
         let refused = broker.publish(&user, &message(&user, "late")).await;
         assert!(matches!(refused, Err(PublishError::NoRoute)), "{refused:?}");
     }
     Ok(())
 }
 
-/// Nothing is lost when a queue is removed again and again while messages are sent: each is either in the queue or was
-/// refused as having no route.
+/// How long queues are removed while messages are sent.
+const REMOVING: Duration = Duration::from_secs(4);
+
+/// Nothing is lost when a queue is removed as often as possible while messages are sent: each is either in the queue or
+/// was refused as having no route, upon which the owner makes the queue again.
 ///
 /// # Errors
 /// The port's own.
 pub async fn removing_a_queue_loses_no_message(broker: &impl Broker) -> Outcome {
-    let user = somebody();
-    let sender = async {
-        let mut accepted = Vec::new();
-        for n in 0..200 {
-            let text = n.to_string();
-            match broker.publish(&user, &message(&user, &text)).await {
-                Ok(()) => accepted.push(text),
-                Err(PublishError::NoRoute) => broker.ensure(&user).await?,
-                Err(other) => return Err(BoxError::from(other)),
+    let (user, wanted, began) = (somebody(), Notify::new(), Instant::now());
+    let send = |name: &'static str| {
+        let (user, wanted) = (&user, &wanted);
+        async move {
+            let mut accepted = Vec::new();
+            while began.elapsed() < REMOVING {
+                let text = format!("{name} {}", accepted.len());
+                match broker.publish(user, &message(user, &text)).await {
+                    Ok(()) => accepted.push(text),
+                    Err(PublishError::NoRoute) => wanted.notify_one(),
+                    Err(other) => return Err(BoxError::from(other)),
+                }
+                // Long enough now and then for the queue to go.
+                let pause = if accepted.len() % 100 == 99 { 1_200 } else { fastrand::u64(0..4) };
+                tokio::time::sleep(Duration::from_millis(pause)).await;
             }
+            Ok(accepted)
         }
-        Ok(accepted)
     };
-    let owner = async {
+    let own = async {
         let mut taken = Vec::new();
-        for _ in 0..40 {
+        while began.elapsed() < REMOVING {
             let mut deliveries = broker.open(&user).await?;
-            while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_millis(5), deliveries.next()).await {
+            while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_millis(3), deliveries.next()).await {
                 taken.push(Message::from_slice(&delivery.body)?.msg);
                 deliveries.ack(&[delivery.tag]).await?;
             }
             deliveries.close().await;
-            broker.retire(&user).await?;
+            broker.retire(&user, wanted.notified().boxed()).await?;
         }
+        broker.ensure(&user).await?;
         Ok::<_, BoxError>(taken)
     };
-    let (accepted, mut taken) = futures_util::future::try_join(sender, owner).await?;
+    let (one, two, mut taken) = futures_util::future::try_join3(send("one"), send("two"), own).await?;
     let mut deliveries = broker.open(&user).await?;
-    while taken.len() < accepted.len() {
+    while taken.len() < one.len() + two.len() {
         taken.push(Message::from_slice(&next(&mut deliveries).await?.body)?.msg);
     }
-    assert_eq!(taken, accepted);
+    let of = |name: &str| taken.iter().filter(|text| text.starts_with(name)).cloned().collect::<Vec<_>>();
+    assert_eq!((of("one"), of("two")), (one, two));
     Ok(())
 }
 

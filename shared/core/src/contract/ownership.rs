@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kschat_protocol::AckFrame;
+use kschat_protocol::{AckFrame, Position};
 
 use super::{message, somebody};
 use crate::{
@@ -38,9 +38,9 @@ pub async fn the_only_member_owns_everything_and_hears_pokes_and_acks(
         assert_eq!(heard, OwnershipEvent::Poked(user.clone()));
         let id = message(&user, "").id;
         for ack in [
-            AckFrame { message: Some(id.clone()), again: false },
-            AckFrame { message: Some(id), again: true },
-            AckFrame { message: None, again: true },
+            AckFrame { message: Some(id.clone()), position: None, again: false },
+            AckFrame { message: Some(id), position: Some(Position { run: 7, number: 9 }), again: true },
+            AckFrame { message: None, position: None, again: true },
         ] {
             teller.acked(&user, &ack).await?;
             let heard = tokio::time::timeout(SOON, ownership.next()).await?;

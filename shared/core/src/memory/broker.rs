@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use kschat_protocol::{AckFrame, Message, TraceContext, UserId};
 use tokio::sync::{Notify, mpsc};
 
@@ -14,7 +15,7 @@ use crate::{
     Partition, Partitions,
     ports::{
         Acks, Deliveries, Delivery, Mailbox, Ownership, OwnershipEvent, Pokes, PublishError, Publisher, Queues,
-        Retired, Tag, Unavailable, Undeliverable,
+        Requested, Retired, Tag, Unavailable, Undeliverable,
     },
 };
 
@@ -112,9 +113,12 @@ impl Publisher for MemoryBroker {
 
 #[async_trait]
 impl Queues for MemoryBroker {
-    async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
-        self.queues().entry(user.clone()).or_default();
-        Ok(())
+    async fn enrol(&self, user: &UserId) -> Result<(), Unavailable> {
+        self.ensure(user).await
+    }
+
+    async fn request(&self, user: &UserId) -> Result<Requested, Unavailable> {
+        self.ensure(user).await.map(|()| Requested::Made)
     }
 }
 
@@ -145,7 +149,12 @@ impl Mailbox for MemoryBroker {
         Ok(Box::new(MemoryDeliveries { broker: self.clone(), user: user.clone(), arrival }))
     }
 
-    async fn retire(&self, user: &UserId) -> Result<Retired, Unavailable> {
+    async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
+        self.queues().entry(user.clone()).or_default();
+        Ok(())
+    }
+
+    async fn retire(&self, user: &UserId, _called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {
         let mut queues = self.queues();
         if queues.get(user).is_some_and(|queue| queue.taken || !queue.ready.is_empty()) {
             return Ok(Retired::Waiting(FOR_EVER));
