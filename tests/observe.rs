@@ -146,6 +146,22 @@ async fn an_invocation_writes_one_line_of_metrics_before_it_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_stops_writes_its_last_metrics() {
+    let mut services = Services::start().await;
+    services.telemetry.push(("METRICS_EMF", "true".to_owned()));
+    // It owns partitions; nobody is there to push to.
+    let consumer = Consumer::start(&services, "http://127.0.0.1:9/dev").await;
+    let owns_all = async || consumer.metrics().await.contains("kschat_partitions_owned 16");
+    eventually("it owns every partition", owns_all).await;
+    consumer.process.signal("TERM");
+    eventually("the consumer has ended", async || !consumer.process.is_running()).await;
+    let printed = consumer.process.printed();
+    let lines = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let told = lines.filter(|line| line["_aws"]["CloudWatchMetrics"].is_array() && line["kschat_members"] == 1.0);
+    assert_eq!(told.count(), 1, "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn log_lines_carry_the_ids_of_request_and_message_and_nothing_secret() {
     let deployment = deployment().await;
     let (a, b) = (somebody("alice"), somebody("bob"));
