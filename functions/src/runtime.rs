@@ -86,7 +86,7 @@ async fn run<D>(
     let answer = |LambdaEvent { payload, context }: LambdaEvent<Event>| async move {
         let span = invocation(&context.request_id, &payload);
         trace::continue_from(&span, || {
-            event::trace(&payload).or_else(|| TraceContext::read_xray(context.xray_trace_id.as_deref()?))
+            event::trace(&payload).or_else(|| recorded_by_xray(context.xray_trace_id.as_deref()?))
         });
         let response = handle(deps, payload).instrument(span).await;
         told.flush().await;
@@ -94,6 +94,11 @@ async fn run<D>(
     };
     // Without the runtime's own span: ours says the same, and more.
     Runtime::new(service_fn(answer)).run().await
+}
+
+/// Lambda names a trace with every event. One that X-Ray does not record is none: it would keep ours from being recorded.
+fn recorded_by_xray(header: &str) -> Option<TraceContext> {
+    TraceContext::read_xray(header).filter(TraceContext::is_sampled)
 }
 
 /// Where metrics and spans go. The platform may freeze a function once it has answered, so they go before that.

@@ -21,6 +21,9 @@ const MAX_PART: usize = 256;
 /// The length of a `traceparent` of version 00, the only one there is.
 const LENGTH: usize = 55;
 
+/// The flag of a trace that is recorded.
+const SAMPLED: u8 = 0b01;
+
 /// Flags that have a meaning: sampled, random.
 const KNOWN_FLAGS: u8 = 0b11;
 
@@ -97,6 +100,12 @@ impl TraceContext {
     #[must_use]
     pub const fn parent_id(&self) -> u64 {
         self.parent
+    }
+
+    /// Whether it is recorded.
+    #[must_use]
+    pub const fn is_sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
     }
 
     /// Whether it is recorded, and how its id was drawn.
@@ -245,6 +254,9 @@ mod tests {
         let header = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1;Lineage=1:2:3";
         let context = TraceContext::read_xray(header).unwrap();
         assert_eq!(context.traceparent(), "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01");
+        assert!(context.is_sampled());
+        let idle = TraceContext::read_xray(&header.replace("Sampled=1", "Sampled=0"));
+        assert!(idle.is_some_and(|context| !context.is_sampled()));
         for wrong in ["", "Root=1-5759e988-bd862e3fe1be46a994272793", "Root=2-x;Parent=y", "Sampled=1"] {
             assert_eq!(TraceContext::read_xray(wrong), None, "{wrong}");
         }
