@@ -96,6 +96,7 @@ mod broker {
             messages_come_in_order_to_their_receiver_only,
             what_is_not_acked_comes_again_in_order,
             a_discarded_message_is_out_of_the_way,
+            a_trace_travels_with_its_message,
             giving_up_waiting_loses_nothing,
             what_is_here_already_can_be_taken_without_waiting,
             each_publish_hears_of_its_own_route,
