@@ -95,21 +95,30 @@ async fn a_consumer_that_is_asked_to_stop_hands_over_and_repeats_nothing() {
         pairs.push((connect(&url, &from).await, connect(&url, &to).await, to));
     }
     first.process.signal("TERM");
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    for n in 0..50 {
-        for (sender, _, to) in &mut pairs {
-            assert_eq!(sender.send(to, &n.to_string()).await["ER"], 0);
-        }
-    }
-    for (_, receiver, _) in &mut pairs {
-        let mut texts = Vec::new();
-        while texts.len() < 50 {
-            for item in receiver.items().await {
-                *seen.entry(item["mId"].as_str().expect("mId").to_owned()).or_default() += 1;
-                texts.push(item["msg"].as_str().expect("msg").parse::<usize>().expect("a number"));
+    // Side by side: who does not listen does not acknowledge, and is pushed to again.
+    let talks = pairs.into_iter().map(|(mut sender, mut receiver, to)| async move {
+        let send = async {
+            for n in 0..50 {
+                assert_eq!(sender.send(&to, &n.to_string()).await["ER"], 0);
             }
-        }
+        };
+        let hear = async {
+            let (mut ids, mut texts) = (Vec::new(), Vec::new());
+            while texts.len() < 50 {
+                for item in receiver.items().await {
+                    ids.push(item["mId"].as_str().expect("mId").to_owned());
+                    texts.push(item["msg"].as_str().expect("msg").parse::<usize>().expect("a number"));
+                }
+            }
+            (ids, texts)
+        };
+        let ((), (ids, texts)) = tokio::join!(send, hear);
         assert_eq!(texts, (0..50).collect::<Vec<_>>());
+        ids
+    });
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for id in futures_util::future::join_all(talks).await.concat() {
+        *seen.entry(id).or_default() += 1;
     }
     assert!(seen.values().all(|times| *times == 1), "something came twice");
     eventually("the consumer has ended", async || !first.process.is_running()).await;

@@ -65,7 +65,7 @@ async fn a_queue_lives_while_its_user_is_online_or_messages_wait() {
     let mut alice = connect(&url, &a).await;
     for round in 0..2 {
         let bob = connect(&url, &b).await;
-        assert_eq!(waiting(&broker, &b).await, Some(0));
+        eventually("the owner has made the queue", async || waiting(&broker, &b).await == Some(0)).await;
         bob.close().await;
         eventually("the empty queue is removed", async || waiting(&broker, &b).await.is_none()).await;
         assert_eq!(alice.send(&b, &format!("while away {round}")).await["ER"], 0);

@@ -273,7 +273,7 @@ impl Shift {
         });
     }
 
-    /// Looks for queues of those who are away that must be looked at.
+    /// Looks for queues of those who are away that must be looked at, and counts those in which messages wait.
     fn sweep(&mut self) {
         if std::mem::replace(&mut self.sweeping, true) {
             return;
@@ -281,12 +281,15 @@ impl Shift {
         let (deps, owned) = (self.deps.clone(), self.owned.clone());
         self.chores.spawn(async move {
             let mut users = Vec::new();
-            for partition in owned {
-                match retire::due(&deps, partition).await {
+            for partition in &owned {
+                match retire::due(&deps, *partition).await {
                     Ok(due) => users.extend(due),
                     // It is out of reach: the next sweep will do.
                     Err(_) => break,
                 }
+            }
+            if let Ok(count) = retire::count(&deps, owned).await {
+                metrics::QUEUES.set_for("backlog", usize::try_from(count).unwrap_or(usize::MAX));
             }
             Chore::Due(users)
         });

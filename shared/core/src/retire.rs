@@ -63,6 +63,18 @@ pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &Signals) {
     }
 }
 
+/// For how many users of these partitions messages wait who are away.
+///
+/// # Errors
+/// [`Unavailable`] when nobody could be asked.
+pub async fn count(deps: &Deps, partitions: impl IntoIterator<Item = Partition>) -> Result<u64, Unavailable> {
+    let mut count = 0;
+    for partition in partitions {
+        count += deps.backlogs.count(partition).await?;
+    }
+    Ok(count)
+}
+
 /// The users of a partition whose queues must be looked at by now: a bounded number of them, and the rest next time.
 ///
 /// # Errors

@@ -157,7 +157,8 @@ impl Routes {
     }
 
     /// The route of a frame and its key. Nobody gets to `$connect` or `$disconnect` by naming them.
-    pub(super) fn select(&self, frame: &str) -> Option<(&str, &Route)> {
+    #[must_use]
+    pub fn select(&self, frame: &str) -> Option<(&str, &Route)> {
         let named = self.selection.find(frame).filter(|key| !key.starts_with('$'));
         let named = named.and_then(|key| self.table.get_key_value(&key));
         named.or_else(|| self.table.get_key_value(DEFAULT)).map(|(key, route)| (key.as_str(), route))

@@ -28,7 +28,11 @@ pub fn read(path: &str) -> Result<Read, String> {
     parse(&text, api).map_err(|problem| format!("{path}: {problem}"))
 }
 
-fn parse(text: &str, api: Option<&str>) -> Result<Read, String> {
+/// Reads routes from the text of such a file, for the API of that name.
+///
+/// # Errors
+/// What is wrong with the text, and what would be right.
+pub fn parse(text: &str, api: Option<&str>) -> Result<Read, String> {
     let documents = Yaml::load_from_str(text).map_err(|error| error.to_string())?;
     let document = documents.first().ok_or("the file is empty")?;
     let document = to_json(document)?;

@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    BrokerUrl, PartitionOwnership, QueueSettings,
+    BrokerUrl, PartitionOwnership, QueueKind, QueueSettings,
     dead::DeadLetters,
     queues::UserQueues,
     topology::{declare_partitions, declare_shared, user_queue},
@@ -171,7 +171,8 @@ impl Link {
         let (channel, seat) = self.seat().await?;
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(user_queue(user), "".into(), options, FieldTable::default()).await?;
-        Ok(OpenQueue { link: self, channel, _seat: seat, consumer, on_loan: Vec::new(), ended: false })
+        let (user, kind) = (user.clone(), settings.kind);
+        Ok(OpenQueue { link: self, channel, user, kind, _seat: seat, consumer, on_loan: Vec::new(), ended: false })
     }
 }
 
@@ -249,6 +250,8 @@ impl Mailbox for Consuming {
 struct OpenQueue {
     link: Arc<Link>,
     channel: Channel,
+    user: UserId,
+    kind: QueueKind,
     _seat: Arc<()>,
     consumer: Consumer,
     /// In the order of the queue.
@@ -286,11 +289,15 @@ impl OpenQueue {
             let item = self.consumer.next().await;
             self.lend(item);
         }
+        let given_back = self.on_loan.len();
         for tag in std::mem::take(&mut self.on_loan) {
             self.channel.basic_nack(tag, BasicNackOptions { requeue: true, multiple: false }).await?;
         }
         // A nack has no answer, but this has: once it is here, all is back in the queue for whoever is next.
         self.channel.basic_qos(self.link.prefetch, BasicQosOptions { global: false }).await?;
+        if self.kind == QueueKind::Quorum {
+            self.link.queues.wait_for(&self.link.connection, &self.user, given_back).await?;
+        }
         Ok(())
     }
 }

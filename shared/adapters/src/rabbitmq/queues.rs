@@ -8,7 +8,7 @@ use kschat_protocol::UserId;
 use lapin::{Channel, Connection, ErrorKind, options::QueueDeleteOptions};
 use tokio::{
     sync::Mutex,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -19,9 +19,11 @@ use super::{
 /// How often a declaration is tried that others on the same channel may have spoiled.
 const TRIES: u32 = 3;
 
-/// How long a quorum queue may take to count what was just given back to it: its nodes agree on that behind our back.
-/// A wrong count costs little, as the queue stays in any case.
-const SETTLE: Duration = Duration::from_millis(500);
+/// How long a quorum queue may take to take back, and to count, what is given back to it.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How often a queue is looked at that is about to take messages back.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// How long a message may take from the routing to its queue: microseconds within a node, more within a cluster.
 const ARRIVAL: Duration = Duration::from_secs(1);
@@ -169,6 +171,25 @@ impl UserQueues {
         };
         self.ensure(connection, user, settings).await?;
         Ok(kept)
+    }
+
+    /// Waits until a quorum queue has taken back so many messages, or has had its time. Its nodes agree on that behind our
+    /// back, and whoever opens the queue sooner is given the later messages first.
+    pub(super) async fn wait_for(
+        &self,
+        connection: &Connection,
+        user: &UserId,
+        given_back: usize,
+    ) -> Result<(), lapin::Error> {
+        let late = Instant::now() + SETTLE;
+        while Instant::now() < late {
+            let waiting = self.waiting(connection, user).await?.unwrap_or_default();
+            if usize::try_from(waiting).unwrap_or(usize::MAX) >= given_back {
+                break;
+            }
+            sleep(GLANCE).await;
+        }
+        Ok(())
     }
 
     /// How many messages a user's queue holds, if there is one.

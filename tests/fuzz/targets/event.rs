@@ -1,0 +1,149 @@
+//! Whatever event reaches a function, it answers; nobody gets in without a token, nor speaks for another.
+
+#![no_main]
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use kschat_adapters::jwt::{JwtSettings, JwtVerifier, sign_seed_token};
+use kschat_core::{
+    Clock, Partitions, SystemClock, ack,
+    memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
+    ports::{ConnectionRegistry, Mailbox},
+    send::Strangers,
+};
+use kschat_functions::{Event, Response, connect, disconnect, send};
+use kschat_protocol::{ClientFrame, ConnectionId, Message, UserId, limits::MAX_FRAME};
+use libfuzzer_sys::fuzz_target;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+const SECRET: &str = "a secret that only the fuzzer knows";
+const USER: &str = "alice";
+/// Stands for a token of [`USER`] in an input: no fuzzer guesses one.
+const TOKEN: &str = "TOKEN";
+
+static VERIFIER: LazyLock<Arc<JwtVerifier>> =
+    LazyLock::new(|| Arc::new(JwtVerifier::new(&JwtSettings::seed(SECRET.to_owned())).expect("a secret fits HS256")));
+static GENUINE: LazyLock<String> = LazyLock::new(|| {
+    let (user, now) = (UserId::try_from(USER).expect("an id"), SystemClock.now());
+    sign_seed_token(SECRET, &user, now, now.plus(Duration::from_secs(30 * 24 * 60 * 60))).expect("it can sign")
+});
+thread_local! {
+    static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+}
+
+fuzz_target!(|text: &str| {
+    let genuine = text.contains(TOKEN);
+    let text = text.replace(TOKEN, &GENUINE);
+    let Ok(event) = serde_json::from_str::<Event>(&text) else { return };
+    RUNTIME.with(|runtime| runtime.block_on(Scene::new().check(event, genuine)));
+});
+
+struct Scene {
+    connect: connect::Deps,
+    disconnect: disconnect::Deps,
+    send: send::Deps,
+    broker: MemoryBroker,
+    registry: Arc<MemoryRegistry>,
+    /// Pokes and acks go to it.
+    _ownership: MemoryOwnership,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (broker, ownership) = MemoryBroker::new(Partitions::default());
+        let (shared, registry) = (Arc::new(broker.clone()), Arc::new(MemoryRegistry::new(Partitions::default())));
+        let clock = Arc::new(SystemClock);
+        Self {
+            connect: connect::Deps {
+                verifier: VERIFIER.clone(),
+                registry: registry.clone(),
+                queues: shared.clone(),
+                pokes: shared.clone(),
+                clock: clock.clone(),
+            },
+            disconnect: disconnect::Deps { registry: registry.clone(), pokes: shared.clone() },
+            send: send::Deps {
+                send: kschat_core::send::Deps {
+                    registry: registry.clone(),
+                    idempotency: registry.clone(),
+                    publisher: shared.clone(),
+                    queues: shared.clone(),
+                    clock: clock.clone(),
+                    strangers: Strangers::Queue,
+                },
+                ack: ack::Deps { registry: registry.clone(), acks: shared, clock },
+            },
+            broker,
+            registry,
+            _ownership: ownership,
+        }
+    }
+
+    /// One event for each function; a send comes once from a stranger and once from a connection that is known.
+    async fn check(&self, event: Event, genuine: bool) {
+        let id = event.request_context.connection_id.clone().and_then(|id| ConnectionId::try_from(id).ok());
+        let Some(id) = id else { return self.check_nobody(event).await };
+        let (status, reply) = read(&send::handle(&self.send, event.clone()).await);
+        assert!(status == 200 && reply.as_ref().is_none_or(|reply| reply["ER"] != 0), "a stranger was heard");
+
+        let response = connect::handle(&self.connect, event.clone()).await;
+        assert!(response.headers.values().all(|value| value == "kschat.v2"));
+        let (status, _) = read(&response);
+        assert!([200, 401, 403].contains(&status), "{status}");
+        assert!(status != 200 || genuine, "somebody came in without a token");
+        let session = self.registry.session(&id).await.expect("memory");
+        assert_eq!(session.is_some(), status == 200);
+        if let Some(session) = session {
+            assert_eq!(session.user.as_str(), USER);
+            self.check_send(event.clone()).await;
+        }
+        for _ in 0..2 {
+            assert_eq!(disconnect::handle(&self.disconnect, event.clone()).await.status_code, 200);
+            assert_eq!(self.registry.session(&id).await.expect("memory"), None);
+        }
+    }
+
+    async fn check_nobody(&self, event: Event) {
+        assert_eq!(send::handle(&self.send, event.clone()).await.status_code, 400);
+        assert_eq!(connect::handle(&self.connect, event.clone()).await.status_code, 400);
+        assert_eq!(disconnect::handle(&self.disconnect, event).await.status_code, 400);
+    }
+
+    /// What was accepted lies in its receiver's queue, once, and names its true sender.
+    async fn check_send(&self, event: Event) {
+        let body = if event.is_base64_encoded { None } else { event.body.clone() };
+        let frame = ClientFrame::parse(body.as_deref().unwrap_or_default());
+        let (status, reply) = read(&send::handle(&self.send, event).await);
+        assert_eq!(status, 200);
+        let Ok(ClientFrame::Send(frame)) = frame else { return };
+        let reply = reply.expect("a send is answered");
+        assert_eq!(reply["event"], "RESPSEND");
+        let mut queued = Vec::new();
+        let mut deliveries = self.broker.open(&frame.recipient).await.expect("memory");
+        while let Some(delivery) = deliveries.try_next() {
+            queued.push(Message::from_slice(&delivery.body).expect("a message"));
+        }
+        match (reply["ER"].as_u64(), queued.as_slice()) {
+            (Some(0), [message]) => {
+                assert_eq!((frame.claimed_sender.as_str(), message.msg.as_str()), (USER, frame.msg.as_str()));
+                assert_eq!(reply["MID"], message.id.as_str());
+            }
+            (Some(1..), []) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Status and body; every body is a frame.
+fn read(response: &Response) -> (i64, Option<Value>) {
+    let body = json!(response)["body"].as_str().map(str::to_owned);
+    let frame = body.map(|body| {
+        assert!(body.len() <= MAX_FRAME);
+        serde_json::from_str::<Value>(&body).expect("a body is JSON")
+    });
+    (response.status_code, frame)
+}

@@ -1,0 +1,65 @@
+//! Whatever lies in a queue is read or refused, and frames hold what was put into them, in order, within the limit.
+
+#![no_main]
+
+use kschat_protocol::{
+    Message, MessageId, ReceiverFrame,
+    limits::{MAX_FRAME, MAX_MESSAGE_ID},
+};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+/// A body may say that it lies in the queue as often as its first byte says: small inputs fill frames, too.
+const COPIES: usize = 64;
+
+fuzz_target!(|data: &[u8]| {
+    let mut read = Vec::new();
+    for line in data.split(|byte| *byte == b'\n') {
+        let (copies, body) = match line {
+            [first, body @ ..] if *first >= 0x80 => (usize::from(first & 0x7f) % COPIES + 1, body),
+            body => (1, body),
+        };
+        if let Ok(message) = Message::from_slice(body) {
+            // A client must be able to name it in an ack.
+            assert!((1..=MAX_MESSAGE_ID).contains(&message.id.as_str().len()));
+            let again = Message::from_slice(&message.to_vec());
+            assert!(again.is_ok_and(|again| again == message), "it changes on its way through a queue");
+            read.extend(std::iter::repeat_n(message, copies));
+        }
+    }
+    check_frames(&read);
+});
+
+/// Puts messages into frames as the consumer does.
+fn check_frames(messages: &[Message]) {
+    let (mut frame, mut inside, mut previous) = (ReceiverFrame::after(None), Vec::new(), None);
+    for (at, message) in messages.iter().enumerate() {
+        let redelivered = at % 3 == 0;
+        if !frame.push(message, redelivered) {
+            check_frame(std::mem::replace(&mut frame, ReceiverFrame::after(previous)), &inside, previous);
+            inside.clear();
+            previous = at.checked_sub(1).map(|at| &messages[at].id);
+            frame = ReceiverFrame::after(previous);
+            if !frame.push(message, redelivered) {
+                continue;
+            }
+        }
+        inside.push((message, redelivered));
+    }
+    check_frame(frame, &inside, previous);
+}
+
+fn check_frame(frame: ReceiverFrame, inside: &[(&Message, bool)], previous: Option<&MessageId>) {
+    assert_eq!((frame.len(), frame.is_empty()), (inside.len(), inside.is_empty()));
+    let text = frame.into_text();
+    assert!(text.len() <= MAX_FRAME, "{} bytes", text.len());
+    let told: Value = serde_json::from_str(&text).expect("a frame is JSON");
+    assert_eq!(told["event"], "RESPRECEIVER");
+    assert_eq!(told["PREV"].as_str(), previous.map(MessageId::as_str));
+    let items = told["MSG"].as_array().expect("a list");
+    assert_eq!(items.len(), inside.len());
+    for (item, (message, redelivered)) in items.iter().zip(inside) {
+        assert_eq!(item["redelivered"].as_bool(), redelivered.then_some(true));
+        assert_eq!(Message::from_slice(item.to_string().as_bytes()).ok().as_ref(), Some(*message));
+    }
+}
