@@ -1,0 +1,55 @@
+"""The AWS command line, and how this program talks to a person."""
+
+import json
+import os
+import subprocess
+import sys
+
+BOLD, RED, GREEN, PLAIN = ("\033[1m", "\033[31m", "\033[32m", "\033[0m") if sys.stdout.isatty() else ("",) * 4
+
+
+class Failed(Exception):
+    """What went wrong, said so that the reader knows what to do."""
+
+
+def step(text):
+    print(f"{BOLD}== {text}{PLAIN}", flush=True)
+
+
+def say(text):
+    print(f"   {text}", flush=True)
+
+
+def confirm(question, assumed):
+    """Asks for a yes. `--yes` and nothing else answers for a person."""
+    if assumed:
+        return True
+    if not sys.stdin.isatty():
+        raise Failed(f"{question} There is nobody to ask: review the change set, then say --yes.")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+class Aws:
+    """Calls `aws` in one region."""
+
+    def __init__(self, region):
+        self.region = region
+
+    def __call__(self, *arguments, data=None, parse=True):
+        """Runs a command and returns what it answers; raises [`Failed`] with what AWS says."""
+        command = ["aws", *arguments, "--region", self.region, "--output", "json", "--no-cli-pager"]
+        done = subprocess.run(
+            command, input=data, capture_output=True, text=True, check=False, env=os.environ | {"AWS_PAGER": ""}
+        )
+        if done.returncode != 0:
+            raise Failed(f"aws {' '.join(arguments[:2])}: {done.stderr.strip() or 'failed'}")
+        if not parse:
+            return done.stdout
+        return json.loads(done.stdout) if done.stdout.strip() else {}
+
+    def try_(self, *arguments):
+        """The same, with None where AWS says no."""
+        try:
+            return self(*arguments)
+        except Failed:
+            return None
