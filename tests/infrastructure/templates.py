@@ -33,7 +33,9 @@ def translate(template, parameters=None):
         return template
     os.environ.setdefault("AWS_DEFAULT_REGION", PSEUDO["AWS::Region"])
     translator, parser = _translator()
-    return translator.translate(copy.deepcopy(template), dict(parameters or {}))
+    # SAM itself wants to know this one.
+    given = {"Revision": "0" * 64} | dict(parameters or {})
+    return translator.translate(copy.deepcopy(template), given)
 
 
 @cache

@@ -1,0 +1,128 @@
+"""Faults planted into the stacks, one at a time, each with what has to catch it: a test of the tests.
+
+Whatever a linter catches may be left to it; the rest is what our own rules are for.
+"""
+
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+
+from templates import ROOT  # noqa: E402
+
+# Name, file, what stands there, what is put in its place, and who notices: a rule of rules.py, or a linter's rule.
+MUTANTS = [
+    # The six that no linter sees.
+    ("a push permission without its verb", "app.yaml", "/${Stage}/POST/@connections/*'", "/${Stage}/@connections/*'", "only_the_connections_of_this_stage_can_be_pushed_to"),
+    ("two subnets for a single broker", "data.yaml", "!If [IsCluster, !Ref SubnetIds, [!Select [0, !Ref SubnetIds]]]", "!Ref SubnetIds", "a_single_broker_has_one_subnet_and_a_cluster_all"),
+    ("a typo in the key of a secret", "data.yaml", "${CacheSecret}:SecretString:token}}@", "${CacheSecret}:SecretString:tokn}}@", "every_reference_to_a_secret_finds_what_it_names"),
+    ("another port in a security group", "data.yaml", "- { IpProtocol: tcp, FromPort: 5671, ToPort: 5671, SourceSecurityGroupId: !Ref ConsumerGroup", "- { IpProtocol: tcp, FromPort: 5672, ToPort: 5672, SourceSecurityGroupId: !Ref ConsumerGroup", "security_groups_open_the_ports_that_are_used_and_no_other"),
+    ("a stop that Fargate does not wait for", "app.yaml", "StopTimeout: 60", "StopTimeout: 180", "a_task_is_given_the_time_that_the_consumer_takes_to_stop"),
+    ("a secret that the task may not read", "app.yaml", "Resource: [!Ref AmqpUrlSecretArn, !Ref RedisUrlSecretArn]", "Resource: [!Ref AmqpUrlSecretArn]", "secrets_can_be_read_by_whoever_starts_the_task"),
+    # The edge.
+    ("no route response for send", "app.yaml", "RouteId: !Ref ApiSendRoute, RouteResponseKey", "RouteId: !Ref ApiAckRoute, RouteResponseKey", "every_route_has_its_function_its_permission_and_its_answer"),
+    ("an ack that nobody answers", "app.yaml", "        ack:\n          FunctionArn: !Ref SendFunction.Alias\n          IntegrationTimeout: 10000\n          RouteResponseSelectionExpression: $default", "        ack:\n          FunctionArn: !Ref SendFunction.Alias\n          IntegrationTimeout: 10000", "every_route_has_its_function_its_permission_and_its_answer"),
+    ("an edge that calls the newest code, not the alias", "app.yaml", "$connect: { FunctionArn: !Ref ConnectFunction.Alias", "$connect: { FunctionArn: !GetAtt ConnectFunction.Arn", "every_route_has_its_function_its_permission_and_its_answer"),
+    ("a route of another name", "app.yaml", "        $disconnect: {", "        disconnect: {", "every_route_has_its_function_its_permission_and_its_answer"),
+    ("another pong than the protocol's", "app.yaml", '{"event":"RESPPONG","RC":1,"ER":0}', '{"event":"PONG","RC":1,"ER":0}', "the_edge_answers_a_ping_as_the_protocol_says"),
+    ("pushes to the domain, where there is no stage", "app.yaml", "{ Name: CALLBACK_URL, Value: !Sub 'https://${Api}.execute-api.${AWS::Region}.${AWS::URLSuffix}/${Stage}' }", "{ Name: CALLBACK_URL, Value: !Sub 'https://${DomainName}/${Stage}' }", "pushes_go_where_clients_are"),
+    # Permissions.
+    ("a role that may push to every API", "app.yaml", ":${Api}/${Stage}/POST", ":*/${Stage}/POST", "only_the_connections_of_this_stage_can_be_pushed_to"),
+    ("a consumer that may close connections, and never does", "app.yaml", "                Action: execute-api:ManageConnections\n                Resource: !Sub 'arn", "                Action: [execute-api:ManageConnections, execute-api:Invoke]\n                Resource: !Sub 'arn", "each_role_holds_exactly_what_its_program_calls"),
+    ("functions that may read all secrets", "app.yaml", "          - { Sid: Settings, Effect: Allow, Action: kms:Decrypt, Resource: !Ref KeyArn }", "          - { Sid: Settings, Effect: Allow, Action: [kms:Decrypt, secretsmanager:GetSecretValue], Resource: '*' }", "each_role_holds_exactly_what_its_program_calls"),
+    ("functions that may make network interfaces themselves", "app.yaml", "function:${Name}-*'\n          - { Sid: Settings", "function:other-*'\n          - { Sid: Settings", "each_role_holds_exactly_what_its_program_calls"),
+    ("an action that there is not", "app.yaml", "Action: [logs:CreateLogStream, logs:PutLogEvents], Resource: !GetAtt SendLogs.Arn", "Action: [logs:CreateLogStreams, logs:PutLogEvents], Resource: !GetAtt SendLogs.Arn", "each_role_holds_exactly_what_its_program_calls"),
+    # Settings.
+    ("a setting that nobody sets", "app.yaml", "          UNKNOWN_RECIPIENT: !Ref UnknownRecipient\n", "", "the_environment_is_exactly_what_the_programs_read"),
+    ("a setting that nobody reads", "app.yaml", "          RNO_WINDOW: !Ref RnoWindow\n", "          RNO_WINDOW: !Ref RnoWindow\n          RNO_WINDOWS: !Ref RnoWindow\n", "the_environment_is_exactly_what_the_programs_read"),
+    ("a JWKS given as a secret", "app.yaml", "JWT_JWKS: !If [KeyIsJwks,", "JWT_JWKS: !If [KeyIsPem,", "the_environment_is_exactly_what_the_programs_read"),
+    ("a secret in plain text", "app.yaml", "REDIS_URL: !Sub '{{resolve:secretsmanager:${RedisUrlSecretArn}:SecretString}}'", "REDIS_URL: rediss://:hunter2@cache:6379/0", "no_secret_stands_in_a_template"),
+    ("settings that never go live", "app.yaml", "      AutoPublishCodeSha256: !Ref Revision\n      CodeUri: { Bucket: !Ref ArtifactBucket, Key: !Ref SendKey }", "      AutoPublishAliasAllProperties: true\n      CodeUri: { Bucket: !Ref ArtifactBucket, Key: !Ref SendKey }", "a_new_revision_makes_new_versions_and_new_tasks"),
+    ("a parameter nobody gives", "profiles/prod.json", '"CacheNodeType": "cache.m7g.large",\n', '"CacheNodesType": "cache.m7g.large",\n', "profiles_give_what_the_stacks_need_and_nothing_else"),
+    ("an output of another name", "data.yaml", "  BrokerSize: { Description", "  BrokerType: { Description", "profiles_give_what_the_stacks_need_and_nothing_else"),
+    # Size and safety.
+    ("more functions than the broker takes", "app.yaml", "Connect: 30, Disconnect: 20, Send: 80 }", "Connect: 30, Disconnect: 20, Send: 180 }", "functions_and_tasks_together_stay_below_the_brokers_connections"),
+    ("an alarm beyond the limit", "observability.yaml", "{ Connections: 240, Queues: 2000 }", "{ Connections: 400, Queues: 2000 }", "functions_and_tasks_together_stay_below_the_brokers_connections"),
+    ("a broker that goes with its stack", "data.yaml", "    Type: AWS::AmazonMQ::Broker\n    DeletionPolicy: Retain", "    Type: AWS::AmazonMQ::Broker\n    DeletionPolicy: Delete", "data_outlives_its_stack"),
+    ("one zone's gateway for all in prod", "profiles/prod.json", '"nat-per-zone"', '"nat"', "the_profiles_are_what_they_claim_to_be"),
+    ("a task that Fargate does not have", "profiles/dev.json", '"ConsumerMemory": "512"', '"ConsumerMemory": "4096"', "the_profiles_are_what_they_claim_to_be"),
+    ("a private endpoint for execute-api", "network.yaml", "${AWS::Region}.s3'\n      VpcEndpointType: Gateway", "${AWS::Region}.execute-api'\n      VpcEndpointType: Gateway", "nothing_takes_the_connections_api_away_from_the_vpc"),
+    ("a third zone without a way out", "network.yaml", "    Condition: HasNatAndThird\n", "    Condition: NatInThird\n", "the_consumer_can_call_out_and_nobody_can_call_in"),
+    ("a cache that takes plain text", "data.yaml", "TransitEncryptionMode: required", "TransitEncryptionMode: preferred", "nothing_is_reached_without_tls"),
+    ("a broker in the open", "data.yaml", "PubliclyAccessible: false", "PubliclyAccessible: true", "nothing_is_reached_without_tls"),
+    ("a consumer without a circuit breaker", "app.yaml", "DeploymentCircuitBreaker: { Enable: true, Rollback: true }", "DeploymentCircuitBreaker: { Enable: true, Rollback: false }", "a_bad_release_goes_back_by_itself"),
+    ("a shift that looks at another function's alarm", "app.yaml", "Alarms: [!Ref SendErrors]", "Alarms: [!Ref ConnectErrors]", "a_bad_release_goes_back_by_itself"),
+    ("a task as root", "app.yaml", "User: '65532:65532'", "User: '0:0'", "a_task_is_as_locked_up_as_its_image_allows"),
+    ("a probe of another port", "app.yaml", "[CMD, /probe, '127.0.0.1:8080'", "[CMD, /probe, '127.0.0.1:8081'", "a_task_is_as_locked_up_as_its_image_allows"),
+    ("tasks started for people who are away", "app.yaml", "MetricName: MessageUnacknowledgedCount", "MetricName: MessageCount", "tasks_are_started_by_work_and_not_by_what_waits_for_people"),
+    ("an alarm that nobody explains", "observability.yaml", "AlarmName: !Sub '${Name}-broker-disk'", "AlarmName: !Sub '${Name}-broker-space'", "every_alarm_has_its_line_in_the_runbook"),
+    ("a parameter without bounds", "app.yaml", "    Default: 64\n    MinValue: 1\n    MaxValue: 65535", "    Default: 64", "every_parameter_is_described_and_bounded"),
+    # Left to the linters.
+    ("an attribute that there is not", "app.yaml", "ExecutionRoleArn: !GetAtt ConsumerStartRole.Arn", "ExecutionRoleArn: !GetAtt ConsumerStartRole.Arm", "cfn-lint"),
+    ("a runtime that there is not", "app.yaml", "Runtime: provided.al2023", "Runtime: provided.al2032", "cfn-lint"),
+    ("a property that there is not", "data.yaml", "AtRestEncryptionEnabled: true", "AtRestEncryption: true", "cfn-lint"),
+    ("a reference to nothing", "network.yaml", "InternetGatewayId: !Ref InternetGateway }", "InternetGatewayId: !Ref Gateway }", "cfn-lint"),
+    ("a bucket that anybody may open", "data.yaml", "BlockPublicPolicy: true", "BlockPublicPolicy: false", "checkov"),
+]
+
+FEWEST = 25
+
+
+def plant(mutant, into):
+    """A copy of the stacks with one fault."""
+    _, file, old, new, _ = mutant
+    folder = into / "aws"
+    shutil.copytree(ROOT / "infra/aws", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (folder / file).read_text()
+    if text.count(old) != 1:
+        raise ValueError(f"{file} has `{old[:60]}` {text.count(old)} times, so nothing can be planted there")
+    (folder / file).write_text(text.replace(old, new))
+    return folder
+
+
+def catch(mutant):
+    """Who has noticed the fault."""
+    name, file, *_, expected = mutant
+    with tempfile.TemporaryDirectory() as into:
+        folder = plant(mutant, Path(into))
+        if expected == "checkov":
+            from lint import checkov
+
+            return {tool for tool, *_ in checkov(folder)}
+        if expected == "cfn-lint":
+            from lint import cfn_lint, translated
+
+            found = cfn_lint(folder / file)
+            # Some faults show only in what SAM makes of a template.
+            for path in translated(folder, Path(into)) if not found else ():
+                found += cfn_lint(path)
+            return {tool for tool, rule, _ in found if rule != "W2001"}
+        from rules import broken
+
+        return {rule for rule, _ in broken(folder)}
+
+
+def main():
+    from rules import broken
+
+    # A rule that is broken anyway would catch everything.
+    if problems := broken(ROOT / "infra/aws"):
+        print(f"the stacks are not in order as they are: {problems[0]}")
+        return 1
+    survivors = 0
+    with ProcessPoolExecutor(max_workers=2) as workers:
+        for mutant, caught in zip(MUTANTS, workers.map(catch, MUTANTS), strict=True):
+            name, *_, expected = mutant
+            is_caught = expected in caught
+            survivors += not is_caught
+            others = "" if is_caught else f", only {sorted(caught)}"
+            print(f"{'caught  ' if is_caught else 'SURVIVED'} {name}: {expected}{others}", flush=True)
+    print(f"{len(MUTANTS)} planted, {survivors} survived")
+    return 1 if survivors or len(MUTANTS) < FEWEST else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
