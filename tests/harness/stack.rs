@@ -133,11 +133,24 @@ impl Consumer {
         Self { _folder: Some(folder), ..consumer }
     }
 
+    /// Starts one with these settings and no others, but for where it can be asked how it is; returns once it is ready.
+    pub async fn start_as(variables: &[(&str, String)]) -> Self {
+        let folder = TempDir::with_prefix("kschat-consumer-").expect("a temporary folder");
+        let consumer = Self::spawn_as(variables, &folder.path().join("consumer.log"));
+        consumer.is_ready().await;
+        Self { _folder: Some(folder), ..consumer }
+    }
+
     /// Starts one with those variables, and does not wait for it.
     #[must_use]
     pub fn spawn(mut variables: Vec<(&'static str, String)>, callback: &str, log: &Path) -> Self {
-        let health = format!("127.0.0.1:{}", free_port());
         variables.push(("CALLBACK_URL", callback.to_owned()));
+        Self::spawn_as(&variables, log)
+    }
+
+    fn spawn_as(variables: &[(&str, String)], log: &Path) -> Self {
+        let health = format!("127.0.0.1:{}", free_port());
+        let mut variables = variables.to_vec();
         variables.push(("HEALTH_ADDR", health.clone()));
         let process = Process::start(&binary("consumer"), &[], &variables, log);
         Self { process, health, _folder: None }

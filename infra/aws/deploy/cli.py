@@ -37,7 +37,7 @@ class Aws:
 
     def __call__(self, *arguments, data=None, parse=True):
         """Runs a command and returns what it answers; raises [`Failed`] with what AWS says."""
-        command = ["aws", *arguments, "--region", self.region, "--output", "json", "--no-cli-pager"]
+        command = ["aws", *arguments, "--region", self.region, "--output", "json"]
         done = subprocess.run(
             command, input=data, capture_output=True, text=True, check=False, env=os.environ | {"AWS_PAGER": ""}
         )

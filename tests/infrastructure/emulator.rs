@@ -1,0 +1,130 @@
+//! The stack `app`, deployed by CloudFormation as an emulator knows it, with our real programs.
+
+use std::{path::Path, process::Command};
+
+use kschat_tests::{
+    client::{Client, token},
+    eventually, free_port,
+    process::{Process, binary},
+    stack::{Consumer, SECRET, Services, somebody},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::tools::{python, tool};
+
+const PROGRAM: &str = "tests/infrastructure/emulate.py";
+
+/// An emulator of AWS on a port of its own.
+struct Emulator {
+    port: u16,
+    folder: TempDir,
+    process: Process,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Emulator {
+    /// Starts it; deployments into it know these services.
+    async fn start(services: &Services) -> Self {
+        let folder = TempDir::with_prefix("kschat-emulator-").expect("a temporary folder");
+        let (port, home) = (free_port(), folder.path().display().to_string());
+        let settings = [
+            ("BIND_HOST", "127.0.0.1".to_owned()),
+            ("GATEWAY_PORT", port.to_string()),
+            ("LAMBDA_EXECUTOR", "local".to_owned()),
+            ("PERSIST_STATE", "0".to_owned()),
+            ("HOME", home.clone()),
+            ("TMPDIR", home),
+        ];
+        let log = folder.path().join("emulator.log");
+        let process = Process::start(&tool("ministack", "ministack"), &[], &settings, &log);
+        let mut variables = services.variables();
+        variables.push(("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}")));
+        let made_up = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+        variables.extend(made_up.map(|name| (name, "test".to_owned())));
+        variables.push(("AWS_DEFAULT_REGION", "us-east-1".to_owned()));
+        let emulator = Self { port, folder, process, variables };
+        eventually("the emulator answers", async || {
+            assert!(emulator.process.is_running(), "it has ended:\n{}", emulator.process.printed());
+            reqwest::get(format!("http://127.0.0.1:{port}/_ministack/health")).await.is_ok()
+        })
+        .await;
+        emulator
+    }
+
+    /// Where zips and parameters lie.
+    fn zips(&self) -> String {
+        self.folder.path().join("zips").display().to_string()
+    }
+
+    async fn run(&self, verb: &str, arguments: &[&str]) -> Value {
+        let arguments: Vec<&str> = [verb].into_iter().chain(arguments.iter().copied()).collect();
+        let said = python(PROGRAM, &arguments, &self.variables).await;
+        serde_json::from_str(&said).expect("it answers in JSON")
+    }
+
+    /// The WebSocket address and the connections API of what was deployed.
+    fn urls(&self, told: &Value) -> (String, String) {
+        let text = |name: &str| told[name].as_str().expect("an output").to_owned();
+        let place = format!("127.0.0.1:{}/_aws/execute-api/{}/{}", self.port, text("ApiId"), text("StageName"));
+        (format!("ws://{place}"), format!("http://{place}"))
+    }
+}
+
+/// Puts the functions, without what only a debugger needs, where a deployment looks for them.
+fn zip_functions(folder: &Path) {
+    std::fs::create_dir_all(folder).expect("a folder");
+    for name in ["connect", "disconnect", "send"] {
+        let bootstrap = folder.join("bootstrap");
+        let stripped = Command::new("strip").arg("-o").arg(&bootstrap).arg(binary(name)).status();
+        assert!(stripped.expect("strip can be started").success());
+        let zip = folder.join(format!("{name}-test.zip"));
+        let code = "import sys,zipfile;z=zipfile.ZipFile(sys.argv[2],'w',8,compresslevel=1);z.write(sys.argv[1],'bootstrap')";
+        let zipped = Command::new("python3").args(["-c", code]).arg(&bootstrap).arg(zip).status();
+        assert!(zipped.expect("python can be started").success());
+    }
+}
+
+async fn connect(url: &str, user: &str) -> Client {
+    // The emulator answers no subprotocol, so the token comes in the query.
+    let query = format!("token={}", token(SECRET, user));
+    Client::connect(url, &query, user).await.expect("the handshake succeeds")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_by_cloudformation_serves_a_chat_is_updated_and_goes_without_a_trace() {
+    let services = Services::start().await;
+    let emulator = Emulator::start(&services).await;
+    zip_functions(Path::new(&emulator.zips()));
+
+    let told = emulator.run("up", &[&emulator.zips()]).await;
+    let (url, callback) = emulator.urls(&told);
+    let task = emulator.run("task", &[&emulator.zips()]).await;
+    let task = task.as_object().expect("an environment");
+    // Exactly what ECS would give it, but for AWS's own address of the connections API.
+    assert_eq!(task["CALLBACK_URL"], told["CallbackUrl"]);
+    let settings = task.iter().filter(|(name, _)| !["CALLBACK_URL", "HEALTH_ADDR"].contains(&name.as_str()));
+    let mut settings: Vec<(&str, String)> =
+        settings.map(|(name, value)| (name.as_str(), value.as_str().expect("text").to_owned())).collect();
+    settings.push(("CALLBACK_URL", callback));
+    let _consumer = Consumer::start_as(&settings).await;
+
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
+    assert_eq!(alice.send(&b, "hello").await["ER"], 0);
+    assert_eq!(bob.texts(1).await, ["hello"]);
+    assert_eq!(bob.send(&a, "and back").await["ER"], 0);
+    assert_eq!(alice.texts(1).await, ["and back"]);
+    assert_eq!(alice.send("a stranger", "anybody there?").await["ER"], 0);
+    let forged = format!("token={}", token("another secret", &a));
+    assert!(Client::connect(&url, &forged, &a).await.is_err());
+
+    // One setting changes: a new version goes live, and the API stays where it was.
+    let after = emulator.run("update", &[&emulator.zips(), "UnknownRecipient=refuse"]).await;
+    assert_eq!(after["WebSocketUrl"], told["WebSocketUrl"]);
+    assert_eq!(alice.send("another stranger", "anybody there?").await["ER"], 10);
+    assert_eq!(alice.send(&b, "still here?").await["ER"], 0);
+    assert_eq!(bob.texts(1).await, ["still here?"]);
+
+    emulator.run("down", &[]).await;
+}
