@@ -11,7 +11,7 @@ use kschat_tests::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::tools::{python, tool};
+use crate::tools::{python, root, tool};
 
 const PROGRAM: &str = "tests/infrastructure/emulate.py";
 
@@ -79,7 +79,8 @@ fn zip_functions(folder: &Path) {
         let stripped = Command::new("strip").arg("-o").arg(&bootstrap).arg(binary(name)).status();
         assert!(stripped.expect("strip can be started").success());
         let zip = folder.join(format!("{name}-test.zip"));
-        let code = "import sys,zipfile;z=zipfile.ZipFile(sys.argv[2],'w',8,compresslevel=1);z.write(sys.argv[1],'bootstrap')";
+        let code =
+            "import sys,zipfile;z=zipfile.ZipFile(sys.argv[2],'w',8,compresslevel=1);z.write(sys.argv[1],'bootstrap')";
         let zipped = Command::new("python3").args(["-c", code]).arg(&bootstrap).arg(zip).status();
         assert!(zipped.expect("python can be started").success());
     }
@@ -91,6 +92,36 @@ async fn connect(url: &str, user: &str) -> Client {
     Client::connect(url, &query, user).await.expect("the handshake succeeds")
 }
 
+/// The environment of the consumer's task as ECS would make it, but for the address of the connections API.
+async fn task(emulator: &Emulator, told: &Value, callback: String) -> Vec<(String, String)> {
+    let task = emulator.run("task", &[&emulator.zips()]).await;
+    let task = task.as_object().expect("an environment");
+    assert_eq!(task["CALLBACK_URL"], told["CallbackUrl"]);
+    let own = task.iter().filter(|(name, _)| !["CALLBACK_URL", "HEALTH_ADDR"].contains(&name.as_str()));
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    own.map(|(name, value)| (name.clone(), text(value))).chain([("CALLBACK_URL".to_owned(), callback)]).collect()
+}
+
+/// Two clients chat before and after an update of the deployment that `told` tells of.
+async fn chats_and_is_updated(emulator: &Emulator, told: &Value, url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
+    assert_eq!(alice.send(&b, "hello").await["ER"], 0);
+    assert_eq!(bob.texts(1).await, ["hello"]);
+    assert_eq!(bob.send(&a, "and back").await["ER"], 0);
+    assert_eq!(alice.texts(1).await, ["and back"]);
+    assert_eq!(alice.send(&somebody("stranger"), "anybody there?").await["ER"], 0);
+    let forged = format!("token={}", token("another secret", &a));
+    assert!(Client::connect(url, &forged, &a).await.is_err());
+
+    // One setting changes: a new version goes live, and the API stays where it was.
+    let after = emulator.run("update", &[&emulator.zips(), "UnknownRecipient=refuse"]).await;
+    assert_eq!(after["WebSocketUrl"], told["WebSocketUrl"]);
+    assert_eq!(alice.send(&somebody("stranger"), "anybody there?").await["ER"], 10);
+    assert_eq!(alice.send(&b, "still here?").await["ER"], 0);
+    assert_eq!(bob.texts(1).await, ["still here?"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_by_cloudformation_serves_a_chat_is_updated_and_goes_without_a_trace() {
     let services = Services::start().await;
@@ -99,32 +130,44 @@ async fn a_deployment_by_cloudformation_serves_a_chat_is_updated_and_goes_withou
 
     let told = emulator.run("up", &[&emulator.zips()]).await;
     let (url, callback) = emulator.urls(&told);
-    let task = emulator.run("task", &[&emulator.zips()]).await;
-    let task = task.as_object().expect("an environment");
-    // Exactly what ECS would give it, but for AWS's own address of the connections API.
-    assert_eq!(task["CALLBACK_URL"], told["CallbackUrl"]);
-    let settings = task.iter().filter(|(name, _)| !["CALLBACK_URL", "HEALTH_ADDR"].contains(&name.as_str()));
-    let mut settings: Vec<(&str, String)> =
-        settings.map(|(name, value)| (name.as_str(), value.as_str().expect("text").to_owned())).collect();
-    settings.push(("CALLBACK_URL", callback));
+    let settings = task(&emulator, &told, callback).await;
+    let settings: Vec<(&str, String)> = settings.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let _consumer = Consumer::start_as(&settings).await;
 
-    let (a, b) = (somebody("alice"), somebody("bob"));
-    let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
-    assert_eq!(alice.send(&b, "hello").await["ER"], 0);
-    assert_eq!(bob.texts(1).await, ["hello"]);
-    assert_eq!(bob.send(&a, "and back").await["ER"], 0);
-    assert_eq!(alice.texts(1).await, ["and back"]);
-    assert_eq!(alice.send("a stranger", "anybody there?").await["ER"], 0);
-    let forged = format!("token={}", token("another secret", &a));
-    assert!(Client::connect(&url, &forged, &a).await.is_err());
+    chats_and_is_updated(&emulator, &told, &url).await;
+    emulator.run("down", &[]).await;
+}
 
-    // One setting changes: a new version goes live, and the API stays where it was.
-    let after = emulator.run("update", &[&emulator.zips(), "UnknownRecipient=refuse"]).await;
-    assert_eq!(after["WebSocketUrl"], told["WebSocketUrl"]);
-    assert_eq!(alice.send("another stranger", "anybody there?").await["ER"], 10);
-    assert_eq!(alice.send(&b, "still here?").await["ER"], 0);
-    assert_eq!(bob.texts(1).await, ["still here?"]);
+/// The release as it is deployed: zips of `cargo lambda build`, and the consumer alone in its image, as its user.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "`tests/run-release` builds what it needs, which takes half an hour"]
+async fn the_release_serves_a_chat_from_its_zips_and_from_its_image() {
+    let services = Services::start().await;
+    let emulator = Emulator::start(&services).await;
+    let zips = emulator.zips();
+    std::fs::create_dir_all(&zips).expect("a folder");
+    for entry in std::fs::read_dir(root().join("target/deploy")).expect("zips").flatten() {
+        std::fs::copy(entry.path(), Path::new(&zips).join(entry.file_name())).expect("a copy");
+    }
+    let image = root().join("target/image-root").display().to_string();
 
+    let told = emulator.run("up", &[&zips]).await;
+    let (url, callback) = emulator.urls(&told);
+    let settings = task(&emulator, &told, callback).await;
+    let health = format!("127.0.0.1:{}", free_port());
+    let mut settings: Vec<(&str, String)> =
+        settings.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    settings.push(("HEALTH_ADDR", health.clone()));
+    let inside = ["--userspec=65532:65532", &image, "/consumer"];
+    let log = emulator.folder.path().join("consumer.log");
+    let consumer = Process::start(Path::new("chroot"), &inside, &settings, &log);
+    eventually("the image's own probe says that the consumer is ready", async || {
+        assert!(consumer.is_running(), "the consumer has ended:\n{}", consumer.printed());
+        let probe = ["--userspec=65532:65532", &image, "/probe", &health, "/healthz/ready"];
+        Command::new("chroot").args(probe).status().expect("chroot can be started").success()
+    })
+    .await;
+
+    chats_and_is_updated(&emulator, &told, &url).await;
     emulator.run("down", &[]).await;
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from templates import ROOT, wiring  # noqa: E402
+from templates import ROOT, wiring
 
 REPOSITORY = "kschat-test/consumer"
 
@@ -40,7 +40,9 @@ def main(url, folder=None, into=None):
         manifest = get(f"{url}/v2/{REPOSITORY}/manifests/test", MANIFEST)
         assert digest(manifest) == image.digest, "the manifest is another one"
         manifest = json.loads(manifest)
-        config, layer = (get(f"{url}/v2/{REPOSITORY}/blobs/{part['digest']}") for part in (manifest["config"], manifest["layers"][0]))
+        config, layer = (
+            get(f"{url}/v2/{REPOSITORY}/blobs/{part['digest']}") for part in (manifest["config"], manifest["layers"][0])
+        )
         config = json.loads(config)
         assert config["config"] == {"User": USER, "Entrypoint": ["/consumer"]}, config
         assert config["rootfs"]["diff_ids"] == [digest(gzip.decompress(layer))], "the layer is another one"

@@ -10,17 +10,37 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-from templates import ROOT, STACKS, source, translate  # noqa: E402
+from templates import ROOT, STACKS, source, translate
 
 TOOLS = ROOT / "target/tools"
 
 # What a linter says and we know better: tool, rule, text, reason. One that is said no more is told, too.
 KNOWN_BETTER = [
-    ("cloudformation-validate", "W2509", "SecretArn' appears to be a password", "It takes the ARN of a secret for a secret."),
-    ("cloudformation-validate", "W1001", "conditional on '(ThreeZones|MakesJwtKey)'", "The outputs ask the condition by !If."),
-    ("cloudformation-validate", "W2001", "'Shift' is not referenced", "SAM puts its value into the translated template."),
+    (
+        "cloudformation-validate",
+        "W2509",
+        "SecretArn' appears to be a password",
+        "It takes the ARN of a secret for a secret.",
+    ),
+    (
+        "cloudformation-validate",
+        "W1001",
+        "conditional on '(ThreeZones|MakesJwtKey)'",
+        "The outputs ask the condition by !If.",
+    ),
+    (
+        "cloudformation-validate",
+        "W2001",
+        "'Shift' is not referenced",
+        "SAM puts its value into the translated template.",
+    ),
     ("cfn-lint", "W2001", "app.json:.*Shift not used", "SAM puts its value into the translated template."),
-    ("cloudformation-validate", "W3011", "app.json: Both", "SAM keeps old versions of functions by DeletionPolicy alone."),
+    (
+        "cloudformation-validate",
+        "W3011",
+        "app.json: Both",
+        "SAM keeps old versions of functions by DeletionPolicy alone.",
+    ),
 ]
 
 

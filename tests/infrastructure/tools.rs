@@ -26,7 +26,8 @@ pub(crate) async fn python(program: &str, arguments: &[&str], variables: &[(&str
     let path = format!("{}:{}", tools.display(), path());
     let mut command = Command::new(&python);
     command.arg(root().join(program)).args(arguments).current_dir(root()).env("PATH", path);
-    let done = command.envs(variables.iter().cloned()).kill_on_drop(true).output().await.expect("python can be started");
+    let done =
+        command.envs(variables.iter().cloned()).kill_on_drop(true).output().await.expect("python can be started");
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{program} {arguments:?} has failed:\n{out}\n{err}");
     out.into_owned()

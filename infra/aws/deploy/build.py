@@ -105,4 +105,3 @@ def licences(package):
     # A crate of ours is followed by its folder.
     lines = {f"{crate.split(' (')[0]} | {licence}" for crate, licence in rows}
     return f"What {package} is built from, with licences.\n\n" + "\n".join(sorted(lines)) + "\n"
-

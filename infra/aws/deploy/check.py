@@ -11,7 +11,13 @@ from deploy.cli import GREEN, PLAIN, RED, say, step
 UNRESERVED = 100
 
 # Concurrency that the functions of a broker's size reserve together: the mapping of app.yaml, checked by a test.
-RESERVED = {"mq.m7g.medium": 130, "mq.m7g.large": 800, "mq.m7g.xlarge": 800, "mq.m7g.4xlarge": 800, "mq.m7g.8xlarge": 800}
+RESERVED = {
+    "mq.m7g.medium": 130,
+    "mq.m7g.large": 800,
+    "mq.m7g.xlarge": 800,
+    "mq.m7g.4xlarge": 800,
+    "mq.m7g.8xlarge": 800,
+}
 
 
 class Findings:
@@ -38,13 +44,21 @@ def tools(found, architecture, builds):
         return
     found.expect(shutil.which("cargo"), "cargo", "Rust is missing", "https://rustup.rs")
     found.expect(
-        shutil.which("cargo-lambda"), "cargo-lambda", "cargo-lambda is missing", "pip install cargo-lambda, which brings zig"
+        shutil.which("cargo-lambda"),
+        "cargo-lambda",
+        "cargo-lambda is missing",
+        "pip install cargo-lambda, which brings zig",
     )
     if shutil.which("rustup"):
-        listed = subprocess.run(["rustup", "target", "list", "--installed"], capture_output=True, text=True, check=False)
+        listed = subprocess.run(
+            ["rustup", "target", "list", "--installed"], capture_output=True, text=True, check=False
+        )
         missing = [target for target in TARGETS[architecture] if target not in listed.stdout.split()]
         found.expect(
-            not missing, f"Rust for {architecture}", f"Rust lacks {', '.join(missing)}", f"rustup target add {' '.join(missing)}"
+            not missing,
+            f"Rust for {architecture}",
+            f"Rust lacks {', '.join(missing)}",
+            f"rustup target add {' '.join(missing)}",
         )
 
 
@@ -90,8 +104,12 @@ def account(found, aws, given):
     secret(found, aws, given["data"].get("JwtKeySecretArn"))
     if given["app"].get("AccessLogs") == "true" and given["observability"].get("AccountLogging") != "true":
         role = (aws.try_("apigateway", "get-account") or {}).get("cloudwatchRoleArn")
-        found.expect(role, "role for access logs", "the account has no role for access logs",
-                     "set observability.AccountLogging=true in one deployment, and app.AccessLogs=true afterwards")
+        found.expect(
+            role,
+            "role for access logs",
+            "the account has no role for access logs",
+            "set observability.AccountLogging=true in one deployment, and app.AccessLogs=true afterwards",
+        )
 
 
 def concurrency(found, aws, given):
@@ -112,7 +130,9 @@ def concurrency(found, aws, given):
 def zones(found, aws, given):
     if "network" not in given:
         return
-    answer = aws.try_("ec2", "describe-availability-zones", "--filters", "Name=zone-type,Values=availability-zone") or {}
+    answer = (
+        aws.try_("ec2", "describe-availability-zones", "--filters", "Name=zone-type,Values=availability-zone") or {}
+    )
     have, want = len(answer.get("AvailabilityZones", [])), int(given["network"].get("Zones", 2))
     found.expect(have >= want, f"{want} zones", f"the region has {have} zones, not {want}", "set network.Zones=2")
 
@@ -122,14 +142,34 @@ def broker(found, aws, given):
     asked = ["--engine-type", "RABBITMQ", "--host-instance-type", size]
     options = (aws.try_("mq", "describe-broker-instance-options", *asked) or {}).get("BrokerInstanceOptions", [])
     versions = {v for option in options for v in option.get("SupportedEngineVersions", [])}
-    found.expect(version in versions, f"{size} with RabbitMQ {version}", f"here is no {size} with RabbitMQ {version}",
-                 f"versions: {', '.join(sorted(versions)) or 'none'}")
+    found.expect(
+        version in versions,
+        f"{size} with RabbitMQ {version}",
+        f"here is no {size} with RabbitMQ {version}",
+        f"versions: {', '.join(sorted(versions)) or 'none'}",
+    )
+
+
+def copies(found, given):
+    data, kind = given["data"], given["app"].get("QueueType", "classic")
+    is_cluster = data.get("BrokerDeployment") == "CLUSTER_MULTI_AZ"
+    if is_cluster and not data.get("BrokerVersion", "3.13").startswith("3."):
+        found.expect(
+            kind == "quorum",
+            "queues have copies",
+            "from RabbitMQ 4 on classic queues have no copies in a cluster",
+            "set app.QueueType=quorum before anybody connects",
+        )
 
 
 def secret(found, aws, arn):
     if arn:
-        found.expect(aws.try_("secretsmanager", "describe-secret", "--secret-id", arn), "the key for tokens",
-                     f"there is no secret {arn}", "create it, or leave data.JwtKeySecretArn out to have one made")
+        found.expect(
+            aws.try_("secretsmanager", "describe-secret", "--secret-id", arn),
+            "the key for tokens",
+            f"there is no secret {arn}",
+            "create it, or leave data.JwtKeySecretArn out to have one made",
+        )
 
 
 def vpc(found, aws, vpc_id):
@@ -138,7 +178,9 @@ def vpc(found, aws, vpc_id):
     answer = aws.try_("ec2", "describe-vpc-endpoints", "--filters", *filters) or {}
     private = [e["VpcEndpointId"] for e in answer.get("VpcEndpoints", []) if e.get("PrivateDnsEnabled")]
     found.expect(
-        not private, "no private endpoint for execute-api", f"{vpc_id} has {', '.join(private)} for execute-api with private DNS",
+        not private,
+        "no private endpoint for execute-api",
+        f"{vpc_id} has {', '.join(private)} for execute-api with private DNS",
         "every push would fail: switch its private DNS off, or use another VPC",
     )
 
@@ -149,6 +191,7 @@ def everything(aws, templates, given, architecture, builds, vpc_id=None):
     found = Findings()
     tools(found, architecture, builds)
     parameters(found, templates, {stack: values for stack, values in given.items() if stack != "vpc"})
+    copies(found, given)
     if shutil.which("aws") and aws.region:
         account(found, aws, given)
         if vpc_id:

@@ -29,7 +29,11 @@ def month(users, hours, messages, size, devices, pings):
         ("acks, at most one a message", sent * devices, sent * devices * MESSAGE),
         ("pings and their answers", asked * 2, asked * 2 * MESSAGE),
         ("connection minutes", minutes, minutes * CONNECTION_MINUTE),
-        ("calls of functions", 2 * connects + sent * (1 + devices), (2 * connects + sent * (1 + devices)) * FUNCTION_CALL),
+        (
+            "calls of functions",
+            2 * connects + sent * (1 + devices),
+            (2 * connects + sent * (1 + devices)) * FUNCTION_CALL,
+        ),
     ]
 
 

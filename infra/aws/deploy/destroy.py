@@ -8,11 +8,20 @@ from deploy.cli import say, step
 KEPT = {
     "AWS::AmazonMQ::Broker": lambda id: ["mq", "delete-broker", "--broker-id", id],
     "AWS::ElastiCache::ReplicationGroup": lambda id: [
-        "elasticache", "delete-replication-group", "--replication-group-id", id, "--no-retain-primary-cluster",
+        "elasticache",
+        "delete-replication-group",
+        "--replication-group-id",
+        id,
+        "--no-retain-primary-cluster",
     ],
     "AWS::ECR::Repository": lambda id: ["ecr", "delete-repository", "--repository-name", id, "--force"],
     "AWS::SecretsManager::Secret": lambda id: [
-        "secretsmanager", "delete-secret", "--secret-id", id, "--recovery-window-in-days", "7",
+        "secretsmanager",
+        "delete-secret",
+        "--secret-id",
+        id,
+        "--recovery-window-in-days",
+        "7",
     ],
     "AWS::KMS::Key": lambda id: ["kms", "schedule-key-deletion", "--key-id", id, "--pending-window-in-days", "30"],
 }

@@ -105,7 +105,9 @@ class Registry:
             if not self.has("manifests", tag):
                 self._call("PUT", f"manifests/{tag}", image.manifest, MANIFEST).close()
         except urllib.error.HTTPError as error:
-            raise Failed(f"the registry refuses the image: {error.code} {error.read(300).decode(errors='replace')}") from error
+            raise Failed(
+                f"the registry refuses the image: {error.code} {error.read(300).decode(errors='replace')}"
+            ) from error
         except OSError as error:
             raise Failed(f"the registry can't be reached: {error}") from error
 

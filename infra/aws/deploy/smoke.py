@@ -29,6 +29,7 @@ def token(secret, user, algorithm="HS256", claim="data.id"):
     for part in path:
         inner = inner.setdefault(part, {})
     inner[last] = user
+
     def encode(part):
         return base64.urlsafe_b64encode(part).rstrip(b"=")
 

@@ -86,7 +86,9 @@ class Stacks:
         stack = ["--stack-name", self.stack(part), "--change-set-name", name]
         capabilities = ["--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]
         values = ["--parameters", json.dumps(given), "--tags", json.dumps(tags)]
-        made = self.aws("cloudformation", "create-change-set", *stack, "--change-set-type", kind, *body, *values, *capabilities)
+        made = self.aws(
+            "cloudformation", "create-change-set", *stack, "--change-set-type", kind, *body, *values, *capabilities
+        )
         while True:
             found = self.aws("cloudformation", "describe-change-set", "--change-set-name", made["Id"], *stack[:2])
             status, reason = found["Status"], found.get("StatusReason", "")
@@ -106,8 +108,13 @@ class Stacks:
             change = change["ResourceChange"]
             replaced = change.get("Replacement") in ("True", "Conditional") or change["Action"] == "Remove"
             mark = RED if replaced else ""
-            note = f" (replacement: {change['Replacement']})" if change.get("Replacement") in ("True", "Conditional") else ""
-            say(f"{mark}{change['Action']:8}{change['ResourceType']:44}{change['LogicalResourceId']}{note}{PLAIN if mark else ''}")
+            note = (
+                f" (replacement: {change['Replacement']})"
+                if change.get("Replacement") in ("True", "Conditional")
+                else ""
+            )
+            line = f"{change['Action']:8}{change['ResourceType']:44}{change['LogicalResourceId']}{note}"
+            say(f"{mark}{line}{PLAIN if mark else ''}")
             if replaced and change["ResourceType"] in STATEFUL:
                 lost.append(change["LogicalResourceId"])
         if lost and not self.allow_replacement:

@@ -1,0 +1,219 @@
+"""Who may call whom: permissions, ports, ways in and out."""
+
+import itertools
+import re
+
+from deployment import PROGRAMS, as_list, container, rule, statements
+
+from templates import Resolved
+
+
+@rule
+def only_the_connections_of_this_stage_can_be_pushed_to(d):
+    prefix = "arn:aws:execute-api:us-east-1:111122223333:<Api>/dev/"
+    calls = {
+        "post_to_connection": "POST",
+        "delete_connection": "DELETE",
+        "get_connection": "GET",
+    }
+    adapter = d.text("shared/adapters/src/api_gateway.rs").split("#[cfg(test)]")[0]
+    wanted = {f"{prefix}{verb}/@connections/*" for call, verb in calls.items() if f".{call}()" in adapter}
+    role = d.app().of_type("AWS::IAM::Role")["ConsumerRole"]
+    found = [s for s in statements(role)]
+    if [as_list(s["Action"]) for s in found] != [["execute-api:ManageConnections"]]:
+        yield f"the consumer's role holds {found}"
+    got = set(itertools.chain.from_iterable(as_list(s["Resource"]) for s in found))
+    if got != wanted:
+        yield f"the consumer may reach {sorted(got)}, and its code needs {sorted(wanted)}"
+
+
+@rule
+def security_groups_open_the_ports_that_are_used_and_no_other(d):
+    data = d.by_profile["prod"]["data"]
+    groups = data.of_type("AWS::EC2::SecurityGroup")
+    (cache,) = data.of_type("AWS::ElastiCache::ReplicationGroup").values()
+    # Source: Amazon MQ, listener ports of RabbitMQ: AMQP over TLS only.
+    ports = {"BrokerGroup": 5671, "CacheGroup": cache["Port"]}
+    for group, port in ports.items():
+        got = {
+            (r["FromPort"], r["ToPort"], r.get("SourceSecurityGroupId"))
+            for r in groups[group].get("SecurityGroupIngress", [])
+        }
+        wanted = {(port, port, "<FunctionsGroup>"), (port, port, "<ConsumerGroup>")}
+        if got != wanted:
+            yield f"{group} lets in {sorted(map(str, got))}"
+        if any(rule["CidrIp"] != "127.0.0.1/32" for rule in groups[group]["SecurityGroupEgress"]):
+            yield f"{group} lets out"
+    inside = {(port, port, "<VpcCidr>") for port in ports.values()}
+    for group, wanted in (("FunctionsGroup", inside), ("ConsumerGroup", inside | {(443, 443, "0.0.0.0/0")})):
+        got = {(r["FromPort"], r["ToPort"], r["CidrIp"]) for r in groups[group]["SecurityGroupEgress"]}
+        if got != wanted:
+            yield f"{group} lets out {sorted(got)}, and not {sorted(wanted)}"
+        if groups[group].get("SecurityGroupIngress"):
+            yield f"{group} lets somebody in"
+    broker = d.only("data", "AWS::AmazonMQ::Broker")
+    if broker["SecurityGroups"] != ["<BrokerGroup>"] or cache["SecurityGroupIds"] != ["<CacheGroup>"]:
+        yield "the broker or the cache is in another group"
+    for _, app in d.each("app"):
+        for name, function in app.of_type("AWS::Lambda::Function").items():
+            if function["VpcConfig"]["SecurityGroupIds"] != ["<FunctionsGroupId>"]:
+                yield f"{name} is in another group"
+        (service,) = app.of_type("AWS::ECS::Service").values()
+        if service["NetworkConfiguration"]["AwsvpcConfiguration"]["SecurityGroups"] != ["<ConsumerGroupId>"]:
+            yield "the consumer is in another group"
+
+
+@rule
+def secrets_can_be_read_by_whoever_starts_the_task(d):
+    roles = d.by_profile["prod"]["app"].of_type("AWS::IAM::Role")
+    allowed = {
+        action: set(as_list(s["Resource"]))
+        for s in statements(roles["ConsumerStartRole"])
+        for action in as_list(s["Action"])
+    }
+    wanted = {secret["ValueFrom"] for secret in container(d)["Secrets"]}
+    if allowed.get("secretsmanager:GetSecretValue") != wanted:
+        yield f"the task needs {sorted(wanted)} and may read {allowed.get('secretsmanager:GetSecretValue')}"
+    if allowed.get("kms:Decrypt") != {"<KeyArn>"}:
+        yield "the secrets can't be decrypted"
+    if d.only("app", "AWS::ECS::TaskDefinition")["ExecutionRoleArn"] != "<ConsumerStartRole.Arn>":
+        yield "the task is started by another role"
+
+
+# Each role with all that it may do, and why. Whatever the code calls is read from the code.
+ROLES = {
+    # The Lambda service writes the log.
+    **{
+        f"{name.capitalize()}Role": {
+            ("logs:CreateLogStream", f"<{name.capitalize()}Logs.Arn>"),
+            ("logs:PutLogEvents", f"<{name.capitalize()}Logs.Arn>"),
+        }
+        for name in PROGRAMS
+    },
+    # CodeDeploy moves aliases and looks at alarms.
+    "ShiftRole": {
+        *(
+            (a, "arn:aws:lambda:us-east-1:111122223333:function:kschat-prod-*")
+            for a in ("lambda:GetAlias", "lambda:UpdateAlias", "lambda:GetProvisionedConcurrencyConfig")
+        ),
+        ("cloudwatch:DescribeAlarms", "*"),
+    },
+    # ECS pulls the image, reads the secrets and writes the log.
+    "ConsumerStartRole": {
+        ("ecr:GetAuthorizationToken", "*"),
+        *(
+            (a, "<RepositoryArn>")
+            for a in ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
+        ),
+        ("secretsmanager:GetSecretValue", "<AmqpUrlSecretArn>"),
+        ("secretsmanager:GetSecretValue", "<RedisUrlSecretArn>"),
+        ("kms:Decrypt", "<KeyArn>"),
+        ("logs:CreateLogStream", "<ConsumerLogs.Arn>"),
+        ("logs:PutLogEvents", "<ConsumerLogs.Arn>"),
+    },
+    # The consumer pushes, and closes what nobody may use any more.
+    "ConsumerRole": {
+        (
+            "execute-api:ManageConnections",
+            f"arn:aws:execute-api:us-east-1:111122223333:<Api>/prod/{verb}/@connections/*",
+        )
+        for verb in ("POST", "DELETE")
+    },
+}
+
+
+# The Lambda service puts a function into a VPC, and decrypts its settings.
+# Source: AWS Lambda, "Execution role permissions" of functions in a VPC.
+PLATFORM = {
+    *(
+        (a, "*")
+        for a in (
+            "ec2:CreateNetworkInterface",
+            "ec2:DescribeNetworkInterfaces",
+            "ec2:DescribeSubnets",
+            "ec2:DeleteNetworkInterface",
+            "ec2:AssignPrivateIpAddresses",
+            "ec2:UnassignPrivateIpAddresses",
+        )
+    ),
+    ("kms:Decrypt", "<KeyArn>"),
+}
+
+
+def granted(found):
+    return {
+        (action, resource)
+        for s in found
+        if s["Effect"] == "Allow"
+        for action in as_list(s["Action"])
+        for resource in as_list(s["Resource"])
+    }
+
+
+@rule
+def each_role_holds_exactly_what_its_program_calls(d):
+    app = d.by_profile["prod"]["app"]
+    roles = app.of_type("AWS::IAM::Role")
+    if roles.keys() != ROLES.keys():
+        yield f"roles are {sorted(roles)}"
+    for name, wanted in ROLES.items():
+        got = granted(statements(roles.get(name, {})))
+        if got != wanted:
+            yield f"{name} differs by {sorted(got ^ wanted)}"
+        managed = roles.get(name, {}).get("ManagedPolicyArns", [])
+        is_function = name.removesuffix("Role").lower() in PROGRAMS
+        if managed != (["<FunctionPlatform>"] if is_function else []):
+            yield f"{name} has {managed}"
+    (policy,) = app.of_type("AWS::IAM::ManagedPolicy").values()
+    found = policy["PolicyDocument"]["Statement"]
+    if granted(found) != PLATFORM:
+        yield f"FunctionPlatform differs by {sorted(granted(found) ^ PLATFORM)}"
+    denied = [s for s in found if s["Effect"] == "Deny"]
+    own = "arn:aws:lambda:us-east-1:111122223333:function:kschat-prod-*"
+    if [(s["Action"], s["Condition"]) for s in denied] != [("ec2:*", {"ArnLike": {"lambda:SourceFunctionArn": own}})]:
+        yield "the functions themselves are not denied the platform's calls"
+
+
+@rule
+def no_program_calls_an_aws_api_that_its_role_lacks(d):
+    manifests = {name: d.text(f"{name}/Cargo.toml") for name in ("functions", "consumer", "shared/adapters")}
+    sdks = {crate for text in manifests.values() for crate in re.findall(r"^(aws-sdk-[a-z0-9-]+)", text, re.M)}
+    if sdks != {"aws-sdk-apigatewaymanagement"}:
+        yield f"the programs are built with {sorted(sdks)}: give their roles what that calls, and this rule its name"
+    feature = re.search(r"kschat-adapters = \{[^}]*features = \[([^\]]*)\]", manifests["consumer"])
+    if not feature or '"api-gateway"' not in feature.group(1):
+        yield "the consumer is built without the connections API, and has a permission for it"
+    if re.search(r'kschat-adapters = \{[^}]*"api-gateway"', manifests["functions"]):
+        yield "the functions are built with the connections API, and have no permission for it"
+
+
+@rule
+def nothing_takes_the_connections_api_away_from_the_vpc(d):
+    for name, network in d.each("network"):
+        for endpoint, properties in network.of_type("AWS::EC2::VPCEndpoint").items():
+            if "execute-api" in properties["ServiceName"] or properties["VpcEndpointType"] != "Gateway":
+                yield f"{name}: {endpoint} is {properties['ServiceName']}"
+
+
+@rule
+def the_consumer_can_call_out_and_nobody_can_call_in(d):
+    for egress, wanted in (("public-ip", "ENABLED"), ("nat", "DISABLED"), ("nat-per-zone", "DISABLED")):
+        for zones in ("2", "3"):
+            network = Resolved(d.translated["network"], {"Name": "kschat-x", "Egress": egress, "Zones": zones})
+            subnets = network.outputs["ConsumerSubnetIds"].split(",")
+            tables = {
+                a["SubnetId"]: a["RouteTableId"]
+                for a in network.of_type("AWS::EC2::SubnetRouteTableAssociation").values()
+            }
+            out = {r["RouteTableId"]: r for r in network.of_type("AWS::EC2::Route").values()}
+            if len(subnets) != int(zones) or network.outputs["ConsumerPublicIp"] != wanted:
+                yield f"{egress}: {subnets}, {network.outputs['ConsumerPublicIp']}"
+            for subnet in subnets:
+                way = out.get(tables[subnet], {})
+                if ("GatewayId" in way) != (egress == "public-ip") or not way:
+                    yield f"{egress}, {zones} zones: {subnet} goes out by {way}"
+                if "NatGatewayId" in way and way["NatGatewayId"].strip("<>") not in network.resources:
+                    yield f"{egress}, {zones} zones: {subnet} goes out by {way['NatGatewayId']}, which there is not"
+            for name, subnet in network.of_type("AWS::EC2::Subnet").items():
+                if subnet.get("MapPublicIpOnLaunch"):
+                    yield f"{name} gives everything a public address"
