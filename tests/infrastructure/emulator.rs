@@ -52,9 +52,9 @@ impl Emulator {
         emulator
     }
 
-    /// Where zips and parameters lie.
-    fn zips(&self) -> String {
-        self.folder.path().join("zips").display().to_string()
+    /// Where the functions lie.
+    fn functions(&self) -> String {
+        self.folder.path().join("functions").display().to_string()
     }
 
     async fn run(&self, verb: &str, arguments: &[&str]) -> Value {
@@ -72,17 +72,12 @@ impl Emulator {
 }
 
 /// Puts the functions, without what only a debugger needs, where a deployment looks for them.
-fn zip_functions(folder: &Path) {
-    std::fs::create_dir_all(folder).expect("a folder");
+fn put_functions(folder: &Path) {
     for name in ["connect", "disconnect", "send"] {
-        let bootstrap = folder.join("bootstrap");
-        let stripped = Command::new("strip").arg("-o").arg(&bootstrap).arg(binary(name)).status();
+        let folder = folder.join(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let stripped = Command::new("strip").arg("-o").arg(folder.join("bootstrap")).arg(binary(name)).status();
         assert!(stripped.expect("strip can be started").success());
-        let zip = folder.join(format!("{name}-test.zip"));
-        let code =
-            "import sys,zipfile;z=zipfile.ZipFile(sys.argv[2],'w',8,compresslevel=1);z.write(sys.argv[1],'bootstrap')";
-        let zipped = Command::new("python3").args(["-c", code]).arg(&bootstrap).arg(zip).status();
-        assert!(zipped.expect("python can be started").success());
     }
 }
 
@@ -94,7 +89,7 @@ async fn connect(url: &str, user: &str) -> Client {
 
 /// The environment of the consumer's task as ECS would make it, but for the address of the connections API.
 async fn task(emulator: &Emulator, told: &Value, callback: String) -> Vec<(String, String)> {
-    let task = emulator.run("task", &[&emulator.zips()]).await;
+    let task = emulator.run("task", &[]).await;
     let task = task.as_object().expect("an environment");
     assert_eq!(task["CALLBACK_URL"], told["CallbackUrl"]);
     let own = task.iter().filter(|(name, _)| !["CALLBACK_URL", "HEALTH_ADDR"].contains(&name.as_str()));
@@ -103,7 +98,7 @@ async fn task(emulator: &Emulator, told: &Value, callback: String) -> Vec<(Strin
 }
 
 /// Two clients chat before and after an update of the deployment that `told` tells of.
-async fn chats_and_is_updated(emulator: &Emulator, told: &Value, url: &str) {
+async fn chats_and_is_updated(emulator: &Emulator, functions: &str, told: &Value, url: &str) {
     let (a, b) = (somebody("alice"), somebody("bob"));
     let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
     assert_eq!(alice.send(&b, "hello").await["ER"], 0);
@@ -115,26 +110,31 @@ async fn chats_and_is_updated(emulator: &Emulator, told: &Value, url: &str) {
     assert!(Client::connect(url, &forged, &a).await.is_err());
 
     // One setting changes: a new version goes live, and the API stays where it was.
-    let after = emulator.run("update", &[&emulator.zips(), "UnknownRecipient=refuse"]).await;
+    let after = emulator.run("update", &[functions, "UnknownRecipient=refuse"]).await;
     assert_eq!(after["WebSocketUrl"], told["WebSocketUrl"]);
     assert_eq!(alice.send(&somebody("stranger"), "anybody there?").await["ER"], 10);
     assert_eq!(alice.send(&b, "still here?").await["ER"], 0);
     assert_eq!(bob.texts(1).await, ["still here?"]);
+
+    // And back: what was live before is live again.
+    emulator.run("rollback", &[functions]).await;
+    assert_eq!(alice.send(&somebody("stranger"), "anybody there?").await["ER"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_by_cloudformation_serves_a_chat_is_updated_and_goes_without_a_trace() {
+async fn a_deployment_by_cloudformation_serves_a_chat_is_updated_rolled_back_and_gone_without_a_trace() {
     let services = Services::start().await;
     let emulator = Emulator::start(&services).await;
-    zip_functions(Path::new(&emulator.zips()));
+    let functions = emulator.functions();
+    put_functions(Path::new(&functions));
 
-    let told = emulator.run("up", &[&emulator.zips()]).await;
+    let told = emulator.run("up", &[&functions]).await;
     let (url, callback) = emulator.urls(&told);
     let settings = task(&emulator, &told, callback).await;
     let settings: Vec<(&str, String)> = settings.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let _consumer = Consumer::start_as(&settings).await;
 
-    chats_and_is_updated(&emulator, &told, &url).await;
+    chats_and_is_updated(&emulator, &functions, &told, &url).await;
     emulator.run("down", &[]).await;
 }
 
@@ -144,14 +144,10 @@ async fn a_deployment_by_cloudformation_serves_a_chat_is_updated_and_goes_withou
 async fn the_release_serves_a_chat_from_its_zips_and_from_its_image() {
     let services = Services::start().await;
     let emulator = Emulator::start(&services).await;
-    let zips = emulator.zips();
-    std::fs::create_dir_all(&zips).expect("a folder");
-    for entry in std::fs::read_dir(root().join("target/deploy")).expect("zips").flatten() {
-        std::fs::copy(entry.path(), Path::new(&zips).join(entry.file_name())).expect("a copy");
-    }
+    let functions = root().join("target/lambda").display().to_string();
     let image = root().join("target/image-root").display().to_string();
 
-    let told = emulator.run("up", &[&zips]).await;
+    let told = emulator.run("up", &[&functions]).await;
     let (url, callback) = emulator.urls(&told);
     let settings = task(&emulator, &told, callback).await;
     let health = format!("127.0.0.1:{}", free_port());
@@ -168,6 +164,6 @@ async fn the_release_serves_a_chat_from_its_zips_and_from_its_image() {
     })
     .await;
 
-    chats_and_is_updated(&emulator, &told, &url).await;
+    chats_and_is_updated(&emulator, &functions, &told, &url).await;
     emulator.run("down", &[]).await;
 }

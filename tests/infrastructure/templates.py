@@ -157,14 +157,18 @@ class Resolved:
         return re.sub(r"\$\{([^!}][^}]*)\}", value, text)
 
 
-# What the deploying program takes from one stack's outputs for another one's parameters is read from that program, so
-# that both can't drift apart.
-def wiring(folder):
-    """For each stack: its parameters that are outputs of stacks before it, as {parameter: (stack, output)}."""
+def program(folder):
+    """The program that deploys, as a module."""
     import importlib.machinery
     import importlib.util
 
     loader = importlib.machinery.SourceFileLoader("kschat_aws", str(Path(folder) / "kschat-aws"))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("kschat_aws", loader))
     loader.exec_module(module)
+    return module
+
+
+def wiring(folder):
+    """What that program takes from one stack's outputs for another one's parameters, and what it gives itself."""
+    module = program(folder)
     return module.WIRING, module.RELEASE

@@ -72,7 +72,10 @@ def parameters(found, templates, given):
         for name, value in values.items():
             problem = wrong(declared.get(name), str(value))
             if problem:
-                found.problem(f"{stack}.{name}: `{value}` {problem}", "see --help of the parameter in the template")
+                found.problem(
+                    f"{stack}.{name}: `{value}` {problem}",
+                    f"infra/aws/{stack}.yaml says what each parameter is for and may be",
+                )
 
 
 def wrong(spec, value):

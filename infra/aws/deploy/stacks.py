@@ -32,6 +32,7 @@ class Stacks:
     def __init__(self, aws, name, tags, assume_yes, allow_replacement=False):
         self.aws, self.name, self.tags = aws, name, tags
         self.assume_yes, self.allow_replacement = assume_yes, allow_replacement
+        self.templates = FOLDER
 
     def stack(self, part):
         return f"{self.name}-{part}"
@@ -51,7 +52,7 @@ class Stacks:
 
     def deploy(self, part, parameters, template=None, bucket=None):
         """Brings a stack to where the template and the parameters say. Returns its outputs."""
-        template = Path(template or FOLDER / f"{part}.yaml")
+        template = Path(template or self.templates / f"{part}.yaml")
         step(f"stack {self.stack(part)}")
         existing = self.describe(part)
         if existing and existing["StackStatus"] in ("ROLLBACK_COMPLETE", "REVIEW_IN_PROGRESS"):
