@@ -155,15 +155,18 @@ impl Deployment {
         let properties = lapin::ConnectionProperties::default();
         let broker = lapin::Connection::connect(&self.services.rabbitmq.url(), properties).await;
         let broker = broker.expect("the broker answers");
-        let channel = broker.create_channel().await.expect("a channel");
+        let mut channel = broker.create_channel().await.expect("a channel");
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let began = Instant::now();
         for user in &self.users {
             loop {
                 let name = format!("kschat.user.{}", user.as_str());
                 let queue = channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await;
-                if queue.expect("the user has a queue").consumer_count() > 0 {
-                    break;
+                match queue {
+                    Ok(queue) if queue.consumer_count() > 0 => break,
+                    Ok(_) => {}
+                    // The owner is about to make it; the refusal has closed the channel.
+                    Err(_) => channel = broker.create_channel().await.expect("a channel"),
                 }
                 assert!(began.elapsed() < PATIENCE, "a user is not served");
                 sleep(Duration::from_millis(50)).await;
