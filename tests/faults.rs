@@ -309,6 +309,9 @@ async fn a_body_that_is_no_message_is_set_aside_and_holds_nobody_up() {
     let url = stack.websocket_url();
     let (a, b) = (somebody("alice"), somebody("bob"));
     let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
+    // From then on there is a queue to write into.
+    assert_eq!(alice.send(&b, "before it").await["ER"], 0);
+    assert_eq!(bob.texts(1).await, ["before it"]);
     let (broker, properties) = (services.rabbitmq.url(), lapin::ConnectionProperties::default());
     let broker = lapin::Connection::connect(&broker, properties).await.expect("the broker answers");
     let channel = broker.create_channel().await.expect("a channel");

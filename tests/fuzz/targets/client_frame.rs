@@ -3,7 +3,7 @@
 #![no_main]
 
 use kschat_protocol::{
-    ClientFrame, Er, ErrorFrame, JsonId, Message, MessageId, ReceiverFrame, SendFrame, SendReply, Status,
+    ClientFrame, Er, ErrorFrame, JsonId, Message, MessageId, Position, ReceiverFrame, SendFrame, SendReply, Status,
     limits::{MAX_FRAME, MAX_MESSAGE_ID, MAX_MSG, MAX_RNO, MAX_USER_ID},
     refusal,
 };
@@ -13,8 +13,9 @@ use serde_json::Value;
 fuzz_target!(|text: &str| {
     match ClientFrame::parse(text) {
         Ok(ClientFrame::Send(frame)) => check_send(frame),
-        Ok(ClientFrame::Ack(id)) => {
-            assert!((1..=MAX_MESSAGE_ID).contains(&id.as_str().len()));
+        Ok(ClientFrame::Ack(ack)) => {
+            assert!(ack.again || ack.message.is_some());
+            assert!(ack.message.is_none_or(|id| (1..=MAX_MESSAGE_ID).contains(&id.as_str().len())));
             check_answer(&ErrorFrame::new(Er::RegistryUnavailable).to_text());
         }
         Err(error) => {
@@ -48,12 +49,14 @@ fn check_send(frame: SendFrame) {
         time: u64::MAX,
         id: MessageId::from("f".repeat(36)),
         rno: frame.rno.clone(),
+        trace: None,
     };
     assert_eq!(Message::from_slice(&message.to_vec()).ok().as_ref(), Some(&message));
     // What was accepted reaches its receiver, also repeated and behind another.
-    let mut receiver = ReceiverFrame::after(Some(&message.id));
+    let furthest = Position { run: u32::MAX, number: u64::MAX };
+    let mut receiver = ReceiverFrame::after(Some(furthest));
     assert!(receiver.push(&message, true), "it fits no frame");
-    check_answer(&receiver.into_text());
+    check_answer(&receiver.into_text(furthest));
     for answer in [
         SendReply::accepted(message, true),
         SendReply::failed(Er::BrokerUnavailable, frame.clone()),

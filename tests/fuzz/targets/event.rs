@@ -70,6 +70,7 @@ impl Scene {
                 send: kschat_core::send::Deps {
                     registry: registry.clone(),
                     idempotency: registry.clone(),
+                    backlogs: registry.clone(),
                     publisher: shared.clone(),
                     queues: shared.clone(),
                     clock: clock.clone(),

@@ -3,7 +3,7 @@
 #![no_main]
 
 use kschat_protocol::{
-    Message, MessageId, ReceiverFrame,
+    Message, Position, ReceiverFrame,
     limits::{MAX_FRAME, MAX_MESSAGE_ID},
 };
 use libfuzzer_sys::fuzz_target;
@@ -38,7 +38,7 @@ fn check_frames(messages: &[Message]) {
         if !frame.push(message, redelivered) {
             check_frame(std::mem::replace(&mut frame, ReceiverFrame::after(previous)), &inside, previous);
             inside.clear();
-            previous = at.checked_sub(1).map(|at| &messages[at].id);
+            previous = at.checked_sub(1).map(place);
             frame = ReceiverFrame::after(previous);
             if !frame.push(message, redelivered) {
                 continue;
@@ -49,13 +49,19 @@ fn check_frames(messages: &[Message]) {
     check_frame(frame, &inside, previous);
 }
 
-fn check_frame(frame: ReceiverFrame, inside: &[(&Message, bool)], previous: Option<&MessageId>) {
+fn place(at: usize) -> Position {
+    Position { run: 7, number: at as u64 + 1 }
+}
+
+fn check_frame(frame: ReceiverFrame, inside: &[(&Message, bool)], previous: Option<Position>) {
     assert_eq!((frame.len(), frame.is_empty()), (inside.len(), inside.is_empty()));
-    let text = frame.into_text();
+    let here = place(previous.map_or(0, |previous| previous.number as usize) + inside.len());
+    let text = frame.into_text(here);
     assert!(text.len() <= MAX_FRAME, "{} bytes", text.len());
     let told: Value = serde_json::from_str(&text).expect("a frame is JSON");
     assert_eq!(told["event"], "RESPRECEIVER");
-    assert_eq!(told["PREV"].as_str(), previous.map(MessageId::as_str));
+    assert_eq!(told["PREV"].as_str().and_then(|text| text.parse().ok()), previous);
+    assert_eq!(told["POS"].as_str().and_then(|text| text.parse().ok()), Some(here));
     let items = told["MSG"].as_array().expect("a list");
     assert_eq!(items.len(), inside.len());
     for (item, (message, redelivered)) in items.iter().zip(inside) {

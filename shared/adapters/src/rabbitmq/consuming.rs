@@ -156,19 +156,28 @@ impl Link {
         if let Some(drain) = drains.iter().find(|drain| drain.has_room()) {
             return Ok((drain.channel.clone(), Arc::clone(&drain.seats)));
         }
-        let channel = self.connection.create_channel().await?;
-        // Per consumer, not global: newer brokers refuse a global limit.
-        channel.basic_qos(self.prefetch, BasicQosOptions { global: false }).await?;
+        let channel = self.drain_channel().await?;
         let drain = Arc::new(DrainChannel { channel: channel.clone(), seats: Arc::default() });
         let seat = Arc::clone(&drain.seats);
         drains.push(drain);
         Ok((channel, seat))
     }
 
+    async fn drain_channel(&self) -> Result<Channel, lapin::Error> {
+        let channel = self.connection.create_channel().await?;
+        // Per consumer, not global: newer brokers refuse a global limit.
+        channel.basic_qos(self.prefetch, BasicQosOptions { global: false }).await?;
+        Ok(channel)
+    }
+
     async fn open_queue(self: Arc<Self>, user: &UserId, settings: &QueueSettings) -> Result<OpenQueue, lapin::Error> {
         // A consume on a queue that is not there would close the channel with every other user's consumer.
         self.queues.ensure(&self.connection, user, settings).await?;
-        let (channel, seat) = self.seat().await?;
+        let (channel, seat) = match settings.kind {
+            QueueKind::Classic => self.seat().await?,
+            // Only with its channel does all go back that is on loan from a quorum queue.
+            QueueKind::Quorum => (self.drain_channel().await?, Arc::default()),
+        };
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(user_queue(user), "".into(), options, FieldTable::default()).await?;
         let (user, kind) = (user.clone(), settings.kind);
@@ -282,6 +291,20 @@ impl OpenQueue {
     }
 
     async fn give_back(&mut self) -> Result<(), BoxError> {
+        match self.kind {
+            QueueKind::Classic => self.give_back_one_by_one().await,
+            QueueKind::Quorum => self.give_back_with_the_channel().await,
+        }
+    }
+
+    /// A quorum queue goes on lending to a consumer that is being cancelled, and nobody hears of it: such messages would
+    /// stay on loan for as long as the channel lives.
+    async fn give_back_with_the_channel(&mut self) -> Result<(), BoxError> {
+        self.channel.close(200, "done".into()).await?;
+        Ok(self.link.queues.wait_for(&self.link.connection, &self.user, self.on_loan.len()).await?)
+    }
+
+    async fn give_back_one_by_one(&mut self) -> Result<(), BoxError> {
         let tag = self.consumer.tag();
         self.channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
         // What was under way to us when we cancelled is on loan, too.
@@ -289,15 +312,11 @@ impl OpenQueue {
             let item = self.consumer.next().await;
             self.lend(item);
         }
-        let given_back = self.on_loan.len();
         for tag in std::mem::take(&mut self.on_loan) {
             self.channel.basic_nack(tag, BasicNackOptions { requeue: true, multiple: false }).await?;
         }
         // A nack has no answer, but this has: once it is here, all is back in the queue for whoever is next.
         self.channel.basic_qos(self.link.prefetch, BasicQosOptions { global: false }).await?;
-        if self.kind == QueueKind::Quorum {
-            self.link.queues.wait_for(&self.link.connection, &self.user, given_back).await?;
-        }
         Ok(())
     }
 }

@@ -300,7 +300,9 @@ pub async fn removing_a_queue_loses_no_message(broker: &impl Broker) -> Outcome 
     let (one, two, mut taken) = futures_util::future::try_join3(send("one"), send("two"), own).await?;
     let mut deliveries = broker.open(&user).await?;
     while taken.len() < one.len() + two.len() {
-        taken.push(Message::from_slice(&next(&mut deliveries).await?.body)?.msg);
+        let delivery = next(&mut deliveries).await?;
+        taken.push(Message::from_slice(&delivery.body)?.msg);
+        deliveries.ack(&[delivery.tag]).await?;
     }
     let of = |name: &str| taken.iter().filter(|text| text.starts_with(name)).cloned().collect::<Vec<_>>();
     assert_eq!((of("one"), of("two")), (one, two));
