@@ -277,7 +277,7 @@ pub async fn removing_a_queue_loses_no_message(broker: &impl Broker) -> Outcome 
                     Err(other) => return Err(BoxError::from(other)),
                 }
                 // Long enough now and then for the queue to go.
-                let pause = if accepted.len() % 100 == 99 { 1_200 } else { fastrand::u64(0..4) };
+                let pause = if accepted.len() % 100 == 99 { 1_200 } else { fastrand::u64(0..30) };
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
             Ok(accepted)
