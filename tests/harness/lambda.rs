@@ -9,13 +9,24 @@ use crate::{eventually, free_port, process::Process};
 /// An event that every function of the tests can answer.
 const WAKE: &str = r#"{"requestContext":{"connectionId":"wake","connectedAt":0,"requestTimeEpoch":0}}"#;
 
+/// The file of the functions' variables.
+const VARIABLES: &str = "functions.env";
+
 /// `cargo lambda watch` with the functions of one package.
 pub struct Lambda {
     port: u16,
-    watch: Process,
-    /// Functions that took the place of killed ones.
-    replaced: Mutex<Vec<Process>>,
+    names: Vec<String>,
+    manifest: String,
+    watch: Mutex<Process>,
     folder: TempDir,
+}
+
+/// Starts it on that port, with the variables that lie in the folder.
+fn watch(port: u16, manifest: &str, folder: &TempDir) -> Process {
+    let (port, variables) = (port.to_string(), folder.path().join(VARIABLES).display().to_string());
+    let listen = ["lambda", "watch", "-A", "127.0.0.1", "-P", &port, "--ignore-changes"];
+    let arguments = [&listen[..], &["--env-file", &variables, "--manifest-path", manifest]].concat();
+    Process::start(Path::new("cargo-lambda"), &arguments, &[], &folder.path().join("watch.log"))
 }
 
 impl Lambda {
@@ -31,29 +42,13 @@ impl Lambda {
         let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--bins"]).current_dir(&functions).status();
         assert!(built.expect("cargo can be started").success(), "the functions can't be built");
         let folder = TempDir::with_prefix("kschat-lambda-").expect("a temporary folder");
-        let env_file = folder.path().join("functions.env");
         let lines: Vec<String> = variables.iter().map(|(name, value)| format!("{name}=\"{value}\"\n")).collect();
-        fs::write(&env_file, lines.concat()).expect("a file");
-        let (port, manifest) = (free_port(), functions.join("Cargo.toml"));
-        let (port_text, env_file) = (port.to_string(), env_file.display().to_string());
-        let manifest = manifest.display().to_string();
-        let arguments = [
-            "lambda",
-            "watch",
-            "-A",
-            "127.0.0.1",
-            "-P",
-            &port_text,
-            "--ignore-changes",
-            "--env-file",
-            &env_file,
-            "--manifest-path",
-            &manifest,
-        ];
-        let log = folder.path().join("watch.log");
-        let watch = Process::start(Path::new("cargo-lambda"), &arguments, &[], &log);
-        let lambda = Self { port, watch, replaced: Mutex::default(), folder };
-        for function in names {
+        fs::write(folder.path().join(VARIABLES), lines.concat()).expect("a file");
+        let (port, manifest) = (free_port(), functions.join("Cargo.toml").display().to_string());
+        let watch = Mutex::new(watch(port, &manifest, &folder));
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        let lambda = Self { port, names, manifest, watch, folder };
+        for function in &lambda.names {
             lambda.wake(function).await;
         }
         lambda
@@ -63,7 +58,7 @@ impl Lambda {
         let url = format!("{}/2015-03-31/functions/{function}/invocations", self.url());
         let client = reqwest::Client::new();
         eventually(&format!("the function {function} answers"), async || {
-            assert!(self.watch.is_running(), "cargo lambda has ended:\n{}", self.watch.printed());
+            assert!(self.is_running(), "cargo lambda has ended:\n{}", self.printed());
             let answer = client.post(&url).body(WAKE).send().await;
             answer.is_ok_and(|answer| answer.status().is_success())
         })
@@ -89,27 +84,17 @@ impl Lambda {
         self.processes(function).iter().filter(|process| sent(process).is_ok_and(|sent| sent.success())).count() > 0
     }
 
-    /// Kills every process of a function, with the event in its hands, and starts another one in its place as the
-    /// platform does: `cargo lambda watch` itself would not.
-    pub fn replace(&self, function: &str) {
-        for process in self.processes(function) {
-            let folder = Path::new("/proc").join(&process);
-            // One may have ended since they were listed.
-            let (Ok(program), Ok(variables)) = (fs::read_link(folder.join("exe")), fs::read(folder.join("environ")))
-            else {
-                continue;
-            };
-            let variables = String::from_utf8(variables).expect("text");
-            let variables = variables.split('\0').filter_map(|variable| variable.split_once('='));
-            let variables: Vec<(&str, String)> = variables.map(|(name, value)| (name, value.to_owned())).collect();
+    /// Kills all functions with the events in their hands, and has others in their place as the platform does.
+    ///
+    /// `cargo lambda watch` never notices that an instance is dead and keeps events for it, so it is started anew, too:
+    /// whoever has called it hears that the call failed.
+    pub fn replace(&self) {
+        for function in &self.names {
             self.try_signal(function, "KILL");
-            let mut replaced = self.replaced.lock().expect("no test panics here");
-            let log = self.folder.path().join(format!("{function}-{}.log", replaced.len()));
-            // A build that replaces the file meanwhile leaves ` (deleted)` behind its name.
-            let program = program.display().to_string();
-            let program = Path::new(program.trim_end_matches(" (deleted)"));
-            replaced.push(Process::start(program, &[], &variables, &log));
         }
+        let mut running = self.watch.lock().expect("no test panics here");
+        running.kill();
+        *running = watch(self.port, &self.manifest, &self.folder);
     }
 
     /// The processes of a function that poll our own Runtime API.
@@ -130,6 +115,10 @@ impl Lambda {
     /// What it and the functions have printed so far.
     #[must_use]
     pub fn printed(&self) -> String {
-        self.watch.printed()
+        self.watch.lock().expect("no test panics here").printed()
+    }
+
+    fn is_running(&self) -> bool {
+        self.watch.lock().expect("no test panics here").is_running()
     }
 }

@@ -175,7 +175,7 @@ impl World {
                 sleep(lasts).await;
                 self.signal_functions("CONT");
             }
-            Class::FunctionKill => FUNCTIONS.iter().for_each(|function| self.lambda().replace(function)),
+            Class::FunctionKill => self.lambda().replace(),
             Class::PostGone => {
                 self.rule(&format!("post=410 share={share}%"), lasts).await;
                 // They were gone in truth: whoever lives on must come again.
