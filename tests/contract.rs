@@ -84,25 +84,14 @@ mod broker {
         use super::{QueueSettings, rabbitmq};
 
         kschat_core::broker_contract!(rabbitmq(QueueSettings::default()));
+        kschat_core::broker_contract!(@ rabbitmq(QueueSettings::default()), an_empty_queue_is_removed,);
     }
 
     /// All but the removal of queues, which quorum queues do not know.
     mod quorum {
         use super::{QueueKind, QueueSettings, rabbitmq};
 
-        kschat_core::broker_contract!(
-            @ rabbitmq(QueueSettings { kind: QueueKind::Quorum, ..QueueSettings::default() }),
-            a_message_needs_a_queue,
-            messages_come_in_order_to_their_receiver_only,
-            what_is_not_acked_comes_again_in_order,
-            a_discarded_message_is_out_of_the_way,
-            a_trace_travels_with_its_message,
-            giving_up_waiting_loses_nothing,
-            what_is_here_already_can_be_taken_without_waiting,
-            each_publish_hears_of_its_own_route,
-            a_queue_in_which_messages_wait_is_kept,
-            removing_a_queue_loses_no_message,
-        );
+        kschat_core::broker_contract!(rabbitmq(QueueSettings { kind: QueueKind::Quorum, ..QueueSettings::default() }));
     }
 }
 

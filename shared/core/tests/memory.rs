@@ -10,6 +10,7 @@ mod broker {
     use kschat_core::{Partitions, memory::MemoryBroker};
 
     kschat_core::broker_contract!(async { MemoryBroker::new(Partitions::default()).0 });
+    kschat_core::broker_contract!(@ async { MemoryBroker::new(Partitions::default()).0 }, an_empty_queue_is_removed,);
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@ use std::{num::NonZero, str::FromStr, time::Duration};
 use futures_util::future::BoxFuture;
 use kschat_core::{Partition, ports::Retired};
 use kschat_protocol::UserId;
-use lapin::{Channel, Connection, ErrorKind, options::QueueDeleteOptions};
+use lapin::{Channel, Connection, ErrorKind, options::QueueDeleteOptions, types::ShortString};
 use tokio::{
     sync::Mutex,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -19,10 +19,7 @@ use super::{
 /// How often a declaration is tried that others on the same channel may have spoiled.
 const TRIES: u32 = 3;
 
-/// How long a quorum queue may take to take back, and to count, what is given back to it.
-const SETTLE: Duration = Duration::from_secs(1);
-
-/// How often a queue is looked at that is about to take messages back.
+/// How often a quorum queue is looked at that is about to take messages back.
 const GLANCE: Duration = Duration::from_millis(10);
 
 /// How long a message may take from the routing to its queue: microseconds within a node, more within a cluster.
@@ -128,14 +125,8 @@ impl UserQueues {
 
     /// Whether somebody owns a partition, and so makes its users' queues.
     pub(super) async fn has_owner(&self, connection: &Connection, partition: Partition) -> Result<bool, lapin::Error> {
-        let mut looks = self.looks.lock().await;
-        let channel = reopened(connection, &mut looks).await?;
-        match look_at(&channel, control_queue(partition)).await {
-            Ok((_, consumers)) => Ok(consumers > 0),
-            // No consumer process has ever run.
-            Err(error) if code(&error) == Some(NOT_FOUND) => Ok(false),
-            Err(error) => Err(error),
-        }
+        // Without a control queue no consumer process has ever run.
+        Ok(self.look(connection, control_queue(partition)).await?.is_some_and(|(_, consumers)| consumers > 0))
     }
 
     /// Removes a user's queue if nothing waits in it, as far as that can be done without losing a message.
@@ -150,17 +141,13 @@ impl UserQueues {
         settings: &QueueSettings,
         called_back: BoxFuture<'_, ()>,
     ) -> Result<Retired, lapin::Error> {
-        if settings.kind == QueueKind::Quorum {
-            sleep(SETTLE).await;
-        }
         match self.waiting(connection, user).await? {
             None => return Ok(Retired::Empty),
             Some(0) if !settings.is_removable() => return Ok(Retired::Empty),
             Some(0) => {}
             Some(_) => return Ok(Retired::Waiting(settings.expiry())),
         }
-        let channel = reopened(connection, &mut *self.removals.lock().await).await?;
-        unbind_user(&channel, user).await?;
+        self.unbind(connection, user).await?;
         let is_called_back = timeout(ARRIVAL, called_back).await.is_ok();
         let kept = if is_called_back {
             Retired::Kept
@@ -173,20 +160,14 @@ impl UserQueues {
         Ok(kept)
     }
 
-    /// Waits until a quorum queue has taken back so many messages, or has had its time. Its nodes agree on that behind our
-    /// back, and whoever opens the queue sooner is given the later messages first.
-    pub(super) async fn wait_for(
+    /// Waits until a quorum queue has no consumer: one whose channel is closed counts until all that it had on loan is back.
+    /// The nodes agree on that behind our back, and whoever opens the queue sooner is given the later messages first.
+    pub(super) async fn wait_until_given_back(
         &self,
         connection: &Connection,
         user: &UserId,
-        given_back: usize,
     ) -> Result<(), lapin::Error> {
-        let late = Instant::now() + SETTLE;
-        while Instant::now() < late {
-            let waiting = self.waiting(connection, user).await?.unwrap_or_default();
-            if usize::try_from(waiting).unwrap_or(usize::MAX) >= given_back {
-                break;
-            }
+        while self.look(connection, user_queue(user)).await?.is_some_and(|(_, consumers)| consumers > 0) {
             sleep(GLANCE).await;
         }
         Ok(())
@@ -194,14 +175,24 @@ impl UserQueues {
 
     /// How many messages a user's queue holds, if there is one.
     async fn waiting(&self, connection: &Connection, user: &UserId) -> Result<Option<u32>, lapin::Error> {
+        Ok(self.look(connection, user_queue(user)).await?.map(|(messages, _)| messages))
+    }
+
+    /// How many messages and consumers a queue has, if there is one.
+    async fn look(&self, connection: &Connection, queue: ShortString) -> Result<Option<(u32, u32)>, lapin::Error> {
         // One look at a time: two on one channel would share a refusal.
         let mut looks = self.looks.lock().await;
         let channel = reopened(connection, &mut looks).await?;
-        match look_at(&channel, user_queue(user)).await {
-            Ok((messages, _)) => Ok(Some(messages)),
+        match look_at(&channel, queue).await {
+            Ok(found) => Ok(Some(found)),
             Err(error) if code(&error) == Some(NOT_FOUND) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn unbind(&self, connection: &Connection, user: &UserId) -> Result<(), lapin::Error> {
+        let mut removals = self.removals.lock().await;
+        unbind_user(&reopened(connection, &mut removals).await?, user).await
     }
 
     /// Deletes a queue if nothing waits in it; says whether it did.
