@@ -28,7 +28,9 @@
 //! Where there is a collector, OpenTelemetry's own variables say the rest: `OTEL_EXPORTER_OTLP_HEADERS`,
 //! `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_TRACES_SAMPLER` (and `_ARG`), `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`.
 
-use std::{collections::HashMap, ffi::OsString, fmt, net::SocketAddr, num::NonZero, str::FromStr, time::Duration};
+mod environment;
+
+use std::{net::SocketAddr, num::NonZero, str::FromStr, time::Duration};
 
 use kschat_core::{Partitions, send::Strangers};
 
@@ -41,134 +43,12 @@ use crate::{
     redis::RedisUrl,
 };
 
+pub use environment::{ConfigError, Environment};
+
 /// The exit code of a process whose configuration is wrong.
 ///
 /// Source: BSD `sysexits.h`, `EX_USAGE`.
 pub const EXIT_CONFIG: u8 = 64;
-
-/// Everything that is wrong with a configuration, a line each.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ConfigError(Vec<String>);
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration has {} problem(s):", self.0.len())?;
-        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-/// Variables, and what was found wrong with them so far.
-pub struct Environment {
-    variables: HashMap<String, String>,
-    problems: Vec<String>,
-}
-
-impl Environment {
-    /// The process's own.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-    #[must_use]
-    pub fn read() -> Self {
-        // What is no text can be none of ours.
-        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-        Self::from_variables(std::env::vars_os().filter_map(text))
-    }
-
-    /// Given ones, for tests and embedders.
-    pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        let variables = variables.into_iter().filter(|(_, value)| is_given(value)).collect();
-        Self { variables, problems: Vec::new() }
-    }
-
-    /// Puts what the command line says in the place of what the environment says.
-    pub fn set(&mut self, name: &str, value: Option<String>) {
-        if let Some(value) = value.filter(|value| is_given(value)) {
-            self.variables.insert(name.to_owned(), value);
-        }
-    }
-
-    /// Notes one more thing that is wrong.
-    pub fn problem(&mut self, name: &str, problem: impl fmt::Display) {
-        let problem = format!("{name}: {problem}");
-        // Two parts of a process may read the same variable.
-        if !self.problems.contains(&problem) {
-            self.problems.push(problem);
-        }
-    }
-
-    /// The secret with which a developer's machine signs and checks tokens, if one is set.
-    #[must_use]
-    pub fn local_secret(&self) -> Option<String> {
-        self.text("JWT_SECRET").map(str::to_owned)
-    }
-
-    /// The settings, unless anything was wrong on the way.
-    ///
-    /// # Errors
-    /// [`ConfigError`] with every problem.
-    pub fn finish<T>(self, settings: Option<T>) -> Result<T, ConfigError> {
-        settings.filter(|_| self.problems.is_empty()).ok_or(ConfigError(self.problems))
-    }
-
-    fn text(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str)
-    }
-
-    fn is_set(&self, name: &str) -> bool {
-        self.variables.contains_key(name)
-    }
-
-    /// A value that has a default. What is wrong with it is told without the value, which may be a secret.
-    fn optional<T: FromStr>(&mut self, name: &str, default: T) -> Option<T>
-    where
-        T::Err: fmt::Display,
-    {
-        match self.text(name).map(T::from_str) {
-            None => Some(default),
-            Some(Ok(value)) => Some(value),
-            Some(Err(error)) => {
-                self.problem(name, error);
-                None
-            }
-        }
-    }
-
-    fn required<T: FromStr>(&mut self, name: &str, cure: &str) -> Option<T>
-    where
-        T::Err: fmt::Display,
-    {
-        match self.text(name).map(T::from_str) {
-            Some(Ok(value)) => Some(value),
-            Some(Err(error)) => {
-                self.problem(name, error);
-                None
-            }
-            None => {
-                self.problem(name, format_args!("is not set; {cure}"));
-                None
-            }
-        }
-    }
-
-    fn number<T: FromStr + Copy>(&mut self, name: &str, default: T, range: &str) -> Option<T> {
-        match self.text(name).map(T::from_str) {
-            None => Some(default),
-            Some(Ok(value)) => Some(value),
-            Some(Err(_)) => {
-                let given = self.text(name).unwrap_or_default().to_owned();
-                self.problem(name, format_args!("`{given}` is not a whole number {range}"));
-                None
-            }
-        }
-    }
-}
-
-/// What is set to nothing is not set: templates render absent parameters that way, and an empty secret would
-/// be a key that everybody knows.
-fn is_given(value: &str) -> bool {
-    !value.trim().is_empty()
-}
 
 /// How this process logs.
 #[derive(Clone, Debug, PartialEq, Eq)]

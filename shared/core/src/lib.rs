@@ -23,6 +23,7 @@ pub mod memory;
 pub mod metrics;
 mod partition;
 pub mod ports;
+mod posting;
 pub mod retire;
 pub mod send;
 mod session;

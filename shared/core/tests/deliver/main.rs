@@ -1,0 +1,8 @@
+//! Who gets what, and when is it acked: the consumer's use-case against an edge that answers as told.
+
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
+mod acking;
+mod posting;
+mod presence;
+mod scene;

@@ -1,0 +1,172 @@
+//! One user with a queue, and an edge that answers as told.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use kschat_core::{
+    Partitions, Session, Timestamp,
+    contract::{ManualClock, connection, message, session, somebody},
+    deliver::{Deps, End, Signals, serve},
+    memory::{MemoryBroker, MemoryRegistry},
+    ports::{ConnectionRegistry, ConnectionsApi, Mailbox, PostError, Publisher, Unavailable},
+};
+use kschat_protocol::{AckFrame, ConnectionId, MessageId, UserId, Version};
+use serde_json::Value;
+use tokio::{task::JoinHandle, time::timeout};
+
+pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// What the edge answers to the posts of one connection, in this order; 200 after that.
+pub(crate) type Script = Vec<u16>;
+
+/// An edge that answers by script and remembers what it took.
+#[derive(Default)]
+pub(crate) struct Edge {
+    pub(crate) scripts: Mutex<HashMap<ConnectionId, Script>>,
+    pub(crate) taken: Mutex<Vec<(ConnectionId, String)>>,
+    pub(crate) closed: Mutex<Vec<ConnectionId>>,
+}
+
+#[async_trait]
+impl ConnectionsApi for Edge {
+    async fn post(&self, connection: &ConnectionId, frame: &str) -> Result<(), PostError> {
+        // As over a network, others get their turn meanwhile.
+        tokio::task::yield_now().await;
+        let mut scripts = self.scripts.lock().expect("no test panics here");
+        let script = scripts.entry(connection.clone()).or_default();
+        let status = if script.is_empty() { 200 } else { script.remove(0) };
+        let report = || Unavailable::new("edge", "post", status.to_string());
+        match status {
+            200 => {
+                self.taken.lock().expect("no test panics here").push((connection.clone(), frame.to_owned()));
+                Ok(())
+            }
+            410 => Err(PostError::Gone),
+            413 => Err(PostError::Refused(report())),
+            _ => Err(PostError::Retryable(report())),
+        }
+    }
+
+    async fn close(&self, connection: &ConnectionId) -> Result<(), Unavailable> {
+        self.closed.lock().expect("no test panics here").push(connection.clone());
+        Ok(())
+    }
+}
+
+/// One user with a queue, and what serves it.
+pub(crate) struct Scene {
+    pub(crate) user: UserId,
+    pub(crate) registry: Arc<MemoryRegistry>,
+    pub(crate) broker: MemoryBroker,
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) signals: Signals,
+}
+
+impl Scene {
+    pub(crate) async fn new() -> Self {
+        let partitions = Partitions::default();
+        let scene = Self {
+            user: somebody(),
+            registry: Arc::new(MemoryRegistry::new(partitions)),
+            broker: MemoryBroker::new(partitions).0,
+            edge: Arc::default(),
+            clock: Arc::new(ManualClock::new(NOW)),
+            signals: Signals::default(),
+        };
+        scene.broker.ensure(&scene.user).await.expect("memory");
+        // As its owner does.
+        scene.registry.mark(partitions.of(&scene.user)).await.expect("memory");
+        scene
+    }
+
+    /// A client of the seed's kind.
+    pub(crate) async fn device(&self, script: Script) -> ConnectionId {
+        self.device_of(Version::Seed, script).await
+    }
+
+    /// A client that acknowledges what it gets, when the test says so.
+    pub(crate) async fn acking(&self, script: Script) -> ConnectionId {
+        self.device_of(Version::V2, script).await
+    }
+
+    pub(crate) async fn device_of(&self, version: Version, script: Script) -> ConnectionId {
+        let id = connection();
+        self.edge.scripts.lock().expect("no test panics here").insert(id.clone(), script);
+        let session = Session { version, ..session(&self.user, NOW, HOUR) };
+        self.registry.register(&id, &session).await.expect("memory");
+        id
+    }
+
+    pub(crate) async fn queue(&self, texts: &[&str]) {
+        for text in texts {
+            self.broker.publish(&self.user, &message(&self.user, text)).await.expect("memory");
+        }
+    }
+
+    pub(crate) fn serve(&self) -> JoinHandle<End> {
+        let broker = Arc::new(self.broker.clone());
+        let (registry, edge, clock) = (self.registry.clone(), self.edge.clone(), self.clock.clone());
+        let deps = Deps::new(registry.clone(), broker, registry, edge, clock, Partitions::default());
+        let (user, signals) = (self.user.clone(), self.signals.clone());
+        tokio::spawn(async move { serve(&deps, &user, &signals).await })
+    }
+
+    /// The frames that a device got, each as the texts of its messages.
+    pub(crate) fn heard(&self, device: &ConnectionId) -> Vec<Vec<String>> {
+        let texts = |frame: &str| {
+            let items = frame.split(r#""msg":""#).skip(1);
+            items.map(|item| item.split('"').next().expect("text").to_owned()).collect()
+        };
+        let taken = self.edge.taken.lock().expect("no test panics here");
+        taken.iter().filter(|(id, _)| id == device).map(|(_, frame)| texts(frame)).collect()
+    }
+
+    /// Acknowledges the message with that text, as far as a device has got it.
+    pub(crate) fn ack(&self, text: &str) {
+        let taken = self.edge.taken.lock().expect("no test panics here");
+        let item = taken.iter().rev().find_map(|(_, frame)| {
+            let frame: Value = serde_json::from_str(frame).expect("JSON");
+            frame["MSG"].as_array().expect("messages").iter().find(|item| item["msg"] == text).cloned()
+        });
+        let id = item.expect("it was pushed")["mId"].as_str().expect("text").to_owned();
+        self.signals.acks.put(AckFrame { message: Some(MessageId::from(id)), position: None, again: false });
+    }
+
+    /// A device is gone, and the owner is told.
+    pub(crate) async fn leave(&self, device: &ConnectionId) {
+        self.registry.remove(&self.user, device).await.expect("memory");
+        self.signals.refresh.notify_one();
+    }
+
+    pub(crate) async fn registered(&self) -> Vec<ConnectionId> {
+        let reachable = self.registry.connections(&self.user, NOW).await.expect("memory");
+        reachable.into_iter().map(|reachable| reachable.connection).collect()
+    }
+
+    pub(crate) async fn quiet(&self) {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+
+    /// The texts that are still in the queue.
+    pub(crate) async fn left(&self) -> Vec<String> {
+        let mut deliveries = self.broker.open(&self.user).await.expect("nobody serves it");
+        let mut texts = Vec::new();
+        while let Some(delivery) = deliveries.try_next() {
+            texts.push(kschat_protocol::Message::from_slice(&delivery.body).expect("a message").msg);
+        }
+        deliveries.close().await;
+        texts
+    }
+
+    pub(crate) async fn stop(&self, courier: JoinHandle<End>) -> End {
+        self.signals.stop.cancel();
+        timeout(Duration::from_secs(60), courier).await.expect("it stops").expect("it does not panic")
+    }
+}
