@@ -271,12 +271,13 @@ impl Publisher for Publishing {
 #[async_trait]
 impl Queues for Publishing {
     async fn enrol(&self, user: &UserId) -> Result<(), Unavailable> {
-        // Where empty queues are removed, only their owner makes them.
-        if self.queues.is_removable() { Ok(()) } else { self.make_queue(user).await }
+        // Otherwise the owner makes it, who is told of every connection.
+        if self.queues.keeps_empty { self.make_queue(user).await } else { Ok(()) }
     }
 
     async fn request(&self, user: &UserId) -> Result<Requested, Unavailable> {
-        if self.queues.is_removable() && self.has_owner(user).await? {
+        // Whatever is set here: the owner may be set to remove it.
+        if self.has_owner(user).await? {
             let properties = BasicProperties::default().with_type(WANTED.into());
             self.tell_owner(user, properties, "ask for a queue").await?;
             return Ok(Requested::Asked);

@@ -213,7 +213,7 @@ impl QueueSettings {
     /// Quorum queues know no conditional removal; a condition that we check ourselves could lose a message.
     ///
     /// Source: RabbitMQ, `rabbit_quorum_queue:delete`, which answers 540 to `if-empty` and `if-unused`.
-    pub(super) fn is_removable(&self) -> bool {
+    fn is_removable(&self) -> bool {
         self.kind == QueueKind::Classic && !self.keeps_empty
     }
 }
