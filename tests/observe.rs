@@ -2,10 +2,12 @@
 
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 
+use std::time::Duration;
+
 use kschat::stack::Options;
 use kschat_tests::{
     collector::{Collector, hex},
-    eventually,
+    eventually, eventually_within,
     lambda::Lambda,
     stack::{Address, Consumer, SECRET, Services, connect, options, run_for_all, somebody},
 };
@@ -91,6 +93,22 @@ async fn a_message_is_one_trace_from_its_sender_through_function_and_consumer_to
     }
 }
 
+/// Whether a scraper finds that series with at least that value.
+fn is_at_least(metrics: &str, series: &str, least: f64) -> bool {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse::<f64>().ok());
+    value.is_some_and(|value| value >= least)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_in_which_messages_wait_for_somebody_who_is_away_is_counted() {
+    let deployment = deployment().await;
+    let mut alice = connect(&deployment.address.websocket, &somebody("alice")).await;
+    assert_eq!(alice.send(&somebody("bob"), "for later").await["ER"], 0);
+    let counted = async || is_at_least(&deployment.consumer.metrics().await, "kschat_queues{kind=\"backlog\"}", 1.0);
+    // The owner counts every half a minute.
+    eventually_within(Duration::from_secs(60), "the backlog is counted", counted).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_finds_every_hop_and_what_is_there_just_now() {
     let deployment = deployment().await;
@@ -99,10 +117,6 @@ async fn prometheus_finds_every_hop_and_what_is_there_just_now() {
     let mut bob = connect(&deployment.address.websocket, &b).await;
     assert_eq!(alice.send(&b, "hello").await["ER"], 0);
     assert_eq!(bob.texts(1).await, ["hello"]);
-    let at_least = |text: &str, name: &str, least: f64| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<f64>().ok());
-        value.is_some_and(|value| value >= least)
-    };
     for (name, least) in [
         ("kschat_queue_wait_seconds_count", 1.0),
         ("kschat_push_seconds_count", 1.0),
@@ -118,7 +132,7 @@ async fn prometheus_finds_every_hop_and_what_is_there_just_now() {
         ("kschat_members", 1.0),
     ] {
         let what = format!("{name} is at least {least}");
-        eventually(&what, async || at_least(&deployment.consumer.metrics().await, name, least)).await;
+        eventually(&what, async || is_at_least(&deployment.consumer.metrics().await, name, least)).await;
     }
     let text = deployment.consumer.metrics().await;
     assert!(text.contains("# HELP kschat_push_seconds ") && text.contains("# TYPE kschat_push_seconds histogram"));
