@@ -170,6 +170,20 @@ MUTANTS = [
         "the_environment_is_exactly_what_the_programs_read",
     ),
     (
+        "an issuer whose keys nobody may fetch",
+        "data.yaml",
+        "CallsOut: !Equals [!Ref FunctionsCallOut, 'true']",
+        "CallsOut: !Equals [!Ref FunctionsCallOut, 'yes']",
+        "security_groups_open_the_ports_that_are_used_and_no_other",
+    ),
+    (
+        "a key that is fetched from nowhere",
+        "app.yaml",
+        "JWT_JWKS_URL: !If [KeyIsJwksUrl,",
+        "JWT_JWKS_URL: !If [KeyIsJwks,",
+        "the_environment_is_exactly_what_the_programs_read",
+    ),
+    (
         "a secret in plain text",
         "app.yaml",
         "REDIS_URL: !Sub '{{resolve:secretsmanager:${RedisUrlSecretArn}:SecretString}}'",

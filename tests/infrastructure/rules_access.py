@@ -27,6 +27,16 @@ def only_the_connections_of_this_stage_can_be_pushed_to(d):
         yield f"the consumer may reach {sorted(got)}, and its code needs {sorted(wanted)}"
 
 
+ANYBODY = (443, 443, "0.0.0.0/0")
+
+
+def let_out(groups, functions, consumer):
+    for group, wanted in (("FunctionsGroup", functions), ("ConsumerGroup", consumer)):
+        got = {(r["FromPort"], r["ToPort"], r["CidrIp"]) for r in groups[group]["SecurityGroupEgress"]}
+        if got != wanted:
+            yield f"{group} lets out {sorted(map(str, got))}, and not {sorted(map(str, wanted))}"
+
+
 @rule
 def security_groups_open_the_ports_that_are_used_and_no_other(d):
     data = d.by_profile["prod"]["data"]
@@ -45,10 +55,11 @@ def security_groups_open_the_ports_that_are_used_and_no_other(d):
         if any(rule["CidrIp"] != "127.0.0.1/32" for rule in groups[group]["SecurityGroupEgress"]):
             yield f"{group} lets out"
     inside = {(port, port, "<VpcCidr>") for port in ports.values()}
-    for group, wanted in (("FunctionsGroup", inside), ("ConsumerGroup", inside | {(443, 443, "0.0.0.0/0")})):
-        got = {(r["FromPort"], r["ToPort"], r["CidrIp"]) for r in groups[group]["SecurityGroupEgress"]}
-        if got != wanted:
-            yield f"{group} lets out {sorted(got)}, and not {sorted(wanted)}"
+    yield from let_out(groups, inside, inside | {ANYBODY})
+    asked = d.resolved("prod", "data", FunctionsCallOut="true", TraceCollectorPort="4318")
+    inside |= {("4318", "4318", "<VpcCidr>")}
+    yield from let_out(asked.of_type("AWS::EC2::SecurityGroup"), inside | {ANYBODY}, inside | {ANYBODY})
+    for group in ("FunctionsGroup", "ConsumerGroup"):
         if groups[group].get("SecurityGroupIngress"):
             yield f"{group} lets somebody in"
     broker = d.only("data", "AWS::AmazonMQ::Broker")

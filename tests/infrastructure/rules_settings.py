@@ -85,7 +85,7 @@ def the_environment_is_exactly_what_the_programs_read(d):
     yield from problems
     kinds = [
         {"JwtKeyKind": kind, "JwtAlgorithm": "HS256" if kind == "secret" else "RS256"}
-        for kind in ("secret", "pem", "jwks")
+        for kind in ("secret", "pem", "jwks", "jwks-url")
     ]
     set_for = {name: set() for name in by_program}
     for given in kinds:
@@ -93,7 +93,7 @@ def the_environment_is_exactly_what_the_programs_read(d):
         for name, function in app.of_type("AWS::Lambda::Function").items():
             variables = function["Environment"]["Variables"]
             set_for[name.removesuffix("Function").lower()].update(variables)
-            keys = {"JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_JWKS"} & variables.keys()
+            keys = {"JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_JWKS", "JWT_JWKS_URL"} & variables.keys()
             if len(keys) != (name == "ConnectFunction"):
                 yield f"{name} has {sorted(keys)} with JwtKeyKind {given['JwtKeyKind']}"
         (task,) = app.of_type("AWS::ECS::TaskDefinition").values()

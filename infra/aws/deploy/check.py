@@ -1,8 +1,11 @@
 """Looks before anything is changed: tools, credentials, quotas, and what would be unsafe."""
 
+import json
 import re
 import shutil
 import subprocess
+import urllib.request
+from urllib.parse import urlsplit
 
 from deploy.build import TARGETS
 from deploy.cli import GREEN, PLAIN, RED, say, step
@@ -165,6 +168,56 @@ def copies(found, given):
         )
 
 
+def issuer(found, given):
+    """Functions fetch an issuer's keys themselves, and a security group or a missing route drops that in silence."""
+    app, data, network = given["app"], given["data"], given.get("network")
+    if app.get("JwtKeyKind") != "jwks-url":
+        return
+    found.expect(
+        data.get("FunctionsCallOut") == "true",
+        "functions may call the issuer",
+        "functions may not call the issuer",
+        "set data.FunctionsCallOut=true",
+    )
+    if network is not None:
+        found.expect(
+            network.get("Egress", "nat") != "public-ip",
+            "functions have a way out",
+            "with network.Egress=public-ip only the consumer has a way out, and functions are to fetch keys",
+            "set network.Egress=nat",
+        )
+    keys, why = published_keys(app.get("JwtJwksUrl", ""))
+    found.expect(
+        keys,
+        f"{keys} keys at {app.get('JwtJwksUrl')}",
+        f"no keys at `{app.get('JwtJwksUrl', '')}`: {why}",
+        "set app.JwtJwksUrl to the jwks_uri of the issuer's /.well-known/openid-configuration",
+    )
+
+
+def published_keys(url):
+    """How many keys an issuer publishes, and else why none."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return len(json.load(answer)["keys"]), "the set is empty"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return 0, str(error) or type(error).__name__
+
+
+def collector(found, given):
+    """The port of the collector is opened by another stack than the one that calls it."""
+    url = urlsplit(given["app"].get("TraceCollector", ""))
+    if not url.hostname:
+        return
+    port = str(url.port or {"http": 80, "https": 443}[url.scheme])
+    found.expect(
+        str(given["data"].get("TraceCollectorPort", 0)) == port,
+        f"port {port} is open for traces",
+        f"nobody may call the collector on port {port}",
+        f"set data.TraceCollectorPort={port}",
+    )
+
+
 def secret(found, aws, arn):
     if arn:
         found.expect(
@@ -195,6 +248,8 @@ def everything(aws, templates, given, architecture, builds, vpc_id=None):
     tools(found, architecture, builds)
     parameters(found, templates, {stack: values for stack, values in given.items() if stack != "vpc"})
     copies(found, given)
+    issuer(found, given)
+    collector(found, given)
     if shutil.which("aws") and aws.region:
         account(found, aws, given)
         if vpc_id:

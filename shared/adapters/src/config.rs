@@ -5,7 +5,7 @@
 //! | `AMQP_URL` | all | required |
 //! | `REDIS_URL` | all | required |
 //! | `PARTITIONS` | all; must be the same everywhere | 16 |
-//! | `JWT_SECRET`, `JWT_PUBLIC_KEY` (PEM) or `JWT_JWKS` (JSON) | connect | one is required |
+//! | `JWT_SECRET`, `JWT_PUBLIC_KEY` (PEM), `JWT_JWKS` (JSON) or `JWT_JWKS_URL` | connect | one is required |
 //! | `JWT_ALGORITHM` | connect | `HS256` |
 //! | `JWT_USER_CLAIM` | connect: path of the claim that names the user | `data.id` |
 //! | `JWT_AUDIENCE`, `JWT_ISSUER` | connect | not checked |
@@ -208,11 +208,12 @@ fn key_source(env: &mut Environment) -> Option<(&'static str, KeySource)> {
     look("JWT_SECRET", KeySource::Secret);
     look("JWT_PUBLIC_KEY", KeySource::Pem);
     look("JWT_JWKS", KeySource::Jwks);
+    look("JWT_JWKS_URL", KeySource::JwksUrl);
     if given.len() == 1 {
         return given.pop();
     }
     let problem = format!("set exactly one of them, not {}", given.len());
-    env.problem("JWT_SECRET, JWT_PUBLIC_KEY, JWT_JWKS", problem);
+    env.problem("JWT_SECRET, JWT_PUBLIC_KEY, JWT_JWKS, JWT_JWKS_URL", problem);
     None
 }
 
@@ -393,6 +394,8 @@ mod tests {
         assert!(
             problems(env(&[("JWT_SECRET", "s"), ("JWT_ALGORITHM", "ES256")]), jwt).contains("JWT_SECRET: ES256 needs")
         );
+        let elsewhere = [("JWT_JWKS_URL", "http://example.com/keys"), ("JWT_ALGORITHM", "RS256")];
+        assert!(problems(env(&elsewhere), jwt).contains("JWT_JWKS_URL: must be an https URL"));
         assert!(jwt(&mut env(&[("JWT_SECRET", "s")])).is_some());
     }
 

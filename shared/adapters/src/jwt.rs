@@ -3,9 +3,13 @@
 //! The algorithm is what the configuration says, never what the token says. As in the seed, `nbf` is ignored
 //! and the user is named by the claim `data.id`; both the claim and the keys can be configured.
 
-use std::{collections::HashMap, str::FromStr, time::Duration};
+mod keys;
+mod remote;
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind, jwk::JwkSet};
+use std::{str::FromStr, time::Duration};
+
+use async_trait::async_trait;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
 use kschat_core::{
     Timestamp,
     ports::{Identity, TokenError, TokenVerifier},
@@ -13,6 +17,8 @@ use kschat_core::{
 use kschat_protocol::{JsonId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use keys::Keys;
 
 /// The claim in which the seed names the user.
 pub const SEED_CLAIM: &str = "data.id";
@@ -46,6 +52,8 @@ pub enum KeySource {
     Pem(String),
     /// The issuer's public keys as the JSON text of a JWK set (RFC 7517), picked by the token's `kid`.
     Jwks(String),
+    /// Where the issuer publishes that set. It is fetched when it is needed first, and again when keys change.
+    JwksUrl(String),
 }
 
 /// What a token must be like. Holds secrets, so it can't be printed.
@@ -90,11 +98,6 @@ pub struct JwtVerifier {
     user_claim: Vec<String>,
 }
 
-enum Keys {
-    One(DecodingKey),
-    ById(HashMap<Option<String>, DecodingKey>),
-}
-
 #[derive(Deserialize)]
 struct Claims {
     exp: Option<f64>,
@@ -124,18 +127,17 @@ impl JwtVerifier {
             validation.set_issuer(&[issuer]);
             validation.required_spec_claims.insert("iss".to_owned());
         }
-        let keys = Keys::parse(&settings.keys, algorithm)?;
+        let keys = Keys::new(&settings.keys, algorithm)?;
         let user_claim = settings.user_claim.split('.').map(str::to_owned).collect();
         Ok(Self { keys, validation, user_claim })
     }
 
-    fn key(&self, token: &str) -> Result<&DecodingKey, TokenError> {
+    async fn key(&self, token: &str) -> Result<DecodingKey, TokenError> {
+        let named = || jsonwebtoken::decode_header(token).map(|header| header.kid).map_err(|_| TokenError::Invalid);
         match &self.keys {
-            Keys::One(key) => Ok(key),
-            Keys::ById(keys) => {
-                let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
-                keys.get(&header.kid).ok_or(TokenError::Invalid)
-            }
+            Keys::One(key) => Ok(key.clone()),
+            Keys::Set(keys) => keys.get(&named()?).cloned().ok_or(TokenError::Invalid),
+            Keys::Remote(keys) => keys.get(&named()?).await,
         }
     }
 
@@ -146,46 +148,11 @@ impl JwtVerifier {
     }
 }
 
-impl Keys {
-    fn parse(source: &KeySource, algorithm: Algorithm) -> Result<Self, String> {
-        let is_secret = matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512);
-        match source {
-            KeySource::Secret(secret) if is_secret => Ok(Self::One(DecodingKey::from_secret(secret.as_bytes()))),
-            KeySource::Secret(_) => Err(format!("{algorithm:?} needs a public key, not a secret")),
-            KeySource::Pem(_) if is_secret => Err(format!("{algorithm:?} needs a secret, not a public key")),
-            KeySource::Pem(pem) => Self::from_pem(pem.as_bytes(), algorithm).map(Self::One),
-            KeySource::Jwks(jwks) => Self::from_jwks(jwks, algorithm).map(Self::ById),
-        }
-    }
-
-    fn from_pem(pem: &[u8], algorithm: Algorithm) -> Result<DecodingKey, String> {
-        let key = match algorithm {
-            Algorithm::ES256 | Algorithm::ES384 => DecodingKey::from_ec_pem(pem),
-            Algorithm::EdDSA => DecodingKey::from_ed_pem(pem),
-            _ => DecodingKey::from_rsa_pem(pem),
-        };
-        key.map_err(|error| format!("is not a public key in PEM for {algorithm:?}: {error}"))
-    }
-
-    fn from_jwks(jwks: &str, algorithm: Algorithm) -> Result<HashMap<Option<String>, DecodingKey>, String> {
-        let set: JwkSet = serde_json::from_str(jwks).map_err(|error| format!("is not a JWK set: {error}"))?;
-        let fits = |key: &DecodingKey| key.family() == algorithm.family();
-        let parse = |jwk: &jsonwebtoken::jwk::Jwk| Some((jwk.common.key_id.clone(), DecodingKey::from_jwk(jwk).ok()?));
-        let mut keys: HashMap<_, _> = set.keys.iter().filter_map(parse).filter(|(_, key)| fits(key)).collect();
-        // With a single key there is nothing to pick: a token need not name it.
-        if keys.len() == 1
-            && let Some(only) = keys.values().next().cloned()
-        {
-            keys.insert(None, only);
-        }
-        if keys.is_empty() { Err(format!("has no key for {algorithm:?}")) } else { Ok(keys) }
-    }
-}
-
+#[async_trait]
 impl TokenVerifier for JwtVerifier {
-    fn verify(&self, token: &str) -> Result<Identity, TokenError> {
-        let key = self.key(token)?;
-        let decoded = jsonwebtoken::decode::<Claims>(token, key, &self.validation);
+    async fn verify(&self, token: &str) -> Result<Identity, TokenError> {
+        let key = self.key(token).await?;
+        let decoded = jsonwebtoken::decode::<Claims>(token, &key, &self.validation);
         let claims = decoded.map_err(|error| refusal(error.kind()))?.claims;
         let leeway = Duration::from_secs(self.validation.leeway);
         let expires = claims.exp.map(|seconds| Timestamp::from_millis(millis(seconds)).plus(leeway));
@@ -242,18 +209,18 @@ mod tests {
         JwtVerifier::new(&JwtSettings::seed(SECRET.to_owned())).unwrap()
     }
 
-    #[test]
-    fn the_seeds_token_names_its_user_as_number_or_text() {
+    #[tokio::test]
+    async fn the_seeds_token_names_its_user_as_number_or_text() {
         for id in [json!(12345), json!("12345")] {
             let end = now() + 60;
-            let identity = seed().verify(&hs256(&json!({ "data": { "id": id }, "exp": end }))).unwrap();
+            let identity = seed().verify(&hs256(&json!({ "data": { "id": id }, "exp": end }))).await.unwrap();
             assert_eq!(identity.user.as_str(), "12345");
             assert_eq!(identity.expires, Some(Timestamp::from_millis(end * 1000)));
         }
     }
 
-    #[test]
-    fn what_must_not_be_believed_is_not() {
+    #[tokio::test]
+    async fn what_must_not_be_believed_is_not() {
         let good = json!({ "data": { "id": "7" }, "exp": now() + 60 });
         let token = hs256(&good);
         let (head, signature) = token.rsplit_once('.').unwrap();
@@ -275,20 +242,20 @@ mod tests {
             hs256(&json!({ "data": { "id": "7" } })),
         ];
         for token in forged {
-            assert_eq!(seed().verify(&token), Err(TokenError::Invalid), "{token}");
+            assert_eq!(seed().verify(&token).await, Err(TokenError::Invalid), "{token}");
         }
         let over = hs256(&json!({ "data": { "id": "7" }, "exp": now() - 1 }));
-        assert_eq!(seed().verify(&over), Err(TokenError::Expired));
+        assert_eq!(seed().verify(&over).await, Err(TokenError::Expired));
     }
 
-    #[test]
-    fn a_token_of_tomorrow_is_good_today_as_in_the_seed() {
+    #[tokio::test]
+    async fn a_token_of_tomorrow_is_good_today_as_in_the_seed() {
         let token = hs256(&json!({ "data": { "id": "7" }, "nbf": now() + 3600, "exp": now() + 7200 }));
-        assert!(seed().verify(&token).is_ok());
+        assert!(seed().verify(&token).await.is_ok());
     }
 
-    #[test]
-    fn audience_issuer_and_claim_are_as_configured() {
+    #[tokio::test]
+    async fn audience_issuer_and_claim_are_as_configured() {
         let settings = JwtSettings {
             user_claim: "sub".to_owned(),
             audience: Some("chat".to_owned()),
@@ -297,14 +264,14 @@ mod tests {
         };
         let verifier = JwtVerifier::new(&settings).unwrap();
         let token = |aud: &str, iss: &str| hs256(&json!({ "sub": "7", "aud": aud, "iss": iss, "exp": now() + 60 }));
-        assert!(verifier.verify(&token("chat", "us")).is_ok());
-        assert!(verifier.verify(&token("shop", "us")).is_err());
-        assert!(verifier.verify(&token("chat", "them")).is_err());
-        assert!(verifier.verify(&hs256(&json!({ "sub": "7", "exp": now() + 60 }))).is_err());
+        assert!(verifier.verify(&token("chat", "us")).await.is_ok());
+        assert!(verifier.verify(&token("shop", "us")).await.is_err());
+        assert!(verifier.verify(&token("chat", "them")).await.is_err());
+        assert!(verifier.verify(&hs256(&json!({ "sub": "7", "exp": now() + 60 }))).await.is_err());
     }
 
-    #[test]
-    fn public_keys_verify_for_their_own_algorithm_only() {
+    #[tokio::test]
+    async fn public_keys_verify_for_their_own_algorithm_only() {
         let claims = json!({ "data": { "id": "7" }, "exp": now() + 60 });
         let cases = [
             (Algorithm::RS256, include_str!("../tests/keys/rsa.pem"), include_str!("../tests/keys/rsa.pub.pem")),
@@ -324,16 +291,16 @@ mod tests {
             };
             let verifier = JwtVerifier::new(&settings).unwrap();
             let token = sign(algorithm, &read(algorithm, private), &claims);
-            assert!(verifier.verify(&token).is_ok(), "{algorithm:?}");
-            assert!(verifier.verify(&hs256(&claims)).is_err(), "{algorithm:?}");
+            assert!(verifier.verify(&token).await.is_ok(), "{algorithm:?}");
+            assert!(verifier.verify(&hs256(&claims)).await.is_err(), "{algorithm:?}");
             // The classic confusion: the public key used as a secret.
             let confused = sign(Algorithm::HS256, &EncodingKey::from_secret(public.as_bytes()), &claims);
-            assert!(verifier.verify(&confused).is_err(), "{algorithm:?}");
+            assert!(verifier.verify(&confused).await.is_err(), "{algorithm:?}");
         }
     }
 
-    #[test]
-    fn a_key_set_is_searched_by_key_id() {
+    #[tokio::test]
+    async fn a_key_set_is_searched_by_key_id() {
         let claims = json!({ "data": { "id": "7" }, "exp": now() + 60 });
         let private = EncodingKey::from_ed_pem(include_bytes!("../tests/keys/ed.pem")).unwrap();
         let mut jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&private, Algorithm::EdDSA).unwrap();
@@ -351,9 +318,9 @@ mod tests {
             let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::EdDSA) };
             jsonwebtoken::encode(&header, &claims, &private).unwrap()
         };
-        assert!(verifier.verify(&token(Some("one"))).is_ok());
-        assert!(verifier.verify(&token(None)).is_ok());
-        assert!(verifier.verify(&token(Some("two"))).is_err());
+        assert!(verifier.verify(&token(Some("one"))).await.is_ok());
+        assert!(verifier.verify(&token(None)).await.is_ok());
+        assert!(verifier.verify(&token(Some("two"))).await.is_err());
     }
 
     #[test]
@@ -375,11 +342,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_signed_token_verifies() {
+    #[tokio::test]
+    async fn a_signed_token_verifies() {
         let (user, now) = (UserId::try_from("alice").unwrap(), Timestamp::from_millis(now() * 1000));
         let end = now.plus(std::time::Duration::from_secs(60));
         let token = sign_seed_token(SECRET, &user, now, end).unwrap();
-        assert_eq!(seed().verify(&token), Ok(Identity { user, expires: Some(end) }));
+        assert_eq!(seed().verify(&token).await, Ok(Identity { user, expires: Some(end) }));
     }
 }

@@ -12,6 +12,7 @@
 #[cfg(feature = "api-gateway")]
 pub mod api_gateway;
 pub mod config;
+mod http;
 pub mod jwt;
 pub mod log;
 pub mod metrics;

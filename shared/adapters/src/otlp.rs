@@ -12,12 +12,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
 use kschat_core::{
     ports::BoxError,
     trace::{self, Tracer},
@@ -43,7 +37,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::config::TraceEndpoint;
+use crate::{config::TraceEndpoint, http::Http};
 
 /// How long a flush may take: a function's answer waits for it.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -63,8 +57,8 @@ pub(crate) struct Exporter {
 impl Exporter {
     pub(crate) fn new(service: &'static str, endpoint: &TraceEndpoint) -> Result<Self, BoxError> {
         let url = format!("{}/v1/traces", endpoint.url);
-        let builder = SpanExporter::builder().with_http().with_http_client(Http::new()?).with_endpoint(url);
-        let mut exporter = builder.build()?;
+        let builder = SpanExporter::builder().with_http().with_endpoint(url);
+        let mut exporter = builder.with_http_client(Collector(Http::new(MAX_ANSWER)?)).build()?;
         let resource = resource(endpoint.service.clone(), service);
         exporter.set_resource(&resource);
         let outbox = Arc::new(Outbox::new(exporter));
@@ -200,25 +194,12 @@ fn remote(context: &TraceContext) -> SpanContext {
     SpanContext::new(trace, parent, TraceFlags::new(context.flags()), true, state)
 }
 
-/// Posts to a collector over TLS, or without it beside us. Each post has a connection of its own: one that was kept
-/// may have died with a freeze.
 #[derive(Debug)]
-struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
-
-impl Http {
-    fn new() -> Result<Self, rustls::Error> {
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let connector = HttpsConnectorBuilder::new().with_provider_and_webpki_roots(provider)?;
-        let connector = connector.https_or_http().enable_http1().build();
-        Ok(Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)))
-    }
-}
+struct Collector(Http);
 
 #[async_trait]
-impl HttpClient for Http {
+impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let (head, body) = self.0.request(request.map(Full::new)).await?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await?.to_bytes();
-        Ok(Response::from_parts(head, body))
+        self.0.request(request).await
     }
 }

@@ -71,7 +71,7 @@ impl ConnectError {
 /// # Errors
 /// [`ConnectError`], and then nothing of the connection is left behind if it could be helped.
 pub async fn connect(deps: &Deps, connection: &ConnectionId, handshake: &Handshake) -> Result<UserId, ConnectError> {
-    let session = admit(deps, handshake)?;
+    let session = admit(deps, handshake).await?;
     let devices = deps.registry.connections(&session.user, session.connected).await.map_err(ConnectError::Registry)?;
     if devices.len() >= MAX_DEVICES {
         return Err(ConnectError::TooManyDevices);
@@ -86,9 +86,9 @@ pub async fn connect(deps: &Deps, connection: &ConnectionId, handshake: &Handsha
     Ok(session.user)
 }
 
-fn admit(deps: &Deps, handshake: &Handshake) -> Result<Session, ConnectError> {
+async fn admit(deps: &Deps, handshake: &Handshake) -> Result<Session, ConnectError> {
     let token = handshake.token.as_deref().ok_or(ConnectError::NoToken)?;
-    let identity = deps.verifier.verify(token)?;
+    let identity = deps.verifier.verify(token).await?;
     if handshake.claimed_user.as_deref().is_some_and(|claimed| claimed != identity.user.as_str()) {
         return Err(ConnectError::NotYou);
     }

@@ -52,6 +52,9 @@ pub enum TokenError {
     /// It was good once.
     #[error("the token has expired")]
     Expired,
+    /// Nobody can tell: the keys that it would be checked with are out of reach.
+    #[error("the keys for tokens are out of reach")]
+    NoKeys,
 }
 
 impl TokenError {
@@ -61,17 +64,19 @@ impl TokenError {
         match self {
             Self::Invalid => Er::TokenInvalid,
             Self::Expired => Er::TokenExpired,
+            Self::NoKeys => Er::Internal,
         }
     }
 }
 
 /// Tells who bears a token.
+#[async_trait]
 pub trait TokenVerifier: Send + Sync {
     /// Checks signature and claims.
     ///
     /// # Errors
     /// [`TokenError`] when it must not be believed.
-    fn verify(&self, token: &str) -> Result<Identity, TokenError>;
+    async fn verify(&self, token: &str) -> Result<Identity, TokenError>;
 }
 
 /// A connection by which a user can be reached.
