@@ -1,4 +1,4 @@
-//! The stack `app`, deployed by CloudFormation as an emulator knows it, with our real programs.
+//! The stacks, deployed by `kschat-aws` through CloudFormation as an emulator knows it, with our real programs.
 
 use std::{path::Path, process::Command};
 
@@ -128,14 +128,14 @@ async fn a_deployment_by_cloudformation_serves_a_chat_is_updated_rolled_back_and
     let functions = emulator.functions();
     put_functions(Path::new(&functions));
 
-    let told = emulator.run("up", &[&functions]).await;
+    let told = emulator.run("deploy", &[&functions]).await;
     let (url, callback) = emulator.urls(&told);
     let settings = task(&emulator, &told, callback).await;
     let settings: Vec<(&str, String)> = settings.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let _consumer = Consumer::start_as(&settings).await;
 
     chats_and_is_updated(&emulator, &functions, &told, &url).await;
-    emulator.run("down", &[]).await;
+    emulator.run("destroy", &[&functions]).await;
 }
 
 /// The release as it is deployed: zips of `cargo lambda build`, and the consumer alone in its image, as its user.
@@ -147,7 +147,7 @@ async fn the_release_serves_a_chat_from_its_zips_and_from_its_image() {
     let functions = root().join("target/lambda").display().to_string();
     let image = root().join("target/image-root").display().to_string();
 
-    let told = emulator.run("up", &[&functions]).await;
+    let told = emulator.run("deploy", &[&functions]).await;
     let (url, callback) = emulator.urls(&told);
     let settings = task(&emulator, &told, callback).await;
     let health = format!("127.0.0.1:{}", free_port());
@@ -165,5 +165,5 @@ async fn the_release_serves_a_chat_from_its_zips_and_from_its_image() {
     .await;
 
     chats_and_is_updated(&emulator, &functions, &told, &url).await;
-    emulator.run("down", &[]).await;
+    emulator.run("destroy", &[&functions]).await;
 }

@@ -24,6 +24,11 @@ async fn every_planted_fault_is_caught_by_what_should_catch_it() {
     assert!(said.ends_with("planted, 0 survived\n"), "{said}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_or_could_not_be_asked_is_told_before_anything_is_changed() {
+    python("tests/infrastructure/preflight.py", &[], &[]).await;
+}
+
 #[test]
 fn the_local_edge_reads_its_routes_from_the_deployed_template_as_it_is() {
     let path: PathBuf = root().join("infra/aws/app.yaml");

@@ -231,7 +231,10 @@ def secret(found, aws, arn):
 def vpc(found, aws, vpc_id):
     """A private endpoint for execute-api takes every public API away from its VPC, the connections API as well."""
     filters = [f"Name=vpc-id,Values={vpc_id}", f"Name=service-name,Values=com.amazonaws.{aws.region}.execute-api"]
-    answer = aws.try_("ec2", "describe-vpc-endpoints", "--filters", *filters) or {}
+    answer = aws.try_("ec2", "describe-vpc-endpoints", "--filters", *filters)
+    if answer is None:
+        found.problem(f"the endpoints of {vpc_id} can't be listed", "allow ec2:DescribeVpcEndpoints to whoever deploys")
+        return
     private = [e["VpcEndpointId"] for e in answer.get("VpcEndpoints", []) if e.get("PrivateDnsEnabled")]
     found.expect(
         not private,

@@ -4,6 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
+
+# How AWS says that there is no such stack, broker or replication group.
+MISSING = ("does not exist", "NotFound", "Can't find requested broker")
+
+# Seconds until a question that failed is put again: a network may be away for a moment, a rate exceeded.
+WAITS = (1, 3, 10, 30)
 
 BOLD, RED, GREEN, PLAIN = ("\033[1m", "\033[31m", "\033[32m", "\033[0m") if sys.stdout.isatty() else ("",) * 4
 
@@ -53,3 +60,16 @@ class Aws:
             return self(*arguments)
         except Failed:
             return None
+
+    def find(self, *arguments):
+        """The same, with None only where AWS says that there is no such thing; an answer that is missing is asked for
+        again, as what is under way goes on meanwhile."""
+        for wait in WAITS:
+            try:
+                return self(*arguments)
+            except Failed as failed:
+                if any(said in str(failed) for said in MISSING):
+                    return None
+                last = failed
+                time.sleep(wait)
+        raise last

@@ -20,8 +20,8 @@ KEPT = {
         "delete-secret",
         "--secret-id",
         id,
-        "--recovery-window-in-days",
-        "7",
+        # One that waits to be deleted would keep its name, and so keep a new deployment of this one from being made.
+        "--force-delete-without-recovery",
     ],
     "AWS::KMS::Key": lambda id: ["kms", "schedule-key-deletion", "--key-id", id, "--pending-window-in-days", "30"],
 }
@@ -47,8 +47,8 @@ def data(aws, stacks):
     broker = [id for kind, id in kept if kind == "AWS::AmazonMQ::Broker"]
     cache = [id for kind, id in kept if kind == "AWS::ElastiCache::ReplicationGroup"]
     say("waiting for the broker and the cache to be gone: their addresses are in the subnets")
-    while any(aws.try_("mq", "describe-broker", "--broker-id", id) for id in broker) or any(
-        aws.try_("elasticache", "describe-replication-groups", "--replication-group-id", id) for id in cache
+    while any(aws.find("mq", "describe-broker", "--broker-id", id) for id in broker) or any(
+        aws.find("elasticache", "describe-replication-groups", "--replication-group-id", id) for id in cache
     ):
         time.sleep(POLL)
     stacks.delete("data")

@@ -38,7 +38,7 @@ class Stacks:
         return f"{self.name}-{part}"
 
     def describe(self, part):
-        answer = self.aws.try_("cloudformation", "describe-stacks", "--stack-name", self.stack(part))
+        answer = self.aws.find("cloudformation", "describe-stacks", "--stack-name", self.stack(part))
         return answer["Stacks"][0] if answer else None
 
     def outputs(self, part):
@@ -182,5 +182,5 @@ class Stacks:
         say("done")
 
     def resources(self, part, kind):
-        found = self.aws.try_("cloudformation", "describe-stack-resources", "--stack-name", self.stack(part)) or {}
+        found = self.aws.find("cloudformation", "describe-stack-resources", "--stack-name", self.stack(part)) or {}
         return [r["PhysicalResourceId"] for r in found.get("StackResources", []) if r["ResourceType"] == kind]
