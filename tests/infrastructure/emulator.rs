@@ -144,8 +144,15 @@ async fn a_deployment_by_cloudformation_serves_a_chat_is_updated_rolled_back_and
 async fn the_release_serves_a_chat_from_its_zips_and_from_its_image() {
     let services = Services::start().await;
     let emulator = Emulator::start(&services).await;
-    let functions = root().join("target/lambda").display().to_string();
-    let image = root().join("target/image-root").display().to_string();
+    let functions = root().join("target/release-functions").display().to_string();
+    let image = root().join("target/image-root");
+    // Programs for another processor are put there with what runs them.
+    let emulated = image.join("emulator").is_file().then_some("/emulator");
+    let image = image.display().to_string();
+    let inside = |arguments: &[&'static str]| -> Vec<String> {
+        let start = ["--userspec=65532:65532", &image].into_iter().chain(emulated);
+        start.chain(arguments.iter().copied()).map(str::to_owned).collect()
+    };
 
     let told = emulator.run("deploy", &[&functions]).await;
     let (url, callback) = emulator.urls(&told);
@@ -154,12 +161,13 @@ async fn the_release_serves_a_chat_from_its_zips_and_from_its_image() {
     let mut settings: Vec<(&str, String)> =
         settings.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     settings.push(("HEALTH_ADDR", health.clone()));
-    let inside = ["--userspec=65532:65532", &image, "/consumer"];
     let log = emulator.folder.path().join("consumer.log");
-    let consumer = Process::start(Path::new("chroot"), &inside, &settings, &log);
+    let started = inside(&["/consumer"]);
+    let started: Vec<&str> = started.iter().map(String::as_str).collect();
+    let consumer = Process::start(Path::new("chroot"), &started, &settings, &log);
     eventually("the image's own probe says that the consumer is ready", async || {
         assert!(consumer.is_running(), "the consumer has ended:\n{}", consumer.printed());
-        let probe = ["--userspec=65532:65532", &image, "/probe", &health, "/healthz/ready"];
+        let probe = inside(&["/probe"]).into_iter().chain([health.clone(), "/healthz/ready".to_owned()]);
         Command::new("chroot").args(probe).status().expect("chroot can be started").success()
     })
     .await;
