@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kschat_core::{ack, metrics, send};
+use kschat_core::{ack, metrics, request, send};
 use kschat_protocol::{AckFrame, ClientFrame, ConnectionId, Er, ErrorFrame, SendFrame, refusal};
 
 use crate::{Event, Response, event};
@@ -14,6 +14,8 @@ pub struct Deps {
     pub send: send::Deps,
     /// For acks.
     pub ack: ack::Deps,
+    /// For whatever else a client asks.
+    pub request: request::Deps,
 }
 
 /// Answers with the frame for the client, if there is one, always with status 200: any other would replace that
@@ -25,6 +27,11 @@ pub async fn handle(deps: &Deps, event: Event) -> Response {
     let reply = match ClientFrame::parse(event::text(&event)) {
         Ok(ClientFrame::Send(frame)) => Some(accept(deps, &connection, frame).await),
         Ok(ClientFrame::Ack(ack)) => acknowledge(deps, &connection, &ack).await,
+        Ok(ClientFrame::Request(asked)) => {
+            let (code, reply) = request::answer(&deps.request, &connection, &asked).await;
+            metrics::REQUESTS.add_code(code);
+            reply
+        }
         Err(error) => {
             tracing::info!(er = error.code.number(), "frame refused");
             metrics::SENDS.add_code(error.code);

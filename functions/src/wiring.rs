@@ -36,7 +36,8 @@ pub(crate) fn disconnect(env: &mut Environment) -> Option<disconnect::Deps> {
 
 pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
     let (backends, queues, settings) = (Backends::read(env), queues(env), SendSettings::read(env));
-    let (backends, settings) = (backends?, settings?);
+    let verifier = jwt(env);
+    let (backends, settings, verifier) = (backends?, settings?, Arc::new(verifier?));
     let broker = publishing(&backends, queues?);
     let registry = registry(backends, settings.rno_window);
     let clock = Arc::new(SystemClock);
@@ -50,6 +51,7 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
             clock: clock.clone(),
             strangers: settings.strangers,
         },
-        ack: kschat_core::ack::Deps { registry, acks: broker, clock },
+        ack: kschat_core::ack::Deps { registry: registry.clone(), acks: broker.clone(), clock: clock.clone() },
+        request: kschat_core::request::Deps { registry, verifier, pokes: broker, clock },
     })
 }

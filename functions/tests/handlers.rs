@@ -6,9 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use kschat_adapters::jwt::{JwtSettings, JwtVerifier, sign_seed_token};
 use kschat_core::{
-    Clock, Partitions, SystemClock, ack,
+    Clock, Partitions, SystemClock, Timestamp, ack,
     memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
     ports::{ConnectionRegistry, Deliveries, Mailbox, Ownership, OwnershipEvent},
+    request,
     send::Strangers,
 };
 use kschat_functions::{Event, Response, connect, disconnect, send};
@@ -33,9 +34,10 @@ impl Scene {
         let (shared, registry) = (Arc::new(broker.clone()), Arc::new(MemoryRegistry::new(Partitions::default())));
         let clock = Arc::new(SystemClock);
         let verifier = JwtVerifier::new(&JwtSettings::seed(SECRET.to_owned())).expect("a secret fits HS256");
+        let verifier = Arc::new(verifier);
         Self {
             connect: connect::Deps {
-                verifier: Arc::new(verifier),
+                verifier: verifier.clone(),
                 registry: registry.clone(),
                 queues: shared.clone(),
                 pokes: shared.clone(),
@@ -52,7 +54,8 @@ impl Scene {
                     clock: clock.clone(),
                     strangers: Strangers::Queue,
                 },
-                ack: ack::Deps { registry: registry.clone(), acks: shared, clock },
+                ack: ack::Deps { registry: registry.clone(), acks: shared.clone(), clock: clock.clone() },
+                request: request::Deps { registry: registry.clone(), verifier, pokes: shared, clock },
             },
             broker,
             registry,
@@ -217,6 +220,36 @@ async fn a_disconnect_forgets_and_may_come_twice() {
     assert_eq!(scene.disconnect().await.status_code, 200);
     let (_, reply) = scene.send(|_| {}).await;
     assert_eq!(reply["ER"], 17);
+}
+
+#[tokio::test]
+async fn a_fresh_token_of_the_same_user_lets_the_session_go_on_and_another_one_does_not() {
+    let scene = Scene::new();
+    let now = SystemClock.now();
+    let token = |user: &str, span: i64| {
+        let end = Timestamp::from_millis(now.millis().saturating_add_signed(span * 1_000));
+        sign_seed_token(SECRET, &UserId::try_from(user).expect("an id"), now, end).expect("it can sign")
+    };
+    let ask = async |token: &str| {
+        let frame = json!({ "action": "auth", "token": token }).to_string();
+        let reply = scene.send(|event| event["body"] = json!(frame)).await.1;
+        assert_eq!(reply["event"], "RESPAUTH");
+        reply
+    };
+    let end = async || scene.session().await.expect("a session").expires.expect("it ends").millis() / 1_000;
+    assert_eq!(ask(&token("alice", 60)).await["ER"], 17, "nobody has connected");
+    scene.connect(|event| event["queryStringParameters"] = json!({ "token": token("alice", 60) })).await;
+    let seconds = now.millis() / 1_000;
+    for (user, span, er) in [("mallory", 600, 5), ("alice", -1, 4)] {
+        assert_eq!(ask(&token(user, span)).await["ER"], er);
+        assert_eq!(end().await, seconds + 60);
+    }
+    assert_eq!(ask("no token").await["ER"], 3);
+    let reply = ask(&token("alice", 600)).await;
+    assert_eq!((&reply["ER"], &reply["EXP"]), (&json!(0), &json!(seconds + 600)));
+    assert_eq!(end().await, seconds + 600);
+    assert_eq!(ask(&token("alice", 300)).await["ER"], 0);
+    assert_eq!(end().await, seconds + 600, "the old token is still good");
 }
 
 #[tokio::test]

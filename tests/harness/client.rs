@@ -21,9 +21,15 @@ use crate::PATIENCE;
 /// A token for a user, good for an hour.
 #[must_use]
 pub fn token(secret: &str, user: &str) -> String {
+    token_for(secret, user, Duration::from_secs(3600))
+}
+
+/// A token for a user, good for so long, to the second.
+#[must_use]
+pub fn token_for(secret: &str, user: &str, span: Duration) -> String {
     let user = UserId::try_from(user).expect("a valid user");
     let now = SystemClock.now();
-    sign_seed_token(secret, &user, now, now.plus(Duration::from_secs(3600))).expect("it can sign")
+    sign_seed_token(secret, &user, now, now.plus(span)).expect("it can sign")
 }
 
 /// One open socket of one user.
@@ -91,6 +97,12 @@ impl Client {
     /// Sends any text.
     pub async fn say(&mut self, text: impl Into<String>) {
         self.socket.send(Message::Text(text.into().into())).await.expect("the socket is open");
+    }
+
+    /// Sends a request, and waits for the answer of that event.
+    pub async fn ask(&mut self, request: Value, event: &str) -> Value {
+        self.say(request.to_string()).await;
+        self.next(event).await
     }
 
     /// Sends a message under a fresh `rno`, and waits for the `RESPSEND` to it.

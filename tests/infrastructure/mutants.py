@@ -163,10 +163,10 @@ MUTANTS = [
         "the_environment_is_exactly_what_the_programs_read",
     ),
     (
-        "a JWKS given as a secret",
+        "a secret given as a PEM",
         "app.yaml",
-        "JWT_JWKS: !If [KeyIsJwks,",
-        "JWT_JWKS: !If [KeyIsPem,",
+        "!Ref JwtJwksUrl, !Ref AWS::NoValue]\n          JWT_SECRET: !If [KeyIsSecret,",
+        "!Ref JwtJwksUrl, !Ref AWS::NoValue]\n          JWT_SECRET: !If [KeyIsPem,",
         "the_environment_is_exactly_what_the_programs_read",
     ),
     (
@@ -179,8 +179,8 @@ MUTANTS = [
     (
         "a key that is fetched from nowhere",
         "app.yaml",
-        "JWT_JWKS_URL: !If [KeyIsJwksUrl,",
-        "JWT_JWKS_URL: !If [KeyIsJwks,",
+        "          RNO_WINDOW: !Ref RnoWindow\n          JWT_JWKS_URL: !If [KeyIsJwksUrl,",
+        "          RNO_WINDOW: !Ref RnoWindow\n          JWT_JWKS_URL: !If [KeyIsJwks,",
         "the_environment_is_exactly_what_the_programs_read",
     ),
     (

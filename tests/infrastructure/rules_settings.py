@@ -94,7 +94,7 @@ def the_environment_is_exactly_what_the_programs_read(d):
             variables = function["Environment"]["Variables"]
             set_for[name.removesuffix("Function").lower()].update(variables)
             keys = {"JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_JWKS", "JWT_JWKS_URL"} & variables.keys()
-            if len(keys) != (name == "ConnectFunction"):
+            if len(keys) != (name in ("ConnectFunction", "SendFunction")):
                 yield f"{name} has {sorted(keys)} with JwtKeyKind {given['JwtKeyKind']}"
         (task,) = app.of_type("AWS::ECS::TaskDefinition").values()
         (only,) = task["ContainerDefinitions"]

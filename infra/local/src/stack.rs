@@ -16,6 +16,7 @@ use kschat_core::{
     ports::{
         Acks, Backlogs, ConnectionRegistry, IdempotencyStore, Mailbox, Ownership, Pokes, Publisher, Queues, Unavailable,
     },
+    request,
     send::Strangers,
 };
 use kschat_functions::{connect, disconnect, send};
@@ -167,7 +168,7 @@ impl Parts {
         let clock = Arc::new(SystemClock);
         Ok(InProcess {
             connect: connect::Deps {
-                verifier,
+                verifier: verifier.clone(),
                 registry: self.registry.clone(),
                 queues: self.queues.clone(),
                 pokes: self.pokes.clone(),
@@ -184,7 +185,8 @@ impl Parts {
                     clock: clock.clone(),
                     strangers: options.strangers,
                 },
-                ack: ack::Deps { registry: self.registry.clone(), acks: self.acks.clone(), clock },
+                ack: ack::Deps { registry: self.registry.clone(), acks: self.acks.clone(), clock: clock.clone() },
+                request: request::Deps { registry: self.registry.clone(), verifier, pokes: self.pokes.clone(), clock },
             },
         })
     }

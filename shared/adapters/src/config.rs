@@ -5,12 +5,12 @@
 //! | `AMQP_URL` | all | required |
 //! | `REDIS_URL` | all | required |
 //! | `PARTITIONS` | all; must be the same everywhere | 16 |
-//! | `JWT_SECRET`, `JWT_PUBLIC_KEY` (PEM), `JWT_JWKS` (JSON) or `JWT_JWKS_URL` | connect | one is required |
-//! | `JWT_ALGORITHM` | connect | `HS256` |
-//! | `JWT_USER_CLAIM` | connect: path of the claim that names the user | `data.id` |
-//! | `JWT_AUDIENCE`, `JWT_ISSUER` | connect | not checked |
-//! | `JWT_LEEWAY` | connect: seconds | 0 |
-//! | `JWT_REQUIRE_EXP` | connect: `true` or `false` | `true` |
+//! | `JWT_SECRET`, `JWT_PUBLIC_KEY` (PEM), `JWT_JWKS` (JSON) or `JWT_JWKS_URL` | connect, send | one is required |
+//! | `JWT_ALGORITHM` | connect, send | `HS256` |
+//! | `JWT_USER_CLAIM` | connect, send: path of the claim that names the user | `data.id` |
+//! | `JWT_AUDIENCE`, `JWT_ISSUER` | connect, send | not checked |
+//! | `JWT_LEEWAY` | connect, send: seconds | 0 |
+//! | `JWT_REQUIRE_EXP` | connect, send: `true` or `false` | `true` |
 //! | `UNKNOWN_RECIPIENT` | connect, send, consumer: `queue` or `refuse` | `queue` |
 //! | `QUEUE_TYPE` | connect, send, consumer: `classic` or `quorum` | `classic` |
 //! | `MESSAGE_RETENTION` | connect, send, consumer: seconds for which a message waits for its receiver | 1209600 |

@@ -81,9 +81,15 @@ impl Audience {
         self.0.keys().all(|id| reachable.iter().any(|one| one.connection == *id))
     }
 
-    /// Nobody outlives a token, not even by listening.
-    pub(crate) fn drop_expired(&mut self, now: Timestamp) {
-        self.0.retain(|_, listener| listener.session.reachable_until() > now);
+    /// Nobody outlives a token, not even by listening: takes out those who would.
+    pub(crate) fn take_expired(&mut self, now: Timestamp) -> Vec<(ConnectionId, Session)> {
+        let over = self.0.extract_if(|_, listener| listener.session.reachable_until() <= now);
+        over.map(|(id, listener)| (id, listener.session)).collect()
+    }
+
+    /// When the first of them ends.
+    pub(crate) fn next_expiry(&self) -> Option<Timestamp> {
+        self.0.values().map(|listener| listener.session.reachable_until()).min()
     }
 
     pub(crate) fn acks(&self, id: &ConnectionId) -> bool {

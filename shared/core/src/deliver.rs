@@ -31,6 +31,8 @@ use crate::{
     unacked::{Pushed, Unacked},
 };
 
+mod expiry;
+
 pub use crate::unacked::AckBox;
 
 /// How many connections of one user are posted to at once.
@@ -242,6 +244,10 @@ impl Courier<'_> {
                     self.look_again().await?;
                     self.bring_up_to_date().await?;
                 }
+                () = sleep_until(self.next_expiry()) => {
+                    self.look_again().await?;
+                    self.bring_up_to_date().await?;
+                }
                 () = self.signals.acks.arrived() => self.settle().await?,
                 () = sleep_until(self.unacked.again_at()), if !self.unacked.is_empty() => self.push_again().await?,
                 () = ready(()), if self.held.is_some() && self.unacked.has_room() => {
@@ -261,7 +267,7 @@ impl Courier<'_> {
     /// Asks the registry who is there. Whom it has lost is still served, and told to it again.
     async fn look_again(&mut self) -> Result<(), End> {
         let now = self.deps.clock.now();
-        self.audience.drop_expired(now);
+        self.drop_expired();
         match self.deps.registry.connections(self.user, now).await {
             Ok(reachable) if self.audience.is_within(&reachable) || self.registry_is_intact().await => {
                 self.look_at = None;
@@ -321,7 +327,7 @@ impl Courier<'_> {
             tracing::warn!("a user's clients have acknowledged nothing for long; the messages go back to the queue");
             return Err(End::Stuck);
         }
-        self.audience.drop_expired(self.deps.clock.now());
+        self.drop_expired();
         for frame in self.unacked.frames() {
             let targets = self.audience.who(|listener| listener.acks() && listener.is_up_to_date);
             if !self.deliveries.is_ours() {
@@ -346,7 +352,7 @@ impl Courier<'_> {
     async fn bring_up_to_date(&mut self) -> Result<(), End> {
         let (mut attempts, mut early) = (0, 0);
         loop {
-            self.audience.drop_expired(self.deps.clock.now());
+            self.drop_expired();
             let (mut wait, has_chances) = (None, attempts < MAX_ATTEMPTS_ONCE_REACHED);
             for id in self.audience.who(|listener| !listener.is_up_to_date) {
                 match self.repeat_to(&id).await? {
@@ -468,7 +474,7 @@ impl Courier<'_> {
             if let Err(end) = self.bring_up_to_date().await {
                 return tally.posted().ok_or(end);
             }
-            self.audience.drop_expired(self.deps.clock.now());
+            self.drop_expired();
             let targets = self.targets(&tally);
             if targets.is_empty() {
                 if let Some(posted) = tally.posted() {

@@ -1,7 +1,7 @@
 //! What kschat decides, apart from what it runs on.
 //!
 //! - [`ports`]: the few things a use-case needs from outside, as traits.
-//! - [`connect`], [`disconnect`], [`send`], [`ack`]: one use-case of the functions each.
+//! - [`connect`], [`disconnect`], [`send`], [`ack`]: one use-case of the functions each; [`request`]: the smaller ones.
 //! - [`deliver`]: the consumer's use-case, from a user's queue to the user's connections; [`retire`]: what becomes of
 //!   the queue when the user is away.
 //! - [`metrics`]: what is counted and timed on the way; [`trace`]: what ties it together beyond one process.
@@ -24,6 +24,8 @@ pub mod metrics;
 mod partition;
 pub mod ports;
 mod posting;
+mod renew;
+pub mod request;
 pub mod retire;
 pub mod send;
 mod session;

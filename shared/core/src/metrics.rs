@@ -213,6 +213,9 @@ pub const CONNECTS: Counter = Counter::new("kschat_connects_total", Some("er"), 
 /// Acks of clients, by the code of their outcome.
 pub const ACKS: Counter = Counter::new("kschat_acks_total", Some("er"), "acks of clients passed on, by code");
 
+/// Other requests of clients, by the code of their outcome.
+pub const REQUESTS: Counter = Counter::new("kschat_requests_total", Some("er"), "other requests of clients, by code");
+
 /// From the moment a message was accepted until the consumer took it from its queue. Of a user who was away it is
 /// the time away.
 pub const QUEUE_WAIT: Histogram =
@@ -272,11 +275,12 @@ pub const REGISTRY_RESTORES: Counter =
     Counter::new("kschat_registry_restores_total", None, "partitions told again to a registry that lost everything");
 
 /// Every metric there is.
-pub const ALL: [Metric; 21] = [
+pub const ALL: [Metric; 22] = [
     SENDS.0,
     ACCEPT.0,
     CONNECTS.0,
     ACKS.0,
+    REQUESTS.0,
     QUEUE_WAIT.0,
     PUSH.0,
     ACK.0,

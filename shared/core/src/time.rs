@@ -19,6 +19,12 @@ impl Timestamp {
         self.0
     }
 
+    /// How long after another moment this one is; nothing if it is not after it.
+    #[must_use]
+    pub fn since(self, other: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(other.0))
+    }
+
     /// The moment that much later.
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Er, InvalidPosition, JsonId, MessageId, Position, TraceContext, UserId,
+    Er, InvalidPosition, JsonId, MessageId, Position, Request, TraceContext, UserId,
     limits::{MAX_FRAME, MAX_MESSAGE_ID, MAX_MSG, MAX_RNO},
 };
 
@@ -37,7 +37,7 @@ pub struct FrameError {
 }
 
 impl FrameError {
-    fn whole(code: Er) -> Self {
+    pub(crate) fn whole(code: Er) -> Self {
         Self { code, fields: Vec::new(), rno: None, is_send: false }
     }
 }
@@ -49,6 +49,8 @@ pub enum ClientFrame {
     Send(SendFrame),
     /// I have these messages.
     Ack(AckFrame),
+    /// Please do this.
+    Request(Request),
 }
 
 impl ClientFrame {
@@ -68,6 +70,7 @@ impl ClientFrame {
         match raw.action() {
             Some(Action::Send) => raw.check_send().map(Self::Send),
             Some(Action::Ack) => raw.check_ack().map(Self::Ack),
+            Some(Action::Other(name)) => Request::parse(&name, text).map(Self::Request),
             None => Err(FrameError::whole(Er::UnknownAction)),
         }
     }
@@ -131,6 +134,7 @@ struct RawFrame<'a> {
 enum Action {
     Send,
     Ack,
+    Other(String),
 }
 
 /// Reads an object and nothing else: serde would fill a struct from an array, too.
@@ -145,11 +149,12 @@ impl RawFrame<'_> {
             let is_bare_send = self.uid.is_some() || self.pid.is_some() || self.msg.is_some();
             return is_bare_send.then_some(Action::Send);
         };
-        match serde_json::from_str::<String>(action.get()).ok()?.as_str() {
-            "send" => Some(Action::Send),
-            "ack" => Some(Action::Ack),
-            _ => None,
-        }
+        let name: String = serde_json::from_str(action.get()).ok()?;
+        Some(match name.as_str() {
+            "send" => Action::Send,
+            "ack" => Action::Ack,
+            _ => Action::Other(name),
+        })
     }
 
     fn check_ack(&self) -> Result<AckFrame, FrameError> {
@@ -160,11 +165,7 @@ impl RawFrame<'_> {
             None if again => None,
             mid => faults.keep(required("mId", mid).and_then(message_id)),
         };
-        if faults.0.is_empty() {
-            Ok(AckFrame { message, position, again })
-        } else {
-            Err(FrameError { fields: faults.0, ..FrameError::whole(Er::InvalidField) })
-        }
+        if faults.0.is_empty() { Ok(AckFrame { message, position, again }) } else { Err(faults.into_refusal()) }
     }
 
     fn check_send(&self) -> Result<SendFrame, FrameError> {
@@ -185,11 +186,16 @@ impl RawFrame<'_> {
 
 /// Gathers what is wrong while the other fields are still being read.
 #[derive(Default)]
-struct Faults(Vec<FieldError>);
+pub(crate) struct Faults(Vec<FieldError>);
 
 impl Faults {
-    fn keep<T>(&mut self, field: Result<T, FieldError>) -> Option<T> {
+    pub(crate) fn keep<T>(&mut self, field: Result<T, FieldError>) -> Option<T> {
         field.map_err(|fault| self.0.push(fault)).ok()
+    }
+
+    /// The refusal of what is no send.
+    pub(crate) fn into_refusal(self) -> FrameError {
+        FrameError { fields: self.0, ..FrameError::whole(Er::InvalidField) }
     }
 
     fn into_error(self, rno: Option<JsonId>) -> FrameError {
@@ -199,11 +205,11 @@ impl Faults {
     }
 }
 
-fn invalid(field: &'static str, text: impl Into<String>) -> FieldError {
+pub(crate) fn invalid(field: &'static str, text: impl Into<String>) -> FieldError {
     FieldError { field, code: Er::InvalidField, text: text.into() }
 }
 
-fn required<'a>(field: &'static str, raw: Option<&'a RawValue>) -> Result<&'a RawValue, FieldError> {
+pub(crate) fn required<'a>(field: &'static str, raw: Option<&'a RawValue>) -> Result<&'a RawValue, FieldError> {
     raw.ok_or_else(|| invalid(field, "required"))
 }
 

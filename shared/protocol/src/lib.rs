@@ -7,6 +7,7 @@
 //! |---|---|
 //! | where a client's frame is parsed | [`ClientFrame::parse`] |
 //! | the reply to a send | [`SendReply`] |
+//! | what else a client can ask for | [`Request`] |
 //! | the frame that carries messages to a receiver | [`ReceiverFrame`] |
 //! | the body of a queued message | [`Message`] |
 //! | every error code | [`Er`] |
@@ -18,7 +19,10 @@ mod handshake;
 mod id;
 pub mod limits;
 mod message;
+mod notice;
 mod position;
+mod reply;
+mod request;
 mod server;
 mod trace;
 
@@ -27,6 +31,9 @@ pub use code::Er;
 pub use handshake::{BEARER_PREFIX, Handshake, SUBPROTOCOL, Version};
 pub use id::{ConnectionId, InvalidId, JsonId, MessageId, UserId};
 pub use message::{Message, MessageError, Status};
+pub use notice::{Control, Order};
 pub use position::{InvalidPosition, Position};
+pub use reply::AuthReply;
+pub use request::Request;
 pub use server::{ErrorFrame, PONG, ReceiverFrame, SendReply, refusal};
 pub use trace::{MAX_TRACESTATE, TraceContext};

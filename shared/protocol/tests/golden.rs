@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
 use kschat_protocol::{
-    AckFrame, ClientFrame, Er, ErrorFrame, Message, MessageId, PONG, Position, ReceiverFrame, SendFrame, SendReply,
-    Status, refusal,
+    AckFrame, AuthReply, ClientFrame, Control, Er, ErrorFrame, Message, MessageId, PONG, Position, ReceiverFrame,
+    Request, SendFrame, SendReply, Status, refusal,
 };
 
 const PLACE: Position = Position { run: 0x0a1b_2c3d, number: 2 };
@@ -92,6 +92,20 @@ fn an_item_says_which_trace_it_belongs_to() {
 fn an_ack_is_understood() {
     let ack = ClientFrame::parse(golden(include_str!("golden/client_ack.json"))).unwrap();
     assert_eq!(ack, ClientFrame::Ack(AckFrame { message: Some(message().id), position: Some(PLACE), again: false }));
+}
+
+#[test]
+fn a_fresh_token_is_taken_or_not() {
+    let asked = ClientFrame::parse(golden(include_str!("golden/client_auth.json"))).unwrap();
+    let token = "eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl".to_owned();
+    assert_eq!(asked, ClientFrame::Request(Request::Auth { token }));
+    assert_eq!(AuthReply::accepted(Some(1_700_003_600_999)), golden(include_str!("golden/resp_auth.json")));
+    assert_eq!(AuthReply::failed(Er::TokenExpired), golden(include_str!("golden/resp_auth_failed.json")));
+}
+
+#[test]
+fn the_end_of_a_token_is_told() {
+    assert_eq!(Control::EXPIRED.to_text(), golden(include_str!("golden/resp_ctrl.json")));
 }
 
 #[test]

@@ -18,6 +18,7 @@ fuzz_target!(|text: &str| {
             assert!(ack.message.is_none_or(|id| (1..=MAX_MESSAGE_ID).contains(&id.as_str().len())));
             check_answer(&ErrorFrame::new(Er::RegistryUnavailable).to_text());
         }
+        Ok(ClientFrame::Request(request)) => assert!(!format!("{request:?}").contains("ey")),
         Err(error) => {
             assert_ne!(error.code, Er::Ok);
             assert!(error.is_send || error.rno.is_none());

@@ -12,6 +12,7 @@ use kschat_core::{
     Clock, Partitions, SystemClock, ack,
     memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
     ports::{ConnectionRegistry, Mailbox},
+    request,
     send::Strangers,
 };
 use kschat_functions::{Event, Response, connect, disconnect, send};
@@ -76,7 +77,13 @@ impl Scene {
                     clock: clock.clone(),
                     strangers: Strangers::Queue,
                 },
-                ack: ack::Deps { registry: registry.clone(), acks: shared, clock },
+                ack: ack::Deps { registry: registry.clone(), acks: shared.clone(), clock: clock.clone() },
+                request: request::Deps {
+                    registry: registry.clone(),
+                    verifier: VERIFIER.clone(),
+                    pokes: shared,
+                    clock,
+                },
             },
             broker,
             registry,

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 
 mod acking;
+mod expiry;
 mod posting;
 mod presence;
 mod scene;

@@ -125,7 +125,14 @@ impl Scene {
             items.map(|item| item.split('"').next().expect("text").to_owned()).collect()
         };
         let taken = self.edge.taken.lock().expect("no test panics here");
-        taken.iter().filter(|(id, _)| id == device).map(|(_, frame)| texts(frame)).collect()
+        let messages = taken.iter().filter(|(id, frame)| id == device && frame.contains("RESPRECEIVER"));
+        messages.map(|(_, frame)| texts(frame)).collect()
+    }
+
+    /// The frames that a device got, as they are.
+    pub(crate) fn frames(&self, device: &ConnectionId) -> Vec<String> {
+        let taken = self.edge.taken.lock().expect("no test panics here");
+        taken.iter().filter(|(id, _)| id == device).map(|(_, frame)| frame.clone()).collect()
     }
 
     /// Acknowledges the message with that text, as far as a device has got it.

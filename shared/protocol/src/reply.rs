@@ -1,0 +1,53 @@
+//! The answers to what a client asks for.
+
+use serde::Serialize;
+
+use crate::{Er, server::json};
+
+/// What all frames have in common, around what is of one kind only.
+#[derive(Serialize)]
+pub(crate) struct Frame<T> {
+    event: &'static str,
+    #[serde(rename = "RC")]
+    rc: u8,
+    #[serde(rename = "ER")]
+    er: Er,
+    #[serde(flatten)]
+    rest: T,
+    #[serde(rename = "ERMSG", skip_serializing_if = "Option::is_none")]
+    ermsg: Option<&'static str>,
+}
+
+impl<T: Serialize> Frame<T> {
+    /// The text of a frame that tells of success, or of a failure in a sentence.
+    pub(crate) fn text(event: &'static str, er: Er, rest: T) -> String {
+        let ermsg = (er != Er::Ok).then(|| er.text());
+        json(&Self { event, rc: 1, er, rest, ermsg })
+    }
+
+    /// The same without that sentence.
+    pub(crate) fn bare(event: &'static str, er: Er, rest: T) -> String {
+        json(&Self { event, rc: 1, er, rest, ermsg: None })
+    }
+}
+
+/// `RESPAUTH`: whether a fresh token was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct AuthReply {
+    #[serde(rename = "EXP", skip_serializing_if = "Option::is_none")]
+    exp: Option<u64>,
+}
+
+impl AuthReply {
+    /// It was, and is good until so many milliseconds after 1970, if not for ever.
+    #[must_use]
+    pub fn accepted(until: Option<u64>) -> String {
+        Frame::text("RESPAUTH", Er::Ok, Self { exp: until.map(|millis| millis / 1_000) })
+    }
+
+    /// It was not.
+    #[must_use]
+    pub fn failed(er: Er) -> String {
+        Frame::text("RESPAUTH", er, Self { exp: None })
+    }
+}

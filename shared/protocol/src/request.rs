@@ -1,0 +1,82 @@
+//! What a client can ask for, apart from sending and acknowledging.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    Er, FieldError, FrameError,
+    client::{Faults, invalid, required},
+};
+
+/// One thing that a client asks for.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Here is a fresh token of mine: let me go on.
+    Auth {
+        /// The token, before anything in it is believed.
+        token: String,
+    },
+}
+
+/// Shows no token.
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auth { .. } => f.write_str("Auth"),
+        }
+    }
+}
+
+/// The fields of all requests, each kept as it came.
+#[derive(Deserialize)]
+struct RawRequest<'a> {
+    #[serde(borrow)]
+    token: Option<&'a RawValue>,
+}
+
+impl Request {
+    /// Reads the request of that name; the text was found to be an object with that action before.
+    pub(crate) fn parse(action: &str, text: &str) -> Result<Self, FrameError> {
+        let raw: RawRequest<'_> = serde_json::from_str(text).map_err(|_| FrameError::whole(Er::Malformed))?;
+        let mut faults = Faults::default();
+        let request = match action {
+            "auth" => faults.keep(required("token", raw.token).and_then(token)).map(|token| Self::Auth { token }),
+            _ => return Err(FrameError::whole(Er::UnknownAction)),
+        };
+        request.ok_or_else(|| faults.into_refusal())
+    }
+}
+
+fn token(raw: &RawValue) -> Result<String, FieldError> {
+    serde_json::from_str(raw.get()).map_err(|_| invalid("token", "must be a string"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ClientFrame;
+
+    fn request(text: &str) -> Result<Request, FrameError> {
+        ClientFrame::parse(text).map(|frame| match frame {
+            ClientFrame::Request(request) => request,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn a_request_is_read_by_its_action_and_a_wrong_field_is_told() {
+        let token = "ey".to_owned();
+        assert_eq!(request(r#"{"action":"auth","token":"ey"}"#), Ok(Request::Auth { token }));
+        for wrong in [r#"{"action":"auth"}"#, r#"{"action":"auth","token":7}"#] {
+            let error = request(wrong).unwrap_err();
+            assert_eq!((error.code, error.fields[0].field, error.is_send), (Er::InvalidField, "token", false));
+        }
+        assert_eq!(request(r#"{"action":"fly"}"#).unwrap_err().code, Er::UnknownAction);
+        assert_eq!(request(r#"{"action":"auth","token":"a","token":"b"}"#).unwrap_err().code, Er::Malformed);
+    }
+
+    #[test]
+    fn a_token_is_not_shown_by_chance() {
+        assert_eq!(format!("{:?}", Request::Auth { token: "secret".to_owned() }), "Auth");
+    }
+}

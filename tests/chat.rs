@@ -1,0 +1,73 @@
+//! What makes it more of a chat: all that version-2 clients can ask for and hear beside messages, on the embedded stack
+//! and on real RabbitMQ and Redis alike.
+
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
+use std::time::Duration;
+
+use kschat_tests::{
+    client::{Client, token, token_for},
+    stack::{SECRET, connect, somebody},
+};
+use serde_json::json;
+
+/// One test a scenario, against the stack whose address the expression tells.
+macro_rules! scenarios {
+    ($address:expr; $($scenario:ident)*) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $scenario() {
+            super::$scenario(&$address.websocket).await;
+        })*
+    };
+    ($address:expr) => {
+        scenarios! { $address;
+            a_fresh_token_brings_a_connection_back_to_life
+        }
+    };
+}
+
+mod embedded {
+    use std::sync::LazyLock;
+
+    use kschat_tests::stack::{Address, options, run_for_all};
+
+    static ADDRESS: LazyLock<Address> = LazyLock::new(|| run_for_all(async || options()));
+
+    scenarios!(ADDRESS);
+}
+
+mod real {
+    use std::sync::LazyLock;
+
+    use kschat::stack::Options;
+    use kschat_tests::stack::{Address, Services, options, run_for_all};
+
+    static ADDRESS: LazyLock<Address> = LazyLock::new(|| {
+        run_for_all(async || {
+            let services = Box::leak(Box::new(Services::start().await));
+            Options { backends: Some(services.backends()), ..options() }
+        })
+    });
+
+    scenarios!(ADDRESS);
+}
+
+async fn a_fresh_token_brings_a_connection_back_to_life(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let short = token_for(SECRET, &a, Duration::from_secs(4));
+    let mut alice = Client::connect_v2(url, &short, &a).await.expect("connected");
+    let mut bob = connect(url, &b).await;
+    let told = alice.next("RESPCTRL").await;
+    assert_eq!((&told["ER"], &told["OP"]), (&json!(4), &json!("reconnect")));
+    assert_eq!(alice.send(&b, "too late").await["ER"], 4);
+    let auth = |token: String| json!({ "action": "auth", "token": token });
+    assert_eq!(alice.ask(auth(short), "RESPAUTH").await["ER"], 4);
+    assert_eq!(alice.ask(auth(token(SECRET, &b)), "RESPAUTH").await["ER"], 5);
+    let renewed = alice.ask(auth(token(SECRET, &a)), "RESPAUTH").await;
+    assert_eq!(renewed["ER"], 0);
+    assert!(renewed["EXP"].is_u64(), "{renewed}");
+    assert_eq!(alice.send(&b, "here again").await["ER"], 0);
+    assert_eq!(bob.texts(1).await, ["here again"]);
+    bob.send(&a, "hello").await;
+    assert_eq!(alice.texts(1).await, ["hello"]);
+}
