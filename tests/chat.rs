@@ -22,6 +22,8 @@ macro_rules! scenarios {
     ($address:expr) => {
         scenarios! { $address;
             a_fresh_token_brings_a_connection_back_to_life
+            who_is_writing_is_told_to_version_two_only_and_never_queued
+            a_connection_can_not_ask_without_end
         }
     };
 }
@@ -70,4 +72,39 @@ async fn a_fresh_token_brings_a_connection_back_to_life(url: &str) {
     assert_eq!(bob.texts(1).await, ["here again"]);
     bob.send(&a, "hello").await;
     assert_eq!(alice.texts(1).await, ["hello"]);
+}
+
+/// How long a frame may take that must not come.
+const A_WHILE: Duration = Duration::from_millis(500);
+
+async fn who_is_writing_is_told_to_version_two_only_and_never_queued(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let mut alice = connect(url, &a).await;
+    let typing = |on: bool| json!({ "action": "typing", "pId": b, "on": on }).to_string();
+    alice.say(typing(true)).await;
+    let mut seed = Client::connect(url, &format!("token={}", token(SECRET, &b)), &b).await.expect("connected");
+    let mut bob = connect(url, &b).await;
+    // Once this is here, the consumer serves them.
+    alice.send(&b, "hello").await;
+    assert_eq!((bob.texts(1).await, seed.texts(1).await), (vec!["hello".to_owned()], vec!["hello".to_owned()]));
+    assert_eq!(bob.try_next("RESPTYPING", A_WHILE).await, None, "it was said before bob came");
+    for on in [true, false] {
+        alice.say(typing(on)).await;
+        let told = bob.next("RESPTYPING").await;
+        assert_eq!((&told["UID"], &told["ON"], &told["ER"]), (&json!(a), &json!(on), &json!(0)));
+    }
+    assert_eq!(seed.try_next("RESPTYPING", A_WHILE).await, None);
+    alice.say(json!({ "action": "typing", "on": true }).to_string()).await;
+    assert_eq!(alice.next("RESPERROR").await["ER"], 7);
+}
+
+async fn a_connection_can_not_ask_without_end(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let mut alice = connect(url, &a).await;
+    for _ in 0..110 {
+        alice.say(json!({ "action": "typing", "pId": b, "on": true }).to_string()).await;
+    }
+    let refused = alice.next("RESPERROR").await;
+    assert_eq!((&refused["ER"], &refused["RETRY"]), (&json!(9), &json!(10_000)));
+    assert_eq!(alice.send(&b, "messages are not counted").await["ER"], 0);
 }

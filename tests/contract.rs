@@ -119,7 +119,10 @@ mod ownership {
                     owned.remove(&partition);
                     member.release(partition).await;
                 }
-                OwnershipEvent::Poked(_) | OwnershipEvent::Acked(..) | OwnershipEvent::Wanted(_) => {}
+                OwnershipEvent::Poked(_)
+                | OwnershipEvent::Acked(..)
+                | OwnershipEvent::Wanted(_)
+                | OwnershipEvent::Noticed(..) => {}
             }
         }
     }

@@ -144,6 +144,12 @@ impl Shift {
             }
             OwnershipEvent::Poked(user) => self.touch(user),
             OwnershipEvent::Wanted(user) => self.want(user),
+            // Who is away misses it.
+            OwnershipEvent::Noticed(user, notice) => {
+                if let Some(served) = self.served.get(&user) {
+                    served.signals.notices.put(notice);
+                }
+            }
             // For a user whom nobody serves it comes too late: the message will be pushed and acknowledged again.
             OwnershipEvent::Acked(user, message) => {
                 if let Some(served) = self.served.get(&user) {

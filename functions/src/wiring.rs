@@ -52,6 +52,13 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
             strangers: settings.strangers,
         },
         ack: kschat_core::ack::Deps { registry: registry.clone(), acks: broker.clone(), clock: clock.clone() },
-        request: kschat_core::request::Deps { registry, verifier, pokes: broker, clock },
+        request: kschat_core::request::Deps {
+            registry: registry.clone(),
+            rates: registry,
+            verifier,
+            pokes: broker.clone(),
+            notices: broker,
+            clock,
+        },
     })
 }

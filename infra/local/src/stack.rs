@@ -14,7 +14,8 @@ use kschat_core::{
     Partitions, SystemClock, ack, deliver,
     memory::{MemoryBroker, MemoryRegistry},
     ports::{
-        Acks, Backlogs, ConnectionRegistry, IdempotencyStore, Mailbox, Ownership, Pokes, Publisher, Queues, Unavailable,
+        Acks, Backlogs, ConnectionRegistry, IdempotencyStore, Mailbox, Notices, Ownership, Pokes, Publisher, Queues,
+        RateLimits, Unavailable,
     },
     request,
     send::Strangers,
@@ -118,6 +119,8 @@ struct Parts {
     queues: Arc<dyn Queues>,
     pokes: Arc<dyn Pokes>,
     acks: Arc<dyn Acks>,
+    notices: Arc<dyn Notices>,
+    rates: Arc<dyn RateLimits>,
     work: Work,
 }
 
@@ -135,11 +138,13 @@ impl Parts {
         Self {
             registry: registry.clone(),
             idempotency: registry.clone(),
-            backlogs: registry,
+            backlogs: registry.clone(),
+            rates: registry,
             publisher: Arc::new(broker.clone()),
             queues: Arc::new(broker.clone()),
             pokes: Arc::new(broker.clone()),
             acks: Arc::new(broker.clone()),
+            notices: Arc::new(broker.clone()),
             work: Work::Memory(Box::new(broker), Box::new(ownership)),
         }
     }
@@ -154,11 +159,13 @@ impl Parts {
         Ok(Self {
             registry: registry.clone(),
             idempotency: registry.clone(),
-            backlogs: registry,
+            backlogs: registry.clone(),
+            rates: registry,
             publisher: broker.clone(),
             queues: broker.clone(),
             pokes: broker.clone(),
-            acks: broker,
+            acks: broker.clone(),
+            notices: broker,
             work: Work::Real(Consuming::new(backends.broker.clone(), partitions, DEFAULT_PREFETCH.get(), queues)),
         })
     }
@@ -186,7 +193,14 @@ impl Parts {
                     strangers: options.strangers,
                 },
                 ack: ack::Deps { registry: self.registry.clone(), acks: self.acks.clone(), clock: clock.clone() },
-                request: request::Deps { registry: self.registry.clone(), verifier, pokes: self.pokes.clone(), clock },
+                request: request::Deps {
+                    registry: self.registry.clone(),
+                    rates: self.rates.clone(),
+                    verifier,
+                    pokes: self.pokes.clone(),
+                    notices: self.notices.clone(),
+                    clock,
+                },
             },
         })
     }

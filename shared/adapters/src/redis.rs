@@ -1,4 +1,4 @@
-//! Redis (or Valkey) behind [`ConnectionRegistry`], [`IdempotencyStore`] and [`Backlogs`].
+//! Redis (or Valkey) behind [`ConnectionRegistry`], [`IdempotencyStore`], [`Backlogs`] and [`RateLimits`].
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -7,6 +7,7 @@
 //! | `ks:on:{<partition>}` | sorted set | the partition's users, by the time until which each can be reached |
 //! | `ks:i:{<user>}:<rno>` | string | what the first send with that `rno` settled |
 //! | `ks:q:{<partition>}` | sorted set | the partition's users who are away and for whom messages wait, by the time at which their queues must be looked at |
+//! | `ks:n:<connection>` | number | how many requests of the connection were counted within the present window |
 //! | `ks:m:{<partition>}` | string | the mark that is gone when Redis has lost everything |
 //!
 //! No command touches two slots of a cluster, and every write may be repeated blindly: a command that was
@@ -17,7 +18,9 @@ use std::{fmt, str::FromStr, time::Duration};
 use async_trait::async_trait;
 use kschat_core::{
     Partition, Partitions, Session, Timestamp,
-    ports::{Backlogs, BoxError, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
+    ports::{
+        Backlogs, BoxError, Claim, Claimed, ConnectionRegistry, IdempotencyStore, RateLimits, Reachable, Unavailable,
+    },
 };
 use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
 use redis::{
@@ -397,6 +400,17 @@ impl IdempotencyStore for RedisRegistry {
         let stored = to_json(&StoredClaim::new(claim, true))?;
         let options = SetOptions::default().with_expiration(SetExpiry::PX(millis(self.window)));
         self.run_one("settle an rno", Cmd::set_options(rno_key(user, rno), stored, options)).await
+    }
+}
+
+#[async_trait]
+impl RateLimits for RedisRegistry {
+    async fn count_request(&self, connection: &ConnectionId, window: Duration) -> Result<u64, Unavailable> {
+        let key = format!("ks:n:{}", connection.as_str());
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("INCR").arg(&key).cmd("PEXPIRE").arg(&key).arg(millis(window)).arg("NX").ignore();
+        let (count,): (u64,) = self.run("count a request", &pipeline).await?;
+        Ok(count)
     }
 }
 

@@ -32,8 +32,9 @@ use crate::{
 };
 
 mod expiry;
+mod notices;
 
-pub use crate::unacked::AckBox;
+pub use crate::{notices::NoticeBox, unacked::AckBox};
 
 /// How many connections of one user are posted to at once.
 const FAN_OUT: usize = 8;
@@ -92,6 +93,8 @@ pub struct Signals {
     pub refresh: Arc<Notify>,
     /// What the user's clients have acknowledged.
     pub acks: Arc<AckBox>,
+    /// What the user may like to know.
+    pub notices: Arc<NoticeBox>,
     /// The registry has lost everything: tell it what is known here.
     pub restore: Arc<Notify>,
     /// A sender has found no queue for the user.
@@ -120,7 +123,8 @@ pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
         Ok((audience, deliveries)) => {
             let _open = metrics::QUEUES.one_more_for("online");
             let unacked = Unacked::new();
-            let mut courier = Courier { deps, user, signals, audience, look_at: None, deliveries, unacked, held: None };
+            let (notices_at, look_at, held) = (Instant::now(), None, None);
+            let mut courier = Courier { deps, user, signals, audience, look_at, notices_at, deliveries, unacked, held };
             let end = courier.run().await;
             courier.deliveries.close().await;
             end
@@ -192,6 +196,8 @@ struct Courier<'a> {
     audience: Audience,
     /// When to ask the registry again that could not be asked.
     look_at: Option<Instant>,
+    /// When notices may be pushed again.
+    notices_at: Instant,
     deliveries: Box<dyn Deliveries>,
     unacked: Unacked,
     /// Did not fit into the last frame; opens the next one.
@@ -249,6 +255,7 @@ impl Courier<'_> {
                     self.bring_up_to_date().await?;
                 }
                 () = self.signals.acks.arrived() => self.settle().await?,
+                () = self.signals.notices.due(self.notices_at) => self.push_notices().await?,
                 () = sleep_until(self.unacked.again_at()), if !self.unacked.is_empty() => self.push_again().await?,
                 () = ready(()), if self.held.is_some() && self.unacked.has_room() => {
                     if let Some(held) = self.held.take() {

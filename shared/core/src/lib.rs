@@ -21,6 +21,7 @@ pub mod disconnect;
 mod hash;
 pub mod memory;
 pub mod metrics;
+mod notices;
 mod partition;
 pub mod ports;
 mod posting;
@@ -31,6 +32,7 @@ pub mod send;
 mod session;
 mod time;
 pub mod trace;
+mod typing;
 mod unacked;
 
 pub use partition::{InvalidPartitions, Partition, Partitions};

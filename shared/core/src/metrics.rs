@@ -242,6 +242,9 @@ pub const REDELIVERIES: Counter =
 /// Frames pushed again because nobody had acknowledged them, or to somebody who came later.
 pub const REPETITIONS: Counter = Counter::new("kschat_repetitions_total", None, "frames pushed again");
 
+/// Notices pushed to users, by what they tell.
+pub const NOTICES: Counter = Counter::new("kschat_notices_total", Some("kind"), "notices pushed, by kind");
+
 /// Messages set aside in the dead-letter queue.
 pub const DEAD_LETTERS: Counter = Counter::new("kschat_dead_letters_total", None, "messages that can't be delivered");
 
@@ -275,7 +278,7 @@ pub const REGISTRY_RESTORES: Counter =
     Counter::new("kschat_registry_restores_total", None, "partitions told again to a registry that lost everything");
 
 /// Every metric there is.
-pub const ALL: [Metric; 22] = [
+pub const ALL: [Metric; 23] = [
     SENDS.0,
     ACCEPT.0,
     CONNECTS.0,
@@ -288,6 +291,7 @@ pub const ALL: [Metric; 22] = [
     FRAME_MESSAGES.0,
     REDELIVERIES.0,
     REPETITIONS.0,
+    NOTICES.0,
     DEAD_LETTERS.0,
     ONLINE_USERS.0,
     CONNECTIONS.0,

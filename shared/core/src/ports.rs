@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use kschat_protocol::{AckFrame, ConnectionId, Er, Message, MessageId, TraceContext, UserId};
+use kschat_protocol::{AckFrame, ConnectionId, Er, Message, MessageId, Notice, TraceContext, UserId};
 
 use crate::{Partition, Session, Timestamp};
 
@@ -247,6 +247,27 @@ pub trait Acks: Send + Sync {
     async fn acked(&self, user: &UserId, ack: &AckFrame) -> Result<(), Unavailable>;
 }
 
+/// Tells a user's owner what the user may like to know.
+#[async_trait]
+pub trait Notices: Send + Sync {
+    /// Has the notice pushed to those of the user's connections that know such, if there are any just now. Nothing is
+    /// queued: one that gets lost is lost.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the owner may not know.
+    async fn notify(&self, user: &UserId, notice: &Notice) -> Result<(), Unavailable>;
+}
+
+/// Counts what connections ask for.
+#[async_trait]
+pub trait RateLimits: Send + Sync {
+    /// Counts one more request of a connection; says how many there were within the present window, with this one.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be counted.
+    async fn count_request(&self, connection: &ConnectionId, window: Duration) -> Result<u64, Unavailable>;
+}
+
 /// Why a frame did not reach a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum PostError {
@@ -428,6 +449,8 @@ pub enum OwnershipEvent {
     Acked(UserId, AckFrame),
     /// A sender has found no queue for that user.
     Wanted(UserId),
+    /// There is something that the user may like to know.
+    Noticed(UserId, Notice),
 }
 
 /// Shares partitions among consumers, so that each has one owner at most.

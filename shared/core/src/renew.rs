@@ -5,17 +5,21 @@ use kschat_protocol::{AuthReply, ConnectionId};
 use crate::{
     Session, Timestamp,
     ports::TokenError,
-    request::{Deps, RequestError, session},
+    request::{Deps, RequestError},
 };
 
 /// Lets a session go on for as long as a fresh token of the same user is good; says until when, as a frame. A token that
 /// ends sooner than the old one shortens nothing: the old one is still good.
-pub(crate) async fn renew(deps: &Deps, connection: &ConnectionId, token: &str) -> Result<String, RequestError> {
+pub(crate) async fn renew(
+    deps: &Deps,
+    connection: &ConnectionId,
+    old: Session,
+    token: &str,
+) -> Result<String, RequestError> {
     let identity = deps.verifier.verify(token).await?;
     if identity.expires.is_some_and(|end| end <= deps.clock.now()) {
         return Err(TokenError::Expired.into());
     }
-    let old = session(deps, connection).await?;
     if identity.user != old.user {
         return Err(RequestError::NotYou);
     }

@@ -1,24 +1,36 @@
 //! A client asks for something else than to send or to acknowledge.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use kschat_protocol::{AuthReply, ConnectionId, Er, Request};
+use futures_util::future::try_join;
+use kschat_protocol::{AuthReply, ConnectionId, Er, ErrorFrame, Request};
 
 use crate::{
     Clock, Session,
-    ports::{ConnectionRegistry, Pokes, TokenError, TokenVerifier, Unavailable},
-    renew,
+    ports::{ConnectionRegistry, Notices, Pokes, RateLimits, TokenError, TokenVerifier, Unavailable},
+    renew::renew,
+    typing::typing,
 };
+
+/// Requests of one connection within [`WINDOW`] at most.
+const MAX_REQUESTS: u32 = 100;
+
+/// How long requests are counted until the count begins anew.
+const WINDOW: Duration = Duration::from_secs(10);
 
 /// What [`answer`] needs.
 #[derive(Clone)]
 pub struct Deps {
     /// Tells who is behind the connection.
     pub registry: Arc<dyn ConnectionRegistry>,
+    /// Counts what a connection asks for.
+    pub rates: Arc<dyn RateLimits>,
     /// Tells who bears a fresh token.
     pub verifier: Arc<dyn TokenVerifier>,
     /// Tells the user's owner to look again.
     pub pokes: Arc<dyn Pokes>,
+    /// Tells other users.
+    pub notices: Arc<dyn Notices>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
 }
@@ -38,6 +50,9 @@ pub enum RequestError {
     /// The fresh token is another user's.
     #[error("the token is another user's")]
     NotYou,
+    /// The connection asks too often.
+    #[error("too many requests came from the connection")]
+    TooMany,
     /// Nobody can be looked up, or nothing noted.
     #[error("the registry is out of reach")]
     Registry(#[source] Unavailable),
@@ -56,6 +71,7 @@ impl RequestError {
             Self::Expired => Er::TokenExpired,
             Self::Token(error) => error.code(),
             Self::NotYou => Er::NotYou,
+            Self::TooMany => Er::RateLimited,
             Self::Registry(_) => Er::RegistryUnavailable,
             Self::Broker(_) => Er::BrokerUnavailable,
         }
@@ -64,10 +80,7 @@ impl RequestError {
 
 /// Does what a client asks for. Says how it went, and what the client hears of it, if anything.
 pub async fn answer(deps: &Deps, connection: &ConnectionId, request: &Request) -> (Er, Option<String>) {
-    let answered = match request {
-        Request::Auth { token } => renew::renew(deps, connection, token).await.map(Some),
-    };
-    let error = match answered {
+    let error = match grant(deps, connection, request).await {
         Ok(frame) => return (Er::Ok, frame),
         Err(error) => error,
     };
@@ -77,14 +90,35 @@ pub async fn answer(deps: &Deps, connection: &ConnectionId, request: &Request) -
     } else {
         tracing::info!(er = code.number(), %error, "a request is refused");
     }
-    let frame = match request {
-        Request::Auth { .. } => AuthReply::failed(code),
+    let frame = match (request, &error) {
+        (_, RequestError::TooMany) => ErrorFrame::rate_limited(WINDOW.as_secs() * 1_000).to_text(),
+        (Request::Auth { .. }, _) => AuthReply::failed(code),
+        (Request::Typing { .. }, _) => ErrorFrame::new(code).to_text(),
     };
     (code, Some(frame))
 }
 
-/// Who is behind the connection, whether or not the token has ended.
-pub(crate) async fn session(deps: &Deps, connection: &ConnectionId) -> Result<Session, RequestError> {
-    let session = deps.registry.session(connection).await.map_err(RequestError::Registry)?;
-    session.ok_or(RequestError::NoSession)
+async fn grant(deps: &Deps, connection: &ConnectionId, request: &Request) -> Result<Option<String>, RequestError> {
+    // Both at once, as they go to the same place.
+    let looked = try_join(deps.registry.session(connection), deps.rates.count_request(connection, WINDOW)).await;
+    let (session, count) = looked.map_err(RequestError::Registry)?;
+    let session = session.ok_or(RequestError::NoSession)?;
+    if count > u64::from(MAX_REQUESTS) {
+        return Err(RequestError::TooMany);
+    }
+    if let Request::Auth { token } = request {
+        return renew(deps, connection, session, token).await.map(Some);
+    }
+    if session.is_expired(deps.clock.now()) {
+        return Err(RequestError::Expired);
+    }
+    grant_to(deps, &session, request).await
+}
+
+async fn grant_to(deps: &Deps, session: &Session, request: &Request) -> Result<Option<String>, RequestError> {
+    match request {
+        // It was dealt with before, as it needs no good session.
+        Request::Auth { .. } => Ok(None),
+        Request::Typing { to, on } => typing(deps, session, to, *on).await.map(|()| None),
+    }
 }

@@ -217,7 +217,7 @@ fn id(field: &'static str, raw: &RawValue) -> Result<JsonId, FieldError> {
     serde_json::from_str(raw.get()).map_err(|_| invalid(field, "must be a string or a whole number"))
 }
 
-fn user(field: &'static str, raw: &RawValue) -> Result<(JsonId, UserId), FieldError> {
+pub(crate) fn user(field: &'static str, raw: &RawValue) -> Result<(JsonId, UserId), FieldError> {
     let id = id(field, raw)?;
     let user = UserId::try_from(&id).map_err(|error| invalid(field, error.to_string()))?;
     Ok((id, user))
@@ -241,7 +241,7 @@ fn position(raw: &RawValue) -> Result<Position, FieldError> {
     text.and_then(|text| text.parse().ok()).ok_or_else(|| invalid("pos", InvalidPosition.to_string()))
 }
 
-fn switch(field: &'static str, raw: &RawValue) -> Result<bool, FieldError> {
+pub(crate) fn switch(field: &'static str, raw: &RawValue) -> Result<bool, FieldError> {
     serde_json::from_str(raw.get()).map_err(|_| invalid(field, "must be true or false"))
 }
 

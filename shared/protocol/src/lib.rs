@@ -31,7 +31,7 @@ pub use code::Er;
 pub use handshake::{BEARER_PREFIX, Handshake, SUBPROTOCOL, Version};
 pub use id::{ConnectionId, InvalidId, JsonId, MessageId, UserId};
 pub use message::{Message, MessageError, Status};
-pub use notice::{Control, Order};
+pub use notice::{Control, Notice, Order};
 pub use position::{InvalidPosition, Position};
 pub use reply::AuthReply;
 pub use request::Request;

@@ -1,8 +1,66 @@
 //! What is pushed to a user's version-2 connections without lying in any queue.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{Er, reply::Frame};
+use crate::{Er, JsonId, reply::Frame};
+
+/// Something that a user may like to know now, and that means little later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Notice {
+    /// Somebody is writing to the user, or has stopped.
+    Typing {
+        /// Who.
+        from: JsonId,
+        /// Whether it goes on.
+        on: bool,
+    },
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+struct TypingFields<'a> {
+    uid: &'a JsonId,
+    on: bool,
+}
+
+impl Notice {
+    /// Reads a notice as [`Self::to_json`] writes it; `None` for what a newer version may have written.
+    #[must_use]
+    pub fn from_json(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// The notice on its way to the owner of its user.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        crate::server::json(self)
+    }
+
+    /// The frame for a client.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        match self {
+            Self::Typing { from: uid, on } => Frame::bare("RESPTYPING", Er::Ok, TypingFields { uid, on: *on }),
+        }
+    }
+
+    /// Its kind, as a metric's label.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Typing { .. } => "typing",
+        }
+    }
+
+    /// Whether nobody needs to hear this any more once that has been said.
+    #[must_use]
+    pub fn is_replaced_by(&self, newer: &Self) -> bool {
+        match (self, newer) {
+            (Self::Typing { from, .. }, Self::Typing { from: again, .. }) => from == again,
+        }
+    }
+}
 
 /// `RESPCTRL`: what a client shall do about its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    Er, FieldError, FrameError,
-    client::{Faults, invalid, required},
+    Er, FieldError, FrameError, UserId,
+    client::{Faults, invalid, required, switch, user},
 };
 
 /// One thing that a client asks for.
@@ -16,13 +16,21 @@ pub enum Request {
         /// The token, before anything in it is believed.
         token: String,
     },
+    /// I am writing to somebody, or have stopped.
+    Typing {
+        /// To whom.
+        to: UserId,
+        /// Whether it goes on.
+        on: bool,
+    },
 }
 
-/// Shows no token.
+/// Shows neither tokens nor users.
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Auth { .. } => f.write_str("Auth"),
+            Self::Typing { .. } => f.write_str("Typing"),
         }
     }
 }
@@ -32,6 +40,10 @@ impl std::fmt::Debug for Request {
 struct RawRequest<'a> {
     #[serde(borrow)]
     token: Option<&'a RawValue>,
+    #[serde(borrow, rename = "pId")]
+    pid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    on: Option<&'a RawValue>,
 }
 
 impl Request {
@@ -41,9 +53,18 @@ impl Request {
         let mut faults = Faults::default();
         let request = match action {
             "auth" => faults.keep(required("token", raw.token).and_then(token)).map(|token| Self::Auth { token }),
+            "typing" => raw.typing(&mut faults),
             _ => return Err(FrameError::whole(Er::UnknownAction)),
         };
         request.ok_or_else(|| faults.into_refusal())
+    }
+}
+
+impl RawRequest<'_> {
+    fn typing(&self, faults: &mut Faults) -> Option<Request> {
+        let to = faults.keep(required("pId", self.pid).and_then(|raw| user("pId", raw)));
+        let on = faults.keep(required("on", self.on).and_then(|raw| switch("on", raw)));
+        Some(Request::Typing { to: to?.1, on: on? })
     }
 }
 
@@ -71,6 +92,10 @@ mod tests {
             let error = request(wrong).unwrap_err();
             assert_eq!((error.code, error.fields[0].field, error.is_send), (Er::InvalidField, "token", false));
         }
+        let to = UserId::try_from("7").unwrap();
+        assert_eq!(request(r#"{"action":"typing","pId":7,"on":false}"#), Ok(Request::Typing { to, on: false }));
+        let error = request(r#"{"action":"typing","pId":"","on":1}"#).unwrap_err();
+        assert_eq!(error.fields.iter().map(|fault| fault.field).collect::<Vec<_>>(), ["pId", "on"]);
         assert_eq!(request(r#"{"action":"fly"}"#).unwrap_err().code, Er::UnknownAction);
         assert_eq!(request(r#"{"action":"auth","token":"a","token":"b"}"#).unwrap_err().code, Er::Malformed);
     }

@@ -123,13 +123,21 @@ pub struct ErrorFrame {
     rc: u8,
     er: Er,
     ermsg: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<u64>,
 }
 
 impl ErrorFrame {
     /// The frame for a code.
     #[must_use]
     pub fn new(er: Er) -> Self {
-        Self { event: "RESPERROR", rc: 1, er, ermsg: er.text() }
+        Self { event: "RESPERROR", rc: 1, er, ermsg: er.text(), retry: None }
+    }
+
+    /// The frame for a client that asks too often: it may ask again in so many milliseconds.
+    #[must_use]
+    pub fn rate_limited(retry: u64) -> Self {
+        Self { retry: Some(retry), ..Self::new(Er::RateLimited) }
     }
 
     /// The frame as text.

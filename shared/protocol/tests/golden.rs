@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
 use kschat_protocol::{
-    AckFrame, AuthReply, ClientFrame, Control, Er, ErrorFrame, Message, MessageId, PONG, Position, ReceiverFrame,
-    Request, SendFrame, SendReply, Status, refusal,
+    AckFrame, AuthReply, ClientFrame, Control, Er, ErrorFrame, JsonId, Message, MessageId, Notice, PONG, Position,
+    ReceiverFrame, Request, SendFrame, SendReply, Status, UserId, refusal,
 };
 
 const PLACE: Position = Position { run: 0x0a1b_2c3d, number: 2 };
@@ -101,6 +101,32 @@ fn a_fresh_token_is_taken_or_not() {
     assert_eq!(asked, ClientFrame::Request(Request::Auth { token }));
     assert_eq!(AuthReply::accepted(Some(1_700_003_600_999)), golden(include_str!("golden/resp_auth.json")));
     assert_eq!(AuthReply::failed(Er::TokenExpired), golden(include_str!("golden/resp_auth_failed.json")));
+}
+
+fn request(text: &str) -> Request {
+    match ClientFrame::parse(golden(text)).unwrap() {
+        ClientFrame::Request(request) => request,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A notice as its frame, after the way that it takes to the owner of its user.
+fn pushed(notice: &Notice) -> String {
+    assert_eq!(Notice::from_json(&notice.to_json()).as_ref(), Some(notice));
+    notice.to_text()
+}
+
+#[test]
+fn who_is_writing_is_told() {
+    let to = UserId::try_from("bob").unwrap();
+    assert_eq!(request(include_str!("golden/client_typing.json")), Request::Typing { to, on: true });
+    let typing = Notice::Typing { from: JsonId::Text("alice".into()), on: true };
+    assert_eq!(pushed(&typing), golden(include_str!("golden/resp_typing.json")));
+}
+
+#[test]
+fn who_asks_too_often_hears_how_long_to_wait() {
+    assert_eq!(ErrorFrame::rate_limited(10_000).to_text(), golden(include_str!("golden/resp_error_rate.json")));
 }
 
 #[test]

@@ -81,7 +81,9 @@ impl Scene {
                 request: request::Deps {
                     registry: registry.clone(),
                     verifier: VERIFIER.clone(),
-                    pokes: shared,
+                    rates: registry.clone(),
+                    pokes: shared.clone(),
+                    notices: shared,
                     clock,
                 },
             },

@@ -15,6 +15,7 @@
 
 mod consuming;
 mod dead;
+mod notices;
 mod ownership;
 mod publishing;
 mod queues;

@@ -33,7 +33,8 @@ use tokio::{
 use super::{
     Consuming,
     consuming::{Link, PATIENCE},
-    topology::{ACK, AGAIN, MEMBERS, WANTED, control_queue, look_at},
+    notices::notice_of,
+    topology::{ACK, AGAIN, MEMBERS, NOTICE, WANTED, control_queue, look_at},
     without_names,
 };
 
@@ -341,7 +342,7 @@ async fn forward(
                     return;
                 }
             }
-            None => tracing::warn!("a poke or an ack names no valid user or message and is dropped"),
+            None => tracing::warn!("a control message can't be understood and is dropped"),
         }
         if poke.acker.ack(BasicAckOptions::default()).await.is_err() {
             break;
@@ -361,6 +362,7 @@ fn read(note: &Delivery) -> Option<OwnershipEvent> {
         ACK if message.is_some() => Some(OwnershipEvent::Acked(user, AckFrame { message, position, again: false })),
         AGAIN => Some(OwnershipEvent::Acked(user, AckFrame { message, position, again: true })),
         WANTED => Some(OwnershipEvent::Wanted(user)),
+        NOTICE => Some(OwnershipEvent::Noticed(user, notice_of(&note.properties)?)),
         _ => None,
     }
 }

@@ -15,9 +15,9 @@ use std::{
 use async_trait::async_trait;
 use kschat_core::{
     Partitions, metrics,
-    ports::{Acks, BoxError, Pokes, PublishError, Publisher, Queues, Requested, Unavailable},
+    ports::{Acks, BoxError, Notices, Pokes, PublishError, Publisher, Queues, Requested, Unavailable},
 };
-use kschat_protocol::{AckFrame, Message, UserId};
+use kschat_protocol::{AckFrame, Message, Notice, UserId};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -29,6 +29,7 @@ use tokio::{
 
 use super::{
     BrokerUrl, QueueSettings,
+    notices::with_notice,
     queues::UserQueues,
     topology::{ACK, AGAIN, EXCHANGE, WANTED, control_queue, declare_shared, routing_key},
     traces::with_trace,
@@ -278,7 +279,7 @@ impl Queues for Publishing {
     async fn request(&self, user: &UserId) -> Result<Requested, Unavailable> {
         // Whatever is set here: the owner may be set to remove it.
         if self.has_owner(user).await? {
-            let properties = BasicProperties::default().with_type(WANTED.into());
+            let properties = note().with_type(WANTED.into());
             self.tell_owner(user, properties, "ask for a queue").await?;
             return Ok(Requested::Asked);
         }
@@ -290,14 +291,14 @@ impl Queues for Publishing {
 #[async_trait]
 impl Pokes for Publishing {
     async fn poke(&self, user: &UserId) -> Result<(), Unavailable> {
-        self.tell_owner(user, BasicProperties::default(), "poke").await
+        self.tell_owner(user, note(), "poke").await
     }
 }
 
 #[async_trait]
 impl Acks for Publishing {
     async fn acked(&self, user: &UserId, ack: &AckFrame) -> Result<(), Unavailable> {
-        let properties = BasicProperties::default().with_type(if ack.again { AGAIN } else { ACK }.into());
+        let properties = note().with_type(if ack.again { AGAIN } else { ACK }.into());
         let properties = match &ack.message {
             Some(message) => properties.with_message_id(message.as_str().into()),
             None => properties,
@@ -308,6 +309,18 @@ impl Acks for Publishing {
         };
         self.tell_owner(user, properties, "pass on an ack").await
     }
+}
+
+#[async_trait]
+impl Notices for Publishing {
+    async fn notify(&self, user: &UserId, notice: &Notice) -> Result<(), Unavailable> {
+        self.tell_owner(user, with_notice(notice), "pass on a notice").await
+    }
+}
+
+/// What control messages have in common.
+fn note() -> BasicProperties {
+    BasicProperties::default().with_delivery_mode(TRANSIENT).with_expiration(NOTE_LIFE.into())
 }
 
 impl Publishing {
@@ -339,7 +352,7 @@ impl Publishing {
             routing_key: control_queue(self.partitions.of(user)),
             // Where no consumer has ever run there is no such queue: the first one will look for itself.
             mandatory: false,
-            properties: properties.with_delivery_mode(TRANSIENT).with_expiration(NOTE_LIFE.into()),
+            properties,
             body: user.as_str().as_bytes().to_vec(),
         };
         match self.deliver(letter).await {

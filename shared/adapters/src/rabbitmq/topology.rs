@@ -42,6 +42,12 @@ const DELIVERY_LIMIT: u32 = 1_000_000;
 /// The type of a control message by which a sender asks for its user's queue.
 pub(super) const WANTED: &str = "wanted";
 
+/// The type of a control message that brings its user a notice.
+pub(super) const NOTICE: &str = "notice";
+
+/// The notice, among the headers of such a message.
+pub(super) const NOTICE_HEADER: &str = "x-kschat-notice";
+
 /// The seed's routing key.
 pub(super) fn routing_key(user: &UserId) -> ShortString {
     format!("ks_{}", user.as_str()).into()

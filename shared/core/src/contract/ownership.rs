@@ -1,13 +1,13 @@
-//! Clauses of [`Ownership`], [`Pokes`] and [`Acks`].
+//! Clauses of [`Ownership`], [`Pokes`], [`Acks`] and [`Notices`].
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kschat_protocol::{AckFrame, Position};
+use kschat_protocol::{AckFrame, JsonId, Notice, Position};
 
 use super::{message, somebody};
 use crate::{
     Partition, Partitions,
-    ports::{Acks, BoxError, Ownership, OwnershipEvent, Pokes},
+    ports::{Acks, BoxError, Notices, Ownership, OwnershipEvent, Pokes},
 };
 
 /// What a clause returns: the port's own failure fails the test.
@@ -16,13 +16,13 @@ pub type Outcome = Result<(), BoxError>;
 /// How long a change may take to be told.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Whoever is alone owns every partition once, and then hears every poke and every ack.
+/// Whoever is alone owns every partition once, and then hears every poke, ack and notice.
 ///
 /// # Errors
 /// The port's own.
 pub async fn the_only_member_owns_everything_and_hears_pokes_and_acks(
     ownership: &mut impl Ownership,
-    teller: &(impl Pokes + Acks),
+    teller: &(impl Pokes + Acks + Notices),
     partitions: Partitions,
 ) -> Outcome {
     let mut owned: BTreeSet<Partition> = BTreeSet::new();
@@ -45,6 +45,12 @@ pub async fn the_only_member_owns_everything_and_hears_pokes_and_acks(
             teller.acked(&user, &ack).await?;
             let heard = tokio::time::timeout(SOON, ownership.next()).await?;
             assert_eq!(heard, OwnershipEvent::Acked(user.clone(), ack));
+        }
+        for from in [JsonId::Text("\"alice\"".to_owned()), JsonId::Text("7".to_owned())] {
+            let notice = Notice::Typing { from, on: true };
+            teller.notify(&user, &notice).await?;
+            let heard = tokio::time::timeout(SOON, ownership.next()).await?;
+            assert_eq!(heard, OwnershipEvent::Noticed(user.clone(), notice));
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
 use super::{connection, session, somebody};
 use crate::{
     Clock, Partitions, Session, SystemClock, Timestamp,
-    ports::{Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
+    ports::{Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, RateLimits, Reachable, Unavailable},
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -159,6 +159,27 @@ pub async fn the_first_claim_stands(store: &impl IdempotencyStore) -> Outcome {
     Ok(())
 }
 
+/// Requests are counted by connection, and anew once the window has passed.
+///
+/// # Errors
+/// The port's own.
+pub async fn requests_are_counted_by_connection_and_window(
+    registry: &(impl RateLimits + ConnectionRegistry),
+) -> Outcome {
+    let window = Duration::from_millis(300);
+    let (one, two, now) = (connection(), connection(), SystemClock.now());
+    for id in [&one, &two] {
+        registry.register(id, &session(&somebody(), now, HOUR)).await?;
+    }
+    for count in 1..=3 {
+        assert_eq!(registry.count_request(&one, window).await?, count);
+    }
+    assert_eq!(registry.count_request(&two, window).await?, 1);
+    tokio::time::sleep(window * 2).await;
+    assert_eq!(registry.count_request(&one, window).await?, 1);
+    Ok(())
+}
+
 /// A backlog is counted once, in its user's partition, until it is cleared, and is due from the moment noted last.
 ///
 /// # Errors
@@ -197,6 +218,7 @@ macro_rules! registry_contract {
             a_mark_stays_until_everything_is_lost,
             the_first_claim_stands,
             a_backlog_is_counted_once_and_due_in_its_time,
+            requests_are_counted_by_connection_and_window,
         );
     };
     (@ $setup:expr, $($clause:ident,)*) => {

@@ -8,14 +8,14 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use kschat_protocol::{AckFrame, Message, TraceContext, UserId};
+use kschat_protocol::{AckFrame, Message, Notice, TraceContext, UserId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     Partition, Partitions,
     ports::{
-        Acks, Deliveries, Delivery, Mailbox, Ownership, OwnershipEvent, Pokes, PublishError, Publisher, Queues,
-        Requested, Retired, Tag, Unavailable, Undeliverable,
+        Acks, Deliveries, Delivery, Mailbox, Notices, Ownership, OwnershipEvent, Pokes, PublishError, Publisher,
+        Queues, Requested, Retired, Tag, Unavailable, Undeliverable,
     },
 };
 
@@ -133,6 +133,13 @@ impl Pokes for MemoryBroker {
 impl Acks for MemoryBroker {
     async fn acked(&self, user: &UserId, ack: &AckFrame) -> Result<(), Unavailable> {
         self.tell(OwnershipEvent::Acked(user.clone(), ack.clone()))
+    }
+}
+
+#[async_trait]
+impl Notices for MemoryBroker {
+    async fn notify(&self, user: &UserId, notice: &Notice) -> Result<(), Unavailable> {
+        self.tell(OwnershipEvent::Noticed(user.clone(), notice.clone()))
     }
 }
 

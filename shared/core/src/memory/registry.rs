@@ -3,14 +3,16 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use kschat_protocol::{ConnectionId, UserId};
+use tokio::time::Instant;
 
 use crate::{
     Partition, Partitions, Session, Timestamp,
-    ports::{Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Reachable, Unavailable},
+    ports::{Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, RateLimits, Reachable, Unavailable},
 };
 
 /// How many `rno`s are remembered; then the oldest is forgotten.
@@ -33,6 +35,8 @@ struct State {
     marks: HashSet<Partition>,
     /// When the queue of a user who is away must be looked at.
     backlogs: HashMap<UserId, Timestamp>,
+    /// The window of each connection: when it began, and how many requests it holds.
+    requests: HashMap<ConnectionId, (Instant, u64)>,
 }
 
 impl MemoryRegistry {
@@ -76,7 +80,9 @@ impl ConnectionRegistry for MemoryRegistry {
     }
 
     async fn remove(&self, _user: &UserId, connection: &ConnectionId) -> Result<(), Unavailable> {
-        self.state().sessions.remove(connection);
+        let mut state = self.state();
+        state.sessions.remove(connection);
+        state.requests.remove(connection);
         Ok(())
     }
 
@@ -128,6 +134,23 @@ impl IdempotencyStore for MemoryRegistry {
             *entry = (claim.clone(), true);
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl RateLimits for MemoryRegistry {
+    async fn count_request(&self, connection: &ConnectionId, window: Duration) -> Result<u64, Unavailable> {
+        let mut state = self.state();
+        // Whoever is not connected leaves nothing behind.
+        if !state.sessions.contains_key(connection) {
+            return Ok(1);
+        }
+        let (began, count) = state.requests.entry(connection.clone()).or_insert((Instant::now(), 0));
+        if began.elapsed() >= window {
+            (*began, *count) = (Instant::now(), 0);
+        }
+        *count += 1;
+        Ok(*count)
     }
 }
 

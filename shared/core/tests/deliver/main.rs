@@ -4,6 +4,7 @@
 
 mod acking;
 mod expiry;
+mod notices;
 mod posting;
 mod presence;
 mod scene;
