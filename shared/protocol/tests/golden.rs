@@ -91,7 +91,10 @@ fn an_item_says_which_trace_it_belongs_to() {
 #[test]
 fn an_ack_is_understood() {
     let ack = ClientFrame::parse(golden(include_str!("golden/client_ack.json"))).unwrap();
-    assert_eq!(ack, ClientFrame::Ack(AckFrame { message: Some(message().id), position: Some(PLACE), again: false }));
+    let wanted = AckFrame { message: Some(message().id), position: Some(PLACE), again: false };
+    assert_eq!(ack, ClientFrame::Ack(wanted.clone()));
+    let again = ClientFrame::parse(golden(include_str!("golden/client_ack_again.json"))).unwrap();
+    assert_eq!(again, ClientFrame::Ack(AckFrame { again: true, ..wanted }));
 }
 
 #[test]
