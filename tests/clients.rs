@@ -10,7 +10,10 @@ use std::{
 };
 
 use kschat::edge::Settings;
-use kschat_tests::edge::{EdgeUnderTest, settings};
+use kschat_tests::{
+    edge::{EdgeUnderTest, settings},
+    stack::{SECRET, embedded},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -45,10 +48,21 @@ async fn run(command: &mut Command) -> String {
 
 /// Runs one of the scripts beside this file; each line of success begins with `ok`.
 async fn script(program: &str, name: &str, edge: &EdgeUnderTest, urls: &[String], checks: usize) {
-    let printed = run(Command::new(tool(program)).arg(here().join("clients").join(name)).args(urls)).await;
+    checked(program, name, urls, checks).await;
+    assert!(!edge.handed().is_empty());
+}
+
+async fn checked(program: &str, name: &str, arguments: &[String], checks: usize) {
+    let printed = run(Command::new(tool(program)).arg(here().join("clients").join(name)).args(arguments)).await;
     let passed = printed.lines().filter(|line| line.starts_with("ok ")).count();
     assert!(passed >= checks, "{passed} checks of {checks}: {printed}");
-    assert!(!edge.handed().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_client_sends_acknowledges_reconnects_and_rolls_over() {
+    let stack = embedded().await;
+    checked("node", "with_kschat.mjs", &[stack.websocket_url(), SECRET.to_owned()], 70).await;
+    stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,303 @@
+// kschat.js as a program uses it: everything in it that needs no page.
+//
+// Usage: with_kschat.mjs WS_URL SECRET
+
+import { WebSocket as Ws } from "ws";
+import { connect, KschatError, sizeOf } from "../../templates/kschat.js";
+import { check, deadline, eventually, fail, sign, sleep, Storage, wire } from "./kit.mjs";
+
+const [wsUrl, secret] = process.argv.slice(2);
+deadline(140);
+
+const fast = { backoffMin: 20, backoffMax: 400, answerTimeout: 800, probeTimeout: 400, handshakeTimeout: 2_000 };
+let number = 0;
+const somebody = (name) => `${name}-${process.pid}-${++number}`;
+
+function open(user, options = {}) {
+  const getToken = () => sign(secret, user);
+  const chat = connect({ url: wsUrl, user, getToken, WebSocket: Ws, ...fast, ...options });
+  chat.heard = [];
+  chat.seen = [];
+  chat.on("message", ({ text }) => chat.heard.push(text));
+  chat.on("connection", ({ state }) => chat.seen.push(state));
+  return chat;
+}
+
+const connected = (chat, who = "a client") => eventually(`${who} is connected`, "connected", () => chat.state);
+const range = (count, word = "n") => Array.from({ length: count }, (_, index) => `${word}${index}`);
+const refusal = (promise) => promise.then(() => "accepted", (error) => error);
+
+async function sending(WebSocket = Ws) {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const [a, b] = [open(alice, { WebSocket }), open(bob, { WebSocket })];
+  const states = [];
+  a.on("state", ({ state, rno }) => states.push([state, rno]));
+  const promise = a.send(bob, "hello");
+  const frame = await promise;
+  check("send resolves with RESPSEND", ["RESPSEND", 0, "hello"], [frame.event, frame.ER, frame.MSG]);
+  check("its states come as events", [["sending", promise.rno], ["accepted", promise.rno]], states);
+  await eventually("it arrives", ["hello"], () => b.heard);
+  check("nothing is left to send", [], a.outbox);
+
+  const message = new Promise((heard) => a.once("message", heard));
+  await b.send(alice, "Grüße 👋\u2028\0 <b>");
+  const { from, to, text, mine, room } = await message;
+  check("a message says from whom it is", [bob, alice, "Grüße 👋\u2028\0 <b>", false, undefined], [from, to, text, mine, room]);
+
+  const large = await refusal(a.send(bob, "x".repeat(28 * 1024)));
+  check("what is too large fails with its code", [true, 8], [large instanceof KschatError, large.code]);
+  check("it is kept as failed", ["failed"], a.outbox.map(({ state }) => state));
+  check("… until it is discarded", [true, []], [a.discard(a.outbox[0].rno), a.outbox]);
+  check("a size is what travels", 9, sizeOf("é\n€"));
+  await a.send(bob, "half a pair: \ud83d");
+  await eventually("half a surrogate pair is replaced", "half a pair: \uFFFD", () => b.heard.at(-1));
+
+  const rno = somebody("rno");
+  await a.send(bob, "one", { rno });
+  const reused = await refusal(a.send(bob, "another", { rno }));
+  check("a number that is used twice fails with 13", 13, reused.code);
+  await a.retry(rno);
+  await eventually("a retry takes a fresh one", "another", () => b.heard.at(-1));
+
+  const burst = range(300);
+  await Promise.all(burst.map((word) => a.send(bob, word)));
+  await eventually("300 sent at once come in order, once", burst, () => b.heard.slice(-300));
+  a.close();
+  b.close();
+  check("a closed client refuses", "closed", (await refusal(a.send(bob, "late"))).code);
+}
+
+async function acknowledging() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const storage = new Storage();
+  const [a, b] = [open(alice), open(bob, { storage })];
+  await connected(b, "bob");
+  const words = range(40);
+  for (const word of words) await a.send(bob, word);
+  await eventually("all arrive", words, () => b.heard);
+  b.close();
+  const again = open(bob, { storage });
+  await connected(again, "bob's next page");
+  await a.send(bob, "after");
+  await eventually("what was acknowledged does not come again", ["after"], () => again.heard);
+  again.close();
+
+  // A handler that fails has not dealt with it.
+  const stubborn = open(bob, { storage });
+  let tries = 0;
+  const errors = [];
+  const { error } = console;
+  console.error = (cause) => (cause.message ? errors.push(cause.message) : error(cause));
+  stubborn.on("message", async ({ text }) => {
+    if (text === "hard" && ++tries < 2) throw new Error("not yet");
+  });
+  await connected(stubborn, "bob");
+  for (const word of ["easy", "hard", "easy too", "last"]) await a.send(bob, word);
+  await eventually("what a handler failed at comes again, and nothing else", ["easy", "easy too", "hard", "hard", "last"], () =>
+    stubborn.heard.toSorted());
+  console.error = error;
+  check("the failure is reported", ["not yet"], errors);
+  stubborn.close();
+  a.close();
+}
+
+async function losing() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const line = await wire(wsUrl);
+  const storage = new Storage();
+  const b = open(bob);
+  let a = open(alice, { url: line.url, storage });
+  await a.send(bob, "before");
+  line.cut();
+  await eventually("a lost connection is told", "waiting", () => (a.seen.includes("waiting") ? "waiting" : a.state));
+  const offline = range(5, "offline");
+  const answers = offline.map((word) => a.send(bob, word));
+  check("what is written offline waits", offline, a.outbox.map(({ text }) => text));
+  line.mend();
+  await Promise.all(answers);
+  await eventually("… and is sent in order", ["before", ...offline], () => b.heard);
+
+  // The server accepts, and its answer is lost.
+  line.isMute = true;
+  const unsure = a.send(bob, "unsure");
+  await eventually("it arrives though nobody heard the answer", "unsure", () => b.heard.at(-1));
+  check("it still counts as sending", ["sending"], a.outbox.map(({ state }) => state));
+  line.drop();
+  line.mend();
+  check("the same number makes it one message", 1, (await unsure).DUP);
+
+  // A page that goes while messages wait.
+  line.cut();
+  const left = range(5, "left");
+  for (const word of left) a.send(bob, word);
+  await sleep(50);
+  a.close();
+  line.mend();
+  a = open(alice, { url: line.url, storage });
+  await eventually("the next page sends what the last one left", left, () => b.heard.slice(-5));
+  await sleep(300);
+  check("each came once", ["before", ...offline, "unsure", ...left], b.heard);
+  await eventually("and nothing is left", [], () => a.outbox);
+
+  // A wire that is dead and does not say so.
+  line.isFrozen = true;
+  const dead = a.send(bob, "dead");
+  await sleep(1_000);
+  line.isFrozen = false;
+  await dead;
+  await eventually("a dead socket is noticed by a send", "dead", () => b.heard.at(-1));
+  a.close();
+  a = open(alice, { url: line.url, pingAfter: 300 });
+  await connected(a, "alice");
+  const { opened } = line;
+  await sleep(1_500);
+  check("pings keep a silent connection", [opened, "connected"], [line.opened, a.state]);
+  line.isFrozen = true;
+  await eventually("a dead socket is noticed by a ping", true, () => a.state !== "connected");
+  line.mend();
+  line.drop();
+  await connected(a, "alice");
+  a.close();
+  b.close();
+  line.close();
+}
+
+async function bursting() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const line = await wire(wsUrl);
+  const [a, b] = [open(alice, { url: line.url }), open(bob, { url: line.url })];
+  await Promise.all([connected(a), connected(b)]);
+  const burst = range(1_000);
+  const all = Promise.all(burst.map((word) => a.send(bob, word)));
+  for (let cuts = 0; cuts < 6; cuts++) {
+    await sleep(250);
+    line.drop();
+  }
+  await all;
+  await eventually("a thousand through six cuts come in order, once", burst, () => b.heard, 60);
+  a.close();
+  b.close();
+  line.close();
+}
+
+async function rolling() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const [lineA, lineB] = [await wire(wsUrl), await wire(wsUrl)];
+  const clocks = { rolloverAfter: 400, rolloverOverlap: 100 };
+  const [a, b] = [open(alice, { url: lineA.url, ...clocks }), open(bob, { url: lineB.url, ...clocks })];
+  await Promise.all([connected(a), connected(b)]);
+  const words = range(400);
+  for (const word of words) {
+    await a.send(bob, word);
+    await sleep(3);
+  }
+  await eventually("nothing is lost or doubled while both roll over", words, () => b.heard);
+  check("they did roll over", [true, true], [lineA.opened > 3, lineB.opened > 3]);
+  await eventually("the old connections are closed", true, () => lineA.open <= 2 && lineB.open <= 2);
+  check("nobody was ever without a connection", ["connecting"], [...new Set(a.seen)].filter((one) => one !== "connected"));
+  a.close();
+  b.close();
+  lineA.close();
+  lineB.close();
+}
+
+async function expiring() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  let asked = 0;
+  const getToken = () => (asked++, sign(secret, alice, 2));
+  const [a, b] = [open(alice, { getToken }), open(bob)];
+  const words = range(30);
+  for (const word of words) {
+    await a.send(bob, word);
+    await sleep(150);
+  }
+  await eventually("tokens of two seconds are renewed in time", words, () => b.heard);
+  check("they were asked for", true, asked >= 3);
+  check("without a gap", false, a.seen.includes("waiting"));
+  a.close();
+
+  const ending = open(alice, { getToken: undefined, token: sign(secret, alice, 1) });
+  await connected(ending, "alice");
+  await sleep(1_500);
+  const refused = await refusal(ending.send(bob, "too late"));
+  check("without getToken the session ends with its token", ["ended", "ended"], [refused.code, ending.state]);
+  const over = open(alice, { getToken: () => null });
+  await eventually("a host that gives no token has ended it", "ended", () => over.state);
+
+  let broken = 3;
+  const flaky = open(alice, { getToken: () => (broken-- > 0 ? Promise.reject(new Error("503")) : sign(secret, alice)) });
+  await flaky.send(bob, "at last");
+  await eventually("a host that fails is asked again", "at last", () => b.heard.at(-1));
+  flaky.close();
+  b.close();
+}
+
+async function odd() {
+  const { WebSocketServer } = await import("ws");
+  const server = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "kschat.v2" });
+  await new Promise((listening) => server.on("listening", listening));
+  const frames = [];
+  let socket;
+  server.on("connection", (one) => {
+    socket = one;
+    one.on("message", (data) => frames.push(JSON.parse(data)));
+  });
+  const url = `ws://127.0.0.1:${server.address().port}/dev`;
+  const a = open("alice", { url });
+  await connected(a);
+  const junk = [
+    "", "null", "7", "[]", "{", '"x"', '{"event":null}', '{"event":{"a":1}}', '{"event":"RESPNEW","X":[{}]}',
+    '{"event":"RESPRECEIVER"}', '{"event":"RESPRECEIVER","MSG":[null,7,{},{"uId":{}},{"uId":[1],"msg":{}}],"POS":{}}',
+    '{"event":"RESPRECEIVER","PREV":{"x":1},"MSG":[{"uId":1}]}', '{"event":"RESPSEND"}', '{"event":"RESPSEND","ER":{}}',
+    '{"event":"RESPERROR"}', '{"event":"RESPERROR","ER":"x"}', '{"event":"RESPSTATUS","LIST":7}', '{"event":"RESPSTATUS"}',
+    '{"event":"RESPPRESENCE","LIST":[null,{"uId":{}},{"uId":"b","on":"x","last":"y"}]}', '{"event":"RESPTYPING","UID":[]}',
+    '{"event":"RESPROOM","OP":7}', '{"event":"RESPCTRL"}', '{"event":"RESPAUTH","EXP":"soon"}', '{"message":{}}',
+    '{"event":"RESPRECEIVER","MSG":[{"uId":7,"pId":"alice","msg":"fine","msgTime":1e99,"mId":"m1","new":{}}],"POS":"r.1"}',
+  ];
+  for (const text of junk) socket.send(text);
+  socket.send(Buffer.from([1, 2, 3]));
+  await eventually("frames of any shape do no harm", ["fine"], () => a.heard);
+  await eventually("and the good one is acknowledged", { action: "ack", mId: "m1", pos: "r.1" }, () => frames.at(-1));
+
+  socket.send('{"event":"RESPRECEIVER","PREV":"r.5","MSG":[{"uId":7,"msg":"later","mId":"m6"}],"POS":"r.6"}');
+  const again = { action: "ack", mId: "m1", pos: "r.1", again: true };
+  await eventually("a frame that was lost is asked for", again, () => frames.at(-1));
+  check("… and what came after it waits", ["fine"], a.heard);
+
+  a.typing("bob");
+  await eventually("typing is told", "typing", () => frames.at(-1).action);
+  socket.send('{"event":"RESPERROR","RC":1,"ER":15,"ERMSG":"unknown action"}');
+  await eventually("a server that does not know it is asked no more", false, () => a.features.typing);
+  const { length } = frames;
+  a.typing("carol");
+  await sleep(50);
+  check("nothing was sent", length, frames.length);
+
+  socket.send('{"event":"RESPCTRL","RC":1,"ER":20,"OP":"reconnect","AFTER":50,"WHY":"a new version"}');
+  await eventually("a server that goes away is left for a new connection first", 2, () => server.clients.size);
+  check("without a gap", false, a.seen.includes("waiting"));
+  socket.send('{"event":"RESPCTRL","RC":1,"ER":19,"OP":"kick","WHY":"banned"}');
+  await eventually("who is kicked does not come back", "ended", () => a.state);
+  server.close();
+}
+
+async function features() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const [a, b] = [open(alice), open(bob)];
+  await Promise.all([connected(a), connected(b)]);
+  const answer = await refusal(a.presence([bob]));
+  if (answer !== "accepted") check("an older server hides presence", [15, false], [answer.code, a.features.presence]);
+  a.close();
+  b.close();
+}
+
+// Node.js has one of its own since version 22.
+const natively = () => globalThis.WebSocket && sending(globalThis.WebSocket);
+
+const parts = { sending, natively, acknowledging, losing, bursting, rolling, expiring, odd, features };
+const wanted = process.argv.slice(4);
+for (const [name, part] of Object.entries(parts)) {
+  if (wanted.length && !wanted.includes(name)) continue;
+  await part();
+}
+process.exit(0);
