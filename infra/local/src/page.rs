@@ -1,6 +1,6 @@
 //! The chat page.
 //!
-//! The page is made to be rendered by any host application with five values; here the local stack is that
+//! The page is made to be rendered by any host application with a few values; here the local stack is that
 //! application. It signs tokens for whoever asks, so it does that on loopback only, and only for a browser that
 //! asked for loopback by name: a page elsewhere whose name was made to point here gets nothing.
 
@@ -25,15 +25,29 @@ use crate::loopback::is_local;
 
 const CLIENT: &str = include_str!("../../../templates/client.html");
 const START: &str = include_str!("../../../templates/start.html");
-const SCRIPT: &str = include_str!("../../../templates/client.js");
-const STYLE: &str = include_str!("../../../templates/client.css");
 const ICON: &str = include_str!("../../../templates/icon.svg");
 
-/// How long a page can be open before it must be loaded again.
-const TOKEN_LIFE: Duration = Duration::from_secs(12 * 60 * 60);
+const SCRIPT_TYPE: &str = "text/javascript; charset=utf-8";
+const STYLE_TYPE: &str = "text/css; charset=utf-8";
 
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; \
-                      img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// What the page loads: path, content type, content.
+const FILES: [(&str, &str, &str); 7] = [
+    ("/kschat.js", SCRIPT_TYPE, include_str!("../../../templates/kschat.js")),
+    ("/client.js", SCRIPT_TYPE, include_str!("../../../templates/client.js")),
+    ("/history.js", SCRIPT_TYPE, include_str!("../../../templates/history.js")),
+    ("/log.js", SCRIPT_TYPE, include_str!("../../../templates/log.js")),
+    ("/words.js", SCRIPT_TYPE, include_str!("../../../templates/words.js")),
+    ("/client.css", STYLE_TYPE, include_str!("../../../templates/client.css")),
+    ("/icon.svg", "image/svg+xml", ICON),
+];
+
+/// How long a token lasts; the page renews its own in time.
+const TOKEN_LIFE: Duration = Duration::from_secs(60 * 60);
+
+/// What the page may do; `connect-src` is added to it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; \
+                      base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+                      trusted-types 'none'; connect-src 'self'";
 
 /// What the page is rendered with.
 #[derive(Clone)]
@@ -53,23 +67,47 @@ struct Names {
 impl Page {
     /// The page at `/`, and what it loads.
     pub fn routes(self) -> Router {
-        let file = |content_type, body| get(move || async move { with_type(content_type, body) });
-        Router::new()
-            .route("/", get(index))
-            .route("/client.js", file("text/javascript; charset=utf-8", SCRIPT))
-            .route("/client.css", file("text/css; charset=utf-8", STYLE))
-            .route("/icon.svg", file("image/svg+xml", ICON))
-            .with_state(self)
+        let pages = Router::new().route("/", get(index)).route("/token", get(token)).with_state(self);
+        FILES.into_iter().fold(pages, |pages, (path, content_type, body)| {
+            pages.route(path, get(move || async move { with_type(content_type, body) }))
+        })
     }
 
-    fn render(&self, host: &str, uid: &UserId, rid: &UserId) -> Result<String, String> {
+    fn sign(&self, uid: &UserId) -> Result<String, String> {
         let now = SystemClock.now();
-        let token = sign_seed_token(&self.secret, uid, now, now.plus(TOKEN_LIFE))?;
-        let url = format!("ws://{host}/{}", self.stage);
-        let random = fastrand::u32(..).to_string();
-        let values =
-            [("uid", uid.as_str()), ("rid", rid.as_str()), ("random", &random), ("tokenId", &token), ("url", &url)];
+        sign_seed_token(&self.secret, uid, now, now.plus(TOKEN_LIFE))
+    }
+
+    fn render(&self, host: &str, uid: &UserId, rid: Option<&UserId>) -> Result<String, String> {
+        let values = [
+            ("uid", uid.as_str()),
+            ("rid", rid.map_or("", UserId::as_str)),
+            ("random", &fastrand::u32(..).to_string()),
+            ("tokenId", &self.sign(uid)?),
+            ("url", &format!("ws://{host}/{}", self.stage)),
+            ("tokenUrl", "/token"),
+            ("switchUrl", "/"),
+        ];
         Ok(fill(CLIENT, &values))
+    }
+}
+
+/// A fresh token for whoever asks, as a host application gives one to whom it knows.
+async fn token(
+    State(page): State<Page>,
+    names: Result<Query<Names>, QueryRejection>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    if !is_local(peer, &headers) {
+        return refuse();
+    }
+    let Some(Ok(uid)) = names.ok().and_then(|Query(names)| given(names.uid)) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    match page.sign(&uid) {
+        Ok(token) => ([(CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")], token).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
@@ -84,20 +122,21 @@ async fn index(
     }
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let Ok(Query(names)) = names else {
-        return html(StatusCode::BAD_REQUEST, start("Each name is needed once."));
+        return html(StatusCode::BAD_REQUEST, host, start("Each name is given once."));
     };
-    match (given(names.uid), given(names.rid)) {
-        (None, None) => html(StatusCode::OK, start("")),
-        (Some(Ok(uid)), Some(Ok(rid))) => match page.render(host, &uid, &rid) {
-            Ok(text) => html(StatusCode::OK, text),
-            Err(error) => html(StatusCode::INTERNAL_SERVER_ERROR, start(&error)),
+    match (given(names.uid), given(names.rid).transpose()) {
+        (None, Ok(None)) => html(StatusCode::OK, host, start("")),
+        (Some(Ok(uid)), Ok(rid)) => match page.render(host, &uid, rid.as_ref()) {
+            Ok(text) => html(StatusCode::OK, host, text),
+            Err(error) => html(StatusCode::INTERNAL_SERVER_ERROR, host, start(&error)),
         },
-        _ => html(StatusCode::BAD_REQUEST, start("Both names are needed, each of 1 to 128 bytes.")),
+        _ => html(StatusCode::BAD_REQUEST, host, start("Say who you are. A name has 1 to 128 bytes.")),
     }
 }
 
 fn given(name: Option<String>) -> Option<Result<UserId, kschat_protocol::InvalidId>> {
-    name.map(UserId::try_from)
+    // An empty field of the start page is a name that was not given.
+    name.filter(|name| !name.is_empty()).map(UserId::try_from)
 }
 
 fn start(notice: &str) -> String {
@@ -109,16 +148,17 @@ fn refuse() -> Response {
     (StatusCode::FORBIDDEN, why).into_response()
 }
 
-fn html(status: StatusCode, text: String) -> Response {
+fn html(status: StatusCode, host: &str, text: String) -> Response {
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
-        (CONTENT_SECURITY_POLICY, POLICY),
         // It holds a token.
         (CACHE_CONTROL, "no-store"),
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    (status, headers, text).into_response()
+    // Not every browser takes a WebSocket of the same origin for `self`.
+    let policy = [(CONTENT_SECURITY_POLICY, format!("{POLICY} ws://{host}"))];
+    (status, headers, policy, text).into_response()
 }
 
 fn with_type(content_type: &'static str, body: &'static str) -> Response {
@@ -163,12 +203,20 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_a_place_for_each_of_its_five_values() {
+    fn the_page_has_a_place_for_each_of_its_values() {
         let page = Page { stage: "dev".to_owned(), secret: "s".to_owned() };
         let (uid, rid) = (UserId::try_from("al\"ice").unwrap(), UserId::try_from("bob").unwrap());
-        let text = page.render("localhost:3000", &uid, &rid).unwrap();
+        let text = page.render("localhost:3000", &uid, Some(&rid)).unwrap();
         assert!(text.contains(r#"data-uid="al&quot;ice" data-rid="bob""#));
         assert!(text.contains(r#"data-url="ws://localhost:3000/dev""#));
+        assert!(text.contains(r#"data-token-url="/token" data-switch-url="/""#));
         assert!(text.contains("data-token-id=\"ey") && !text.contains("{{"));
+        assert!(page.render("localhost:3000", &uid, None).unwrap().contains(r#"data-rid="""#));
+    }
+
+    #[test]
+    fn the_page_loads_in_less_than_60_kb() {
+        let size = CLIENT.len() + FILES.iter().map(|(_, _, body)| body.len()).sum::<usize>();
+        assert!(size < 60_000, "{size} bytes");
     }
 }

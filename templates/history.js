@@ -1,0 +1,150 @@
+// What the chat page keeps in this browser, so that a reload shows it: messages and conversations, in IndexedDB.
+//
+// A message:      { id, conv, from, text, time, mine: 0 | 1, rno? }
+// A conversation: { conv, name, room, at, last, readTime, readId, delivered, seen }
+// `conv` is `u/` and a user, or `r/` and a room. All tabs of a user share this, so every write can be repeated.
+
+const MAX_MESSAGES = 10_000; // of a conversation
+const MAX_CONVERSATIONS = 500;
+const TRIM_AFTER = 200; // messages that were added
+
+const done = (request) =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+
+const complete = (transaction) =>
+  new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onabort = transaction.onerror = () => reject(transaction.error ?? new Error("aborted"));
+  });
+
+// An array is greater than every number and text.
+const between = (conv, from, to = [[]]) => IDBKeyRange.bound([conv, ...from], [conv, ...to], true, true);
+
+const fresh = (conv) => ({
+  conv, name: conv.slice(2), room: conv.startsWith("r/"), at: Date.now(), last: null, readTime: 0, readId: "",
+  delivered: "", seen: "",
+});
+
+export class History {
+  #db;
+  #added = new Map();
+
+  static async open(user) {
+    const request = indexedDB.open(`kschat ${user}`, 1);
+    request.onupgradeneeded = () => {
+      const messages = request.result.createObjectStore("messages", { keyPath: "id" });
+      messages.createIndex("place", ["conv", "time", "id"]);
+      messages.createIndex("theirs", ["conv", "mine", "time"]);
+      request.result.createObjectStore("conversations", { keyPath: "conv" });
+    };
+    const history = new History();
+    history.#db = await done(request);
+    history.#db.onversionchange = () => history.#db.close();
+    return history;
+  }
+
+  #stores(mode, ...names) {
+    const transaction = this.#db.transaction(names, mode);
+    return [transaction, ...names.map((name) => transaction.objectStore(name))];
+  }
+
+  /** Keeps messages; returns their conversations as they are then. */
+  async add(list) {
+    const [transaction, messages, conversations] = this.#stores("readwrite", "messages", "conversations");
+    const ended = complete(transaction);
+    const touched = new Map();
+    for (const message of list) {
+      messages.put(message);
+      const newest = touched.get(message.conv);
+      if (!newest || message.time >= newest.time) touched.set(message.conv, message);
+      this.#added.set(message.conv, (this.#added.get(message.conv) ?? 0) + 1);
+    }
+    for (const [conv, newest] of touched) {
+      const record = (await done(conversations.get(conv))) ?? fresh(conv);
+      if (!record.last || newest.time >= record.last.time) record.last = newest;
+      record.at = Math.max(record.at, newest.time);
+      conversations.put(record);
+    }
+    await ended;
+    for (const conv of touched.keys()) if (this.#added.get(conv) >= TRIM_AFTER) await this.#trim(conv);
+    return Promise.all([...touched.keys()].map((conv) => this.conversation(conv)));
+  }
+
+  async #trim(conv) {
+    this.#added.delete(conv);
+    const [transaction, messages] = this.#stores("readwrite", "messages");
+    const ended = complete(transaction);
+    const index = messages.index("place");
+    const surplus = (await done(index.count(between(conv, [0])))) - MAX_MESSAGES;
+    if (surplus > 0) {
+      for (const { id } of await done(index.getAll(between(conv, [0]), surplus))) messages.delete(id);
+    }
+    await ended;
+  }
+
+  /** Changes some of a conversation, which begins with that if it is new. */
+  async update(conv, change) {
+    const [transaction, conversations] = this.#stores("readwrite", "conversations");
+    const ended = complete(transaction);
+    const record = (await done(conversations.get(conv))) ?? fresh(conv);
+    conversations.put({ ...record, ...(typeof change === "function" ? change(record) : change) });
+    await ended;
+    return this.conversation(conv);
+  }
+
+  /** With the number of messages that have not been read. */
+  async conversation(conv) {
+    const [, conversations, messages] = this.#stores("readonly", "conversations", "messages");
+    const record = await done(conversations.get(conv));
+    if (!record) return null;
+    const unread = await done(messages.index("theirs").count(between(conv, [0, record.readTime], [0, []])));
+    return { ...record, unread };
+  }
+
+  async conversations() {
+    const [, conversations] = this.#stores("readonly", "conversations");
+    const all = (await done(conversations.getAll())).sort((a, b) => b.at - a.at);
+    for (const { conv } of all.slice(MAX_CONVERSATIONS)) await this.remove(conv);
+    return Promise.all(all.slice(0, MAX_CONVERSATIONS).map(({ conv }) => this.conversation(conv)));
+  }
+
+  async remove(conv) {
+    const [transaction, messages, conversations] = this.#stores("readwrite", "messages", "conversations");
+    const ended = complete(transaction);
+    conversations.delete(conv);
+    for (const key of await done(messages.index("place").getAllKeys(between(conv, [0])))) messages.delete(key);
+    await ended;
+  }
+
+  /** Up to so many messages after a place, oldest first. */
+  after({ conv, time, id = [] }, limit) {
+    const [, messages] = this.#stores("readonly", "messages");
+    return done(messages.index("place").getAll(between(conv, [time, id]), limit));
+  }
+
+  /** Up to so many messages before a place, or the newest, oldest first. */
+  async before({ conv, time = [], id = "" }, limit) {
+    const [, messages] = this.#stores("readonly", "messages");
+    const found = [];
+    const request = messages.index("place").openCursor(between(conv, [0], [time, id]), "prev");
+    await new Promise((resolve, reject) => {
+      request.onerror = () => reject(request.error);
+      request.onsuccess = () => {
+        const cursor = request.result;
+        if (!cursor || found.push(cursor.value) >= limit) resolve();
+        else cursor.continue();
+      };
+    });
+    return found.reverse();
+  }
+
+  /** The newest message of the others. */
+  async newestOfTheirs(conv) {
+    const [, messages] = this.#stores("readonly", "messages");
+    const cursor = await done(messages.index("theirs").openCursor(between(conv, [0, 0], [0, []]), "prev"));
+    return cursor?.value ?? null;
+  }
+}

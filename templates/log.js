@@ -1,0 +1,361 @@
+// The messages of the open conversation. Only a window of them is in the page, so that ten thousand cost no more than a
+// hundred; whatever is added or removed, what the reader looks at stays where it is.
+
+import { dayName, fullTime, hour, icon, isEmoji, make, withLinks } from "./words.js";
+
+const PAGE = 60; // messages fetched at once
+const MAX_NODES = 300; // messages in the page
+const NEAR = 800; // pixels from an end at which more is fetched
+const GROUP_MS = 5 * 60_000; // a longer pause starts a new group of bubbles
+
+const STATES = {
+  sending: ["clock", "waiting to be sent"],
+  accepted: ["check", "sent"],
+  delivered: ["checks", "delivered"],
+  read: ["checks", "read"],
+  failed: ["alert", "not sent"],
+};
+
+const later = (a, b) => a.time - b.time || (a.id < b.id ? -1 : 1);
+
+export class Log {
+  /** Whether the newest message is in view. */
+  following = true;
+  conv = null;
+  #items = []; // as in the page, oldest first
+  #nodes = new Map(); // id → element
+  #pending = new Map(); // rno → element; below all others
+  #marks = { delivered: "", seen: "" };
+  #room = false;
+  #older = false; // Is there more than in the page, above …
+  #newer = false; // … and below?
+  #loading = false;
+  #settling = false;
+  #opening = null; // what comes while a conversation is being opened
+  #era = 0;
+
+  /** `hooks`: moved() when `following` may have changed, retry(rno), discard(rno). */
+  constructor(root, history, hooks) {
+    Object.assign(this, { root, history, hooks });
+    root.addEventListener("scroll", () => this.#onScroll(), { passive: true });
+    // The keyboard of a phone or a growing composer must not hide the newest message.
+    new ResizeObserver(() => this.following && this.#scrollDown()).observe(root);
+  }
+
+  /** Opens a conversation, at what has not been read. `pending(conv)` tells what is not accepted yet. */
+  async show(record, pending) {
+    const era = ++this.#era;
+    const { conv, unread, readTime, room } = record;
+    this.conv = conv;
+    this.#opening = [];
+    const many = unread > PAGE * 2;
+    const [read, news] = unread
+      ? await Promise.all([
+        this.history.before({ conv, time: readTime, id: [] }, PAGE / 3),
+        this.history.after({ conv, time: readTime }, many ? PAGE * 2 : unread * 2 + PAGE),
+      ])
+      : [await this.history.before({ conv }, PAGE), []];
+    if (era !== this.#era) return;
+    this.#room = room;
+    this.#marks = record;
+    this.#older = read.length >= (unread ? PAGE / 3 : PAGE);
+    this.#newer = many;
+    this.#items = [...read, ...news];
+    this.#nodes.clear();
+    this.#pending.clear();
+    this.root.replaceChildren(...this.#items.map((item) => this.#build(item)));
+    this.#arrangeAll();
+    if (!many) for (const entry of pending(conv)) this.#put(entry);
+    this.root.hidden = false;
+    const first = unread && this.#items.find(({ mine, time }) => !mine && time > readTime);
+    if (first) this.#divide(this.#nodes.get(first.id));
+    this.#scrollDown();
+    if (first) this.#reveal(this.#nodes.get(first.id));
+    const came = this.#opening;
+    this.#opening = null;
+    for (const act of came) act();
+    this.#onScroll();
+  }
+
+  close() {
+    this.#era++;
+    this.conv = this.#opening = null;
+    this.#items = [];
+    this.#nodes.clear();
+    this.#pending.clear();
+    this.root.replaceChildren();
+  }
+
+  get isEmpty() {
+    return !this.#items.length && !this.#pending.size;
+  }
+
+  // ---- building
+
+  #build(item) {
+    const { id, from, text, time, mine } = item;
+    const node = make("div", `message ${mine ? "mine" : "theirs"}`);
+    node.item = item;
+    if (isEmoji(text)) node.classList.add("emoji");
+    const bubble = make("div", "bubble");
+    const who = make("bdi", this.#room && !mine ? "name" : "sr", mine ? "You" : from);
+    const body = make("div", "text");
+    body.dir = "auto";
+    body.append(...withLinks(text));
+    const stamp = make("time", "", hour(time));
+    stamp.dateTime = new Date(time).toISOString();
+    stamp.title = fullTime(time);
+    const meta = make("div", "meta");
+    meta.append(stamp);
+    if (mine) meta.append(make("span", "state"));
+    bubble.append(who, body, meta);
+    node.append(bubble);
+    if (id) this.#nodes.set(id, node);
+    if (mine) this.#paint(node, item.state ?? this.#stateOf(id));
+    return node;
+  }
+
+  #stateOf(id) {
+    if (this.#marks.seen >= id) return "read";
+    return this.#marks.delivered >= id ? "delivered" : "accepted";
+  }
+
+  #paint(node, state) {
+    if (node.dataset.state === state) return;
+    const [drawing, words] = STATES[state];
+    node.dataset.state = state;
+    const place = node.querySelector(".state");
+    place.title = words;
+    place.replaceChildren(icon(drawing), make("span", "sr", words));
+  }
+
+  // Day separators and grouping depend on the neighbour above, nothing else.
+  #arrange(node) {
+    if (!node) return;
+    const above = node.previousElementSibling?.item;
+    const { time, mine, from } = node.item;
+    const day = dayName(time);
+    const newDay = !above || dayName(above.time) !== day;
+    if (newDay) node.dataset.day = day;
+    else delete node.dataset.day;
+    const close = above && Math.abs(time - above.time) < GROUP_MS;
+    const joined = Boolean(close && !newDay && above.mine === mine && (mine || above.from === from));
+    node.classList.toggle("joined", joined && !node.dataset.divider);
+  }
+
+  #arrangeAll() {
+    for (const node of this.root.children) this.#arrange(node);
+  }
+
+  /** "Today" turns into "Yesterday" when the page stays open over midnight. */
+  renameDays() {
+    this.#arrangeAll();
+  }
+
+  #divide(node) {
+    if (!node || this.root.querySelector("[data-divider]")) return;
+    node.dataset.divider = "New messages";
+    this.#arrange(node);
+  }
+
+  undivide() {
+    const node = this.root.querySelector("[data-divider]");
+    if (!node) return;
+    delete node.dataset.divider;
+    this.#arrange(node);
+  }
+
+  // ---- what comes
+
+  /** Adds messages; those that are new to somebody who looks elsewhere get a divider. */
+  add(messages, isWatched) {
+    if (this.#opening) return void this.#opening.push(() => this.add(messages, isWatched));
+    for (const message of messages) {
+      if (this.#nodes.has(message.id)) continue;
+      // What is below the window is fetched when the reader gets there.
+      if (this.#newer && later(message, this.#items.at(-1)) > 0) continue;
+      this.#insert(message);
+      if (!message.mine && !isWatched) this.#divide(this.#nodes.get(message.id));
+    }
+    this.#settle();
+  }
+
+  // What was kept back may come after newer ones, so each finds its place from the end.
+  #insert(item) {
+    let place = this.#items.length;
+    while (place > 0 && later(this.#items[place - 1], item) > 0) place--;
+    if (place === 0 && this.#older) return;
+    const below = this.#nodes.get(this.#items[place]?.id) ?? this.#pending.values().next().value ?? null;
+    this.#items.splice(place, 0, item);
+    const node = this.#build(item);
+    this.root.insertBefore(node, below);
+    this.#arrange(node);
+    this.#arrange(below);
+  }
+
+  /** Shows what becomes of an own message. */
+  put(entry) {
+    if (this.#opening) return void this.#opening.push(() => this.put(entry));
+    this.#put(entry);
+    this.#settle();
+  }
+
+  #put(entry) {
+    const { rno, id, state } = entry;
+    const known = this.#pending.get(rno);
+    if (id) {
+      this.#drop(rno);
+      if (this.#nodes.has(id)) return this.#paint(this.#nodes.get(id), this.#best(this.#nodes.get(id), state));
+      return this.add([{ ...entry, mine: 1, from: "", state }], true);
+    }
+    if (this.#newer) return;
+    if (known && known.dataset.state !== state) this.#drop(rno);
+    if (!known || known.dataset.state !== state) {
+      const node = this.#build({ ...entry, id: "", mine: 1, from: "" });
+      node.dataset.rno = rno;
+      if (state === "failed") node.append(this.#problem(entry));
+      this.#pending.set(rno, node);
+      this.root.append(node);
+      this.#arrange(node);
+    }
+  }
+
+  #best(node, state) {
+    const order = ["accepted", "delivered", "read"];
+    return order.indexOf(node.dataset.state) > order.indexOf(state) ? node.dataset.state : state;
+  }
+
+  #drop(rno) {
+    const node = this.#pending.get(rno);
+    const below = node?.nextElementSibling;
+    this.#pending.delete(rno);
+    node?.remove();
+    this.#arrange(below);
+  }
+
+  discard(rno) {
+    this.#drop(rno);
+    this.hooks.moved();
+  }
+
+  #problem({ rno, error }) {
+    const row = make("p", "problem");
+    const [retry, remove] = [make("button", "", "Retry"), make("button", "plain", "Delete")];
+    for (const button of [retry, remove]) button.type = "button";
+    retry.addEventListener("click", () => this.hooks.retry(rno));
+    remove.addEventListener("click", () => this.hooks.discard(rno));
+    row.append(make("span", "", `Not sent: ${error.message}`), retry, remove);
+    return row;
+  }
+
+  /** How far the other one has got and read. */
+  mark(marks) {
+    this.#marks = marks;
+    for (const { id, mine } of this.#items) {
+      const node = this.#nodes.get(id);
+      if (mine) this.#paint(node, this.#best(node, this.#stateOf(id)));
+    }
+  }
+
+  // ---- the window
+
+  // Once per frame: asking for the height makes the browser lay out.
+  #settle() {
+    if (this.#settling) return;
+    this.#settling = true;
+    const settle = () => {
+      if (!this.#settling) return;
+      this.#settling = false;
+      if (this.following) {
+        this.#trim("older");
+        this.#scrollDown();
+      }
+      this.hooks.moved();
+    };
+    // A hidden page has no frames.
+    if (document.hidden) setTimeout(settle, 50);
+    else requestAnimationFrame(settle);
+  }
+
+  #scrollDown() {
+    this.root.scrollTop = this.root.scrollHeight;
+  }
+
+  #reveal(node) {
+    const top = node.getBoundingClientRect().top - this.root.getBoundingClientRect().top;
+    if (top < 0) this.root.scrollTop += top - 24;
+  }
+
+  #onScroll() {
+    const { scrollTop, scrollHeight, clientHeight } = this.root;
+    const rest = scrollHeight - scrollTop - clientHeight;
+    this.following = rest < 48 && !this.#newer;
+    if (scrollTop < NEAR && this.#older) this.#more("older");
+    else if (rest < NEAR && this.#newer) this.#more("newer");
+    this.hooks.moved();
+  }
+
+  async #more(side) {
+    if (this.#loading || !this.conv || !this.#items.length) return;
+    this.#loading = true;
+    const era = this.#era;
+    const edge = side === "older" ? this.#items[0] : this.#items.at(-1);
+    const found = await this.history[side === "older" ? "before" : "after"](edge, PAGE);
+    this.#loading = false;
+    if (era !== this.#era) return;
+    this.#hold(() => {
+      if (side === "older") this.#older = found.length === PAGE;
+      else this.#newer = found.length === PAGE;
+      const added = found.filter(({ id }) => !this.#nodes.has(id));
+      const nodes = added.map((item) => this.#build(item));
+      if (side === "older") {
+        this.#items.unshift(...added);
+        this.root.prepend(...nodes);
+      } else {
+        this.#items.push(...added);
+        this.root.append(...nodes, ...this.#pending.values());
+      }
+      this.#arrangeAll();
+      this.#trim(side === "older" ? "newer" : "older");
+    });
+    if (side === "newer" && !this.#newer) this.hooks.ended?.();
+    this.#onScroll();
+  }
+
+  #trim(side) {
+    const surplus = this.#items.length - MAX_NODES;
+    if (surplus <= 0) return;
+    const gone = side === "older" ? this.#items.splice(0, surplus) : this.#items.splice(-surplus);
+    for (const { id } of gone) {
+      this.#nodes.get(id).remove();
+      this.#nodes.delete(id);
+    }
+    if (side === "older") {
+      this.#older = true;
+      this.#arrange(this.root.firstElementChild);
+    } else {
+      this.#newer = true;
+      for (const node of this.#pending.values()) node.remove();
+      this.#pending.clear();
+    }
+  }
+
+  /** Whatever `change` does above or below, what is in view stays where it is. */
+  #hold(change) {
+    const { top, bottom } = this.root.getBoundingClientRect();
+    const inView = [...this.root.children].filter((node) => {
+      const box = node.getBoundingClientRect();
+      return box.bottom > top && box.top < bottom;
+    });
+    const before = new Map(inView.map((node) => [node, node.querySelector(".bubble").getBoundingClientRect().top]));
+    change();
+    const kept = inView.find((node) => node.isConnected);
+    if (kept) this.root.scrollTop += kept.querySelector(".bubble").getBoundingClientRect().top - before.get(kept);
+  }
+
+  /** To the newest message. */
+  async jump(record, pending) {
+    if (this.#newer) await this.show({ ...record, unread: 0 }, pending);
+    else this.root.scrollTo({ top: this.root.scrollHeight });
+  }
+}

@@ -1,0 +1,398 @@
+// The chat page in Chromium, as people use it: windows that chat, go offline, are reloaded, and are looked at closely.
+//
+// Usage: with_page.mjs PAGE_URL SECRET FOLDER [PART...]; screenshots are left in FOLDER.
+
+import { readFile } from "node:fs/promises";
+import { gzipSync } from "node:zlib";
+import { createInterface } from "node:readline/promises";
+import { chromium } from "playwright-core";
+import { check, deadline, eventually, fail, sign, sleep, wire } from "./kit.mjs";
+
+const [page, secret, folder, ...wanted] = process.argv.slice(2);
+deadline(290);
+
+const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+const DESK = { viewport: { width: 1280, height: 800 } };
+const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
+let number = 0;
+const somebody = (name) => `${name}-${++number}`;
+
+/** A window of its own, or one more of the same browser. */
+async function open(me, other = "", { at = page, context, token, clocks = {}, ...options } = {}) {
+  const home = context ?? (await browser.newContext({ ...DESK, ...options }));
+  const window = await home.newPage();
+  window.home = home;
+  window.on("pageerror", (error) => fail("no error in the page", "none", error.stack));
+  window.on("console", (message) => {
+    const text = message.text();
+    if (message.type() === "error" && !/ERR_|WebSocket|Failed to load resource/.test(text)) fail("a quiet console", "nothing", text);
+  });
+  if (token) await window.route("**/token?*", (route) => route.fulfill({ body: token() }));
+  const more = Object.entries(clocks).map(([name, value]) => `data-${name}="${value}"`).join(" ");
+  if (more) {
+    await window.route(`${at}?*`, async (route) => {
+      const answer = await route.fetch();
+      const body = (await answer.text()).replace('data-link="connecting"', `data-link="connecting" ${more}`);
+      await route.fulfill({ response: answer, body: token ? body.replace(/data-token-id="[^"]*"/, `data-token-id="${token()}"`) : body });
+    });
+  }
+  await window.goto(`${at}?${new URLSearchParams({ uid: me, ...(other && { rid: other }) })}`);
+  return window;
+}
+
+const link = (window) => window.locator(".app").getAttribute("data-link");
+const connected = (window) => eventually("a window is connected", "connected", () => link(window));
+const texts = (window, kind = "") => window.locator(`#messages .message${kind && `.${kind}`} .text`).allTextContents();
+const states = (window) => window.locator("#messages .message.mine").evaluateAll((all) => all.map((node) => node.dataset.state));
+const row = (window, name) => window.locator("#list li", { has: window.locator(".row-name", { hasText: new RegExp(`^${name}$`) }) });
+const shot = (window, name) => window.screenshot({ path: `${folder}/${name}.png` });
+const range = (count, word = "n") => Array.from({ length: count }, (_, index) => `${word}${index}`);
+
+async function say(window, ...words) {
+  for (const text of words) {
+    await window.fill("#msg", text);
+    await window.press("#msg", "Enter");
+  }
+}
+
+/** Says it without the keyboard, as fast as a program. */
+const burst = (window, words) =>
+  window.evaluate((all) => {
+    const input = document.getElementById("msg");
+    for (const text of all) {
+      input.value = text;
+      input.dispatchEvent(new Event("input"));
+      document.getElementById("composer").requestSubmit();
+    }
+  }, words);
+
+async function chatting() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const [a, b] = [await open(alice, bob), await open(bob, alice, PHONE)];
+  await say(a, "Hi Bob! Are you coming to the demo this afternoon?", "It starts at three.");
+  await eventually("two messages arrive", 2, async () => (await texts(b, "theirs")).length);
+  await say(b, "Yes, I'll be there 🎉", "Can you send me the link?");
+  await eventually("two come back", ["Yes, I'll be there 🎉", "Can you send me the link?"], () => texts(a, "theirs"));
+  await say(a, "Sure: https://example.com/demo?room=7 – bring questions.");
+  await eventually("all have a tick", true, async () => (await states(a)).every((state) => state !== "sending"));
+  check("an address is a link", "https://example.com/demo?room=7", await a.locator(".text a").getAttribute("href"));
+  check("bubbles of one person are joined", 2, await a.locator(".message.joined").count());
+  check("a day has a separator", ["Today"], await a.locator("[data-day]").evaluateAll((all) => all.map((one) => one.dataset.day)));
+
+  await a.fill("#msg", "one line");
+  await a.press("#msg", "Shift+Enter");
+  await a.locator("#msg").pressSequentially("another");
+  await a.press("#msg", "Enter");
+  await eventually("Shift and Enter start a new line", "one line\nanother", async () => (await texts(b)).at(-1));
+
+  const carol = await open(somebody("carol"), alice);
+  await say(carol, "Lunch tomorrow?", "The place with the noodles");
+  await eventually("others are counted in the list", "2", () => row(a, "carol-\\d+").locator(".badge").textContent());
+  await eventually("and in the title", true, async () => (await a.title()).startsWith("(2) "));
+  check("not in this conversation", 2, (await texts(a, "theirs")).length);
+  await eventually("everything has arrived", 4, async () => (await texts(b, "theirs")).length);
+  await shot(a, "chat-desk");
+  await shot(b, "chat-phone");
+  await row(a, "carol-\\d+").locator("a").click();
+  await eventually("a conversation opens", ["Lunch tomorrow?", "The place with the noodles"], () => texts(a));
+  check("what is new has a divider", 1, await a.locator("[data-divider]").count());
+  await eventually("what is seen is not counted any more", "", () => row(a, "carol-\\d+").locator(".badge").textContent());
+
+  await a.reload();
+  await eventually("a reload shows what was there", ["Lunch tomorrow?", "The place with the noodles"], () => texts(a));
+  await row(a, bob).locator("a").click();
+  await eventually("and the others", 6, async () => (await texts(a)).length);
+  await b.locator(".back").click();
+  await eventually("on a phone the list has a page of its own", true, () => row(b, alice).isVisible());
+  check("and the conversation is away", false, await b.locator("#chat").isVisible());
+  await shot(b, "list-phone");
+  await b.goBack();
+  await eventually("the browser's back button leads back", true, () => b.locator("#chat").isVisible());
+
+  await a.fill("#search", "CAR");
+  await eventually("the list can be searched", 1, () => a.locator("#list li").count());
+  await a.fill("#search", "");
+  await a.click("#new");
+  await a.fill("#dialog-name", "dave & co");
+  await a.press("#dialog-name", "Enter");
+  await eventually("a new conversation begins by an id", "dave & co", () => a.locator("#name").textContent());
+  await say(a, "hello");
+  await eventually("and can be written to", ["accepted"], () => states(a));
+  await a.click("#switch");
+  await a.fill("#dialog-name", bob);
+  await a.press("#dialog-name", "Enter");
+  await eventually("the user can be switched", bob, () => a.locator("#my-name").textContent());
+  for (const window of [a, b, carol]) await window.home.close();
+}
+
+async function tabs() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const first = await open(alice, bob);
+  const second = await open(alice, bob, { context: first.home });
+  const b = await open(bob, alice);
+  await say(b, "to both");
+  for (const tab of [first, second]) await eventually("each tab shows it", ["to both"], () => texts(tab));
+  await say(first, "from the first");
+  await eventually("the other tab shows what this one wrote", ["to both", "from the first"], () => texts(second));
+  // A tab that dies with messages in its outbox.
+  await first.home.setOffline(true);
+  await first.evaluate(() => dispatchEvent(new Event("offline")));
+  await say(first, "left behind");
+  await first.close();
+  await second.home.setOffline(false);
+  await eventually("the other tab sends what a closed one has left", true, async () => (await texts(b)).includes("left behind"), 40);
+  await first.home.close();
+  await b.home.close();
+}
+
+async function offline() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const line = await wire(page);
+  const a = await open(alice, bob, { at: line.url, clocks: { "probe-timeout": 800, "backoff-max": 500 } });
+  const b = await open(bob, alice);
+  await say(a, "before");
+  await eventually("it has a tick", ["accepted"], () => states(a));
+  line.cut();
+  await eventually("a lost connection is told", true, () => a.locator("#banner").isVisible());
+  await say(a, "meanwhile", "and more");
+  await eventually("what is written waits", ["accepted", "sending", "sending"], () => states(a));
+  await shot(a, "offline");
+  line.mend();
+  await eventually("it is sent once the wire is back", ["accepted", "accepted", "accepted"], () => states(a));
+  await eventually("in order, once", ["before", "meanwhile", "and more"], () => texts(b));
+  await eventually("the banner goes", false, () => a.locator("#banner").isVisible());
+
+  line.cut();
+  await say(a, ...range(5, "left"));
+  await eventually("five wait", 5, async () => (await states(a)).filter((state) => state === "sending").length);
+  await a.close();
+  line.mend();
+  const again = await open(alice, bob, { at: line.url, context: a.home });
+  await eventually("a closed window's messages are sent by the next one", range(5, "left"), async () => (await texts(b)).slice(-5));
+  await eventually("and shown there", 8, async () => (await texts(again)).length);
+  check("all with a tick", true, (await states(again)).every((state) => state === "accepted"));
+  line.isFrozen = true;
+  await say(b, "into the void");
+  await again.evaluate(() => dispatchEvent(new Event("offline")));
+  await sleep(1_500);
+  line.mend();
+  await eventually("a frozen wire is noticed", true, async () => (await texts(again)).includes("into the void"));
+  await a.home.close();
+  await b.home.close();
+  line.close();
+}
+
+async function bursting() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const [a, b] = [await open(alice, bob), await open(bob, alice)];
+  await Promise.all([connected(a), connected(b)]);
+  const words = range(1_000);
+  const began = Date.now();
+  await burst(a, words.slice(0, 500));
+  // In the middle of it both are reloaded.
+  await sleep(400);
+  await b.reload();
+  await sleep(200);
+  await a.reload();
+  await connected(a);
+  await burst(a, words.slice(500));
+  await eventually("the last of a thousand arrives", "n999", async () => (await texts(b)).at(-1), 90);
+  console.log(`# a thousand took ${Date.now() - began} ms`);
+  const all = await b.evaluate(async (name) => {
+    const { History } = await import("./history.js");
+    return (await (await History.open(name)).before({ conv: location.hash.slice(1) }, 5_000)).map(({ text }) => text);
+  }, bob);
+  check("a thousand came through two reloads: all, once, in order", words, all);
+  check("only a window of them is in the page", true, (await b.locator(".message").count()) <= 300);
+  await eventually("alice has ticks for hers", true, async () => (await states(a)).every((state) => state !== "sending"));
+  await a.home.close();
+  await b.home.close();
+}
+
+async function scrolling() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const a = await open(alice, bob);
+  await a.evaluate(async ([name, other]) => {
+    const { History } = await import("./history.js");
+    const history = await History.open(name);
+    const start = Date.now() - 10_000 * 60_000;
+    const long = (index) => `message ${index} ${"word ".repeat((index * 7) % 40)}`;
+    for (let from = 0; from < 10_000; from += 1_000) {
+      await history.add(Array.from({ length: 1_000 }, (_, step) => {
+        const index = from + step;
+        const mine = index % 3 ? 0 : 1;
+        const id = `0000-${String(index).padStart(6, "0")}`;
+        return { id, conv: `u/${other}`, from: mine ? name : other, text: long(index), time: start + index * 60_000, mine };
+      }));
+    }
+    await history.update(`u/${other}`, { readTime: Date.now() });
+  }, [alice, bob]);
+  const began = Date.now();
+  await a.reload();
+  await eventually("ten thousand messages are there", true, async () => (await texts(a)).at(-1)?.startsWith("message 9999"));
+  check("and shown in less than two seconds", true, Date.now() - began < 2_000);
+  // While the reader scrolls far up, what is in view must move by what was scrolled, and by nothing else.
+  const worst = await a.evaluate(async () => {
+    const log = document.getElementById("messages");
+    const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    let worst = 0;
+    for (let step = 0; step < 120; step++) {
+      const middle = log.getBoundingClientRect().top + log.clientHeight / 2;
+      const node = [...log.children].find((one) => one.getBoundingClientRect().bottom > middle);
+      const top = node.querySelector(".bubble").getBoundingClientRect().top;
+      const before = log.scrollTop;
+      const moved = Math.min(300, before);
+      log.scrollTop -= 300;
+      await frame();
+      await frame();
+      if (node.isConnected) worst = Math.max(worst, Math.abs(node.querySelector(".bubble").getBoundingClientRect().top - top - moved));
+    }
+    return worst;
+  });
+  check("nothing jumps while older ones are fetched", true, worst <= 1.5);
+  check("few are in the page", true, (await a.locator(".message").count()) <= 300);
+  check("old ones are in view", true, Number((await texts(a))[0].split(" ")[1]) < 9_500);
+  const b = await open(bob, alice);
+  await say(b, "are you still there?");
+  await eventually("what comes meanwhile is counted", "1 new message", () => a.locator("#jump span").textContent());
+  await shot(a, "scrolled");
+  await a.click("#jump");
+  await eventually("one button leads to it", "are you still there?", async () => (await texts(a)).at(-1));
+  await eventually("the newest is in view", false, () => a.locator("#jump").isVisible());
+  await a.home.close();
+  await b.home.close();
+}
+
+async function rolling() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const line = await wire(page);
+  const clocks = { "rollover-after": 700, "rollover-overlap": 200 };
+  const a = await open(alice, bob, { at: line.url, clocks });
+  const b = await open(bob, alice, { at: line.url, clocks });
+  const words = range(60);
+  for (const word of words) await say(a, word);
+  await sleep(1_500);
+  await say(a, "last");
+  await eventually("nothing is lost or doubled while both roll over", [...words, "last"], () => texts(b));
+  const opened = line.opened;
+  await sleep(1_500);
+  check("they do roll over", true, line.opened > opened);
+  check("and nobody is told", false, await a.locator("#banner").isVisible());
+
+  let asked = 0;
+  const carol = somebody("carol");
+  const token = () => (asked++, sign(secret, carol, 3));
+  const c = await open(carol, bob, { token, clocks: { "renew-before": 1_000 } });
+  for (const word of range(12, "c")) {
+    await say(c, word);
+    await sleep(500);
+  }
+  await eventually("a page outlives its tokens", true, async () => (await states(c)).every((state) => state === "accepted"));
+  check("it asked for new ones", true, asked >= 4);
+  check("nobody is told", false, await c.locator("#banner").isVisible());
+  for (const window of [a, b, c]) await window.home.close();
+  line.close();
+}
+
+async function hostile() {
+  const [alice, bob] = ["<img src=x onerror=alert(1)>", "bob\u202Egnp.exe‮"];
+  const a = await open(alice, bob);
+  const b = await open(bob, alice, PHONE);
+  const bodies = [
+    "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">",
+    "javascript:alert(1) https://example.com/\"onmouseover=alert(1)//",
+    `Z${"\u0300\u0489\u0335".repeat(300)}algo`,
+    "\u202Ereversed\u202C مرحبا بالعالم",
+    "👩‍👩‍👧‍👦",
+    `${"W".repeat(3_000)}`,
+    "a\u0000b\u2028c\u2029d\uFEFF",
+    "{{uid}} ${alert(1)} %3Cb%3E &lt;b&gt;",
+  ];
+  await say(a, ...bodies);
+  await eventually("hostile messages arrive as they are", bodies.slice(0, 6), async () => (await texts(b)).slice(0, 6));
+  for (const window of [a, b]) {
+    check("no element comes of them", 0, await window.locator("#messages script, #messages img, #messages b").count());
+    check("the title is our own", true, /kschat$/.test(await window.title()));
+    check("nothing is wider than the window", true, await window.evaluate(() => document.documentElement.scrollWidth <= innerWidth && document.getElementById("messages").scrollWidth <= document.getElementById("messages").clientWidth));
+  }
+  check("a name is text, too", alice, await a.locator("#my-name").textContent());
+  await shot(b, "hostile");
+  const policy = (await a.request.get(`${page}?uid=x`)).headers()["content-security-policy"];
+  check("the policy forbids all scripts and styles but our own", true, /default-src 'none'; script-src 'self'; style-src 'self';/.test(policy) && !/unsafe/.test(policy));
+  await a.home.close();
+  await b.home.close();
+}
+
+async function looks() {
+  const axe = await readFile(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  for (const colorScheme of ["light", "dark"]) {
+    for (const [name, size] of Object.entries({ desk: DESK, phone: PHONE, small: { viewport: { width: 360, height: 640 } } })) {
+      const window = await open(alice, bob, { ...size, colorScheme, bypassCSP: true });
+      await say(window, "Good morning", "👋", "A longer message, which takes more than one line on every phone that there is.");
+      await say(window, "x".repeat(28 * 1024).slice(0, 200));
+      await eventually("all have a tick", true, async () => (await states(window)).every((state) => state === "accepted"));
+      await window.evaluate(axe);
+      const look = async (what) => {
+        const { violations } = await window.evaluate(() => globalThis.axe.run());
+        const found = violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes.map(({ html }) => html.slice(0, 200)).join(" ")}`);
+        check(`axe finds nothing: ${what}, ${colorScheme}, ${name}`, [], found);
+      };
+      await look("a conversation");
+      await shot(window, `look-${colorScheme}-${name}`);
+      if (name !== "desk") {
+        await window.locator(".back").click();
+        await look("the list");
+      }
+      await window.click("#new");
+      await look("the dialog");
+      await window.keyboard.press("Escape");
+      check("nothing is wider than the window", true, await window.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+      await window.home.close();
+    }
+  }
+  const window = await open(alice, bob);
+  await say(window, "by keyboard alone");
+  await window.locator("#search").focus();
+  await window.keyboard.press("ArrowDown");
+  check("arrows walk through the list", bob, await window.evaluate(() => document.activeElement.querySelector(".row-name").textContent));
+  await window.home.close();
+}
+
+async function size() {
+  const loaded = [];
+  const window = await browser.newPage();
+  window.on("response", async (answer) => answer.url().startsWith(page) && loaded.push(answer.body()));
+  await window.goto(`${page}?uid=x`);
+  await sleep(1_000);
+  const bodies = await Promise.all(loaded);
+  const [plain, packed] = [(body) => body.length, (body) => gzipSync(body).length].map((count) => bodies.reduce((sum, body) => sum + count(body), 0));
+  console.log(`# the page loads ${plain} bytes, ${packed} compressed`);
+  check("it loads in less than 40 kB compressed", true, bodies.length >= 7 && packed < 40_000);
+  await window.close();
+}
+
+/** The whole server goes and comes back: whoever started this script does that. */
+async function restarting() {
+  const lines = createInterface({ input: process.stdin });
+  const told = (word) => (console.log(`do ${word}`), new Promise((done) => lines.once("line", done)));
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const [a, b] = [await open(alice, bob), await open(bob, alice)];
+  await say(a, "before");
+  await eventually("it arrives", ["before"], () => texts(b));
+  await told("stop");
+  await say(a, "meanwhile", "and more");
+  await eventually("what is written waits", ["accepted", "sending", "sending"], () => states(a));
+  await told("start");
+  await eventually("it is sent when the server is back", ["accepted", "accepted", "accepted"], () => states(a), 60);
+  await eventually("and arrives in order, once", ["before", "meanwhile", "and more"], () => texts(b), 60);
+  await a.home.close();
+  await b.home.close();
+  lines.close();
+}
+
+const parts = { chatting, tabs, offline, bursting, scrolling, rolling, hostile, looks, size };
+const all = { ...parts, restarting };
+for (const name of wanted.length ? wanted : Object.keys(parts)) await all[name]();
+await browser.close();
+process.exit(0);
