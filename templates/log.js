@@ -141,6 +141,8 @@ export class Log {
     const close = above && Math.abs(time - above.time) < GROUP_MS;
     const joined = Boolean(close && !newDay && above.mine === mine && (mine || above.from === from));
     node.classList.toggle("joined", joined && !node.dataset.divider);
+    node.previousElementSibling?.classList.toggle("followed", joined && !node.dataset.divider);
+    if (!node.nextElementSibling) node.classList.remove("followed");
   }
 
   #arrangeAll() {
@@ -173,6 +175,7 @@ export class Log {
     for (const message of messages) {
       if (this.#nodes.has(message.id)) continue;
       // What is below the window is fetched when the reader gets there.
+      if (!this.following && this.#items.length >= MAX_NODES) this.#newer = true;
       if (this.#newer && later(message, this.#items.at(-1)) > 0) continue;
       this.#insert(message);
       if (!message.mine && !isWatched) this.#divide(this.#nodes.get(message.id));
@@ -299,8 +302,8 @@ export class Log {
     if (this.#loading || !this.conv || !this.#items.length) return;
     this.#loading = true;
     const era = this.#era;
-    const edge = side === "older" ? this.#items[0] : this.#items.at(-1);
-    const found = await this.history[side === "older" ? "before" : "after"](edge, PAGE);
+    const { time, id } = side === "older" ? this.#items[0] : this.#items.at(-1);
+    const found = await this.history[side === "older" ? "before" : "after"]({ conv: this.conv, time, id }, PAGE);
     this.#loading = false;
     if (era !== this.#era) return;
     this.#hold(() => {

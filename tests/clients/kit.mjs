@@ -67,9 +67,7 @@ export async function wire(target) {
   const drop = () => pairs.forEach(({ near, far }) => (near.destroy(), far.destroy()));
   return Object.assign(self, {
     url: String(here),
-    get open() {
-      return pairs.size;
-    },
+    open: () => pairs.size,
     drop,
     cut() {
       self.isCut = true;

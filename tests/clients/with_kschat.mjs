@@ -193,7 +193,7 @@ async function rolling() {
   }
   await eventually("nothing is lost or doubled while both roll over", words, () => b.heard);
   check("they did roll over", [true, true], [lineA.opened > 3, lineB.opened > 3]);
-  await eventually("the old connections are closed", true, () => lineA.open <= 2 && lineB.open <= 2);
+  await eventually("the old connections are closed", true, () => lineA.open() <= 2 && lineB.open() <= 2);
   check("nobody was ever without a connection", ["connecting"], [...new Set(a.seen)].filter((one) => one !== "connected"));
   a.close();
   b.close();
