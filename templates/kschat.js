@@ -230,7 +230,7 @@ class Vault {
 /** The ids of messages that need not be shown again. Each tab looks at its own: it has to show what others have. */
 class Seen {
   #ids;
-  #added = [];
+  #dealt = []; // and not saved yet
 
   constructor(vault) {
     this.vault = vault;
@@ -247,20 +247,23 @@ class Seen {
     if (!id) return true;
     if (this.#ids.has(id)) return false;
     this.#ids.add(id);
-    this.#added.push(id);
     if (this.#ids.size > MAX_SEEN) this.#ids.delete(this.#ids.values().next().value);
     return true;
   }
 
-  forget(ids) {
-    for (const id of ids) this.#ids.delete(id);
-    this.#added = this.#added.filter((id) => !ids.includes(id));
+  forget(id) {
+    this.#ids.delete(id);
+  }
+
+  /** The next page need not show it either: not before it was dealt with here. */
+  dealt(id) {
+    if (id) this.#dealt.push(id);
   }
 
   save() {
-    if (!this.#added.length) return;
-    this.vault.set("seen", [...new Set([...this.#kept(), ...this.#added])].slice(-MAX_SEEN_KEPT));
-    this.#added = [];
+    if (!this.#dealt.length) return;
+    this.vault.set("seen", [...new Set([...this.#kept(), ...this.#dealt])].slice(-MAX_SEEN_KEPT));
+    this.#dealt = [];
   }
 }
 
@@ -594,8 +597,8 @@ class Inbox {
     const era = this.#era;
     const dealt = Promise.all(this.hand(messages));
     this.#turn = this.#turn.then(() => dealt).then((well) => {
-      const failed = messages.filter((_, index) => !well[index]);
-      if (failed.length) this.#undo(failed);
+      messages.forEach(({ id }, index) => (well[index] ? this.seen.dealt(id) : this.seen.forget(id)));
+      if (well.includes(false)) this.#undo();
       else if (era === this.#era && place.mId) this.#settle(place, items.length);
     });
   }
@@ -610,9 +613,8 @@ class Inbox {
   }
 
   // An ack stands for all before it, so nothing is acknowledged until the server has brought these again.
-  #undo(messages) {
+  #undo() {
     this.#era++;
-    this.seen.forget(messages.map(({ id }) => id));
     this.#taken = this.#dealt;
   }
 
@@ -627,8 +629,8 @@ class Inbox {
   /** Acknowledges now. What can't be sent is acknowledged after the next connect. */
   flush() {
     this.#timer.clear();
-    if (!this.#waiting) return;
     this.seen.save();
+    if (!this.#waiting) return;
     if (!this.send({ action: "ack", mId: this.#dealt.mId, pos: this.#dealt.pos || undefined })) return;
     this.#waiting = 0;
     this.#ackedAt = now();
@@ -811,12 +813,13 @@ class Outbox {
 
   #accept(entry, frame) {
     const lane = this.#remove(entry);
-    this.#forget(entry);
+    this.#entries.delete(entry.rno);
     lane.waits = 0;
     entry.id = plain(frame.MID);
     entry.time = timeOf(frame.MSGTIME);
     this.hooks.accepted(entry, frame);
-    this.hooks.changed(entry);
+    // Until the application has noted it, the next page would send it again, and hear that it is the same.
+    Promise.allSettled(this.hooks.changed(entry)).then(() => this.vault.remove(entry.key));
     entry.resolve?.(frame);
     this.pump();
   }
@@ -1096,6 +1099,7 @@ export class Kschat extends Emitter {
   #onAccepted(entry, { MID }) {
     const { rno, to, room } = entry;
     this.#seen.add(plain(MID));
+    this.#seen.dealt(plain(MID));
     if (!room) this.#accepted.set(plain(MID), { ...this.#outbox.describe(entry), rno, to, state: "accepted" });
     if (this.#accepted.size > MAX_TRACKED) this.#accepted.delete(this.#accepted.keys().next().value);
   }

@@ -31,6 +31,7 @@ export class Log {
   #newer = false; // … and below?
   #loading = false;
   #settling = false;
+  #top = 0;
   #opening = null; // what comes while a conversation is being opened
   #era = 0;
 
@@ -67,6 +68,7 @@ export class Log {
     this.#arrangeAll();
     if (!many) for (const entry of pending(conv)) this.#put(entry);
     this.root.hidden = false;
+    this.following = !many;
     const first = unread && this.#items.find(({ mine, time }) => !mine && time > readTime);
     if (first) this.#divide(this.#nodes.get(first.id));
     this.#scrollDown();
@@ -280,19 +282,30 @@ export class Log {
     else requestAnimationFrame(settle);
   }
 
+  #scrollTo(top) {
+    this.root.scrollTop = top;
+    this.#top = this.root.scrollTop;
+  }
+
   #scrollDown() {
-    this.root.scrollTop = this.root.scrollHeight;
+    this.#scrollTo(this.root.scrollHeight);
   }
 
   #reveal(node) {
     const top = node.getBoundingClientRect().top - this.root.getBoundingClientRect().top;
-    if (top < 0) this.root.scrollTop += top - 24;
+    if (top >= 0) return;
+    this.following = false;
+    this.#scrollTo(this.root.scrollTop + top - 24);
   }
 
   #onScroll() {
     const { scrollTop, scrollHeight, clientHeight } = this.root;
     const rest = scrollHeight - scrollTop - clientHeight;
-    this.following = rest < 48 && !this.#newer;
+    // Only a reader scrolls up; what comes meanwhile must not end it.
+    const isUp = scrollTop < this.#top - 1;
+    this.#top = scrollTop;
+    if (rest < 48 && !this.#newer) this.following = true;
+    else if (isUp || this.#newer) this.following = false;
     if (scrollTop < NEAR && this.#older) this.#more("older");
     else if (rest < NEAR && this.#newer) this.#more("newer");
     this.hooks.moved();
@@ -353,7 +366,9 @@ export class Log {
     const before = new Map(inView.map((node) => [node, node.querySelector(".bubble").getBoundingClientRect().top]));
     change();
     const kept = inView.find((node) => node.isConnected);
-    if (kept) this.root.scrollTop += kept.querySelector(".bubble").getBoundingClientRect().top - before.get(kept);
+    if (!kept) return;
+    const moved = kept.querySelector(".bubble").getBoundingClientRect().top - before.get(kept);
+    this.#scrollTo(this.root.scrollTop + moved);
   }
 
   /** To the newest message. */

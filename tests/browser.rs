@@ -1,119 +1,64 @@
-//! The pages in Chromium: the chat as two people see it, the view of the edge as a developer does.
+//! The pages in Chromium: the chat as people see it, the view of the edge as a developer does.
 //!
-//! Screenshots are left in `target/screenshots`, to be looked at.
+//! The chat is used by a script, `tests/clients/with_page.mjs`. Screenshots are left in `target/screenshots`, to be
+//! looked at.
 
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use fantoccini::{Client as Window, Locator};
 use kschat::stack::{Options, Stack};
 use kschat_tests::{
     browser::Browser,
-    client::token,
+    client::{Client, token},
     edge::{EdgeUnderTest, settings},
     eventually,
+    script::{self, screenshots},
     stack::{SECRET, Services, connect, embedded, options},
 };
 
-async fn open(browser: &Browser, page: &str, uid: &str, rid: &str, size: (u32, u32)) -> Window {
-    let window = browser.window(uid, size.0, size.1).await;
-    window.goto(&format!("{page}?uid={uid}&rid={rid}")).await.expect("the page loads");
-    connected(&window).await;
-    window
-}
-
-async fn connected(window: &Window) {
-    eventually("the page is connected", async || {
-        let status = window.find(Locator::Css("#status")).await.expect("a status");
-        status.attr("data-state").await.expect("an attribute").as_deref() == Some("connected")
-    })
-    .await;
-}
-
-async fn write(window: &Window, text: &str) {
-    let field = window.find(Locator::Css("#msg")).await.expect("a field");
-    field.send_keys(text).await.expect("it takes keys");
-    window.find(Locator::Css("#send")).await.expect("a button").click().await.expect("it can be clicked");
-}
-
-async fn texts(window: &Window, kind: &str) -> Vec<String> {
-    let found = window.find_all(Locator::Css(&format!("#messages .message.{kind} .text"))).await.expect("messages");
-    let mut texts = Vec::new();
-    for element in found {
-        texts.push(element.text().await.expect("text"));
-    }
-    texts
-}
-
-async fn eventually_texts(window: &Window, kind: &str, expected: &[&str]) {
-    let mut last = Vec::new();
-    let mut tries = 0;
-    while last != expected && tries < 200 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        last = texts(window, kind).await;
-        tries += 1;
-    }
-    assert_eq!(last, expected);
-}
-
-async fn states(window: &Window) -> Vec<String> {
-    let mut states = Vec::new();
-    for element in window.find_all(Locator::Css("#messages .message.mine")).await.expect("messages") {
-        states.push(element.attr("data-state").await.expect("an attribute").unwrap_or_default());
-    }
-    states
-}
-
-async fn screenshot(window: &Window, name: &str) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/screenshots");
-    fs::create_dir_all(&folder).expect("a folder");
-    let picture = window.screenshot().await.expect("a picture");
-    fs::write(folder.join(format!("{name}.png")), picture).expect("a file");
-}
-
-async fn chat(page: &str, name: &str) {
-    let browser = Browser::start().await;
-    let alice = open(&browser, page, "alice", "bob", (1280, 800)).await;
-    let bob = open(&browser, page, "bob", "alice", (390, 844)).await;
-    write(&alice, "Hello Bob, are you there?").await;
-    write(&alice, "<b>not bold</b> <img src=x onerror=alert(1)>").await;
-    let said = ["Hello Bob, are you there?", "<b>not bold</b> <img src=x onerror=alert(1)>"];
-    eventually_texts(&bob, "theirs", &said).await;
-    eventually("both have a tick", async || states(&alice).await == ["sent", "sent"]).await;
-    write(&bob, "Yes, on my phone 👋").await;
-    eventually_texts(&alice, "theirs", &["Yes, on my phone 👋"]).await;
-    screenshot(&alice, &format!("{name}-alice")).await;
-    screenshot(&bob, &format!("{name}-bob")).await;
-
-    bob.close().await.expect("the window closes");
-    for text in ["one", "two", "three"] {
-        write(&alice, text).await;
-    }
-    eventually("all are accepted", async || states(&alice).await == ["sent"; 5]).await;
-    let bob = browser.window("bob-again", 390, 844).await;
-    bob.goto(&format!("{page}?uid=bob&rid=alice")).await.expect("the page loads");
-    eventually_texts(&bob, "theirs", &["one", "two", "three"]).await;
-    screenshot(&bob, &format!("{name}-bob-again")).await;
-    // Nothing comes twice.
-    write(&alice, "four").await;
-    eventually_texts(&bob, "theirs", &["one", "two", "three", "four"]).await;
-    alice.close().await.expect("the window closes");
-    bob.close().await.expect("the window closes");
+/// Runs parts of the script that uses the chat page.
+async fn page(stack: &Stack, parts: &[&str], checks: usize) {
+    let folder = screenshots().display().to_string();
+    let given = [stack.page_url(), SECRET.to_owned(), folder].into_iter();
+    let arguments: Vec<String> = given.chain(parts.iter().map(ToString::to_string)).collect();
+    script::run("node", "with_page.mjs", &arguments, checks).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_windows_chat_with_everything_in_memory() {
+async fn people_chat_in_windows_and_tabs() {
     let stack = embedded().await;
-    chat(&stack.page_url(), "embedded").await;
+    page(&stack, &["chatting", "tabs"], 26).await;
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_windows_chat_on_rabbitmq_and_redis() {
+async fn people_chat_on_rabbitmq_and_redis() {
     let services = Services::start().await;
     let stack = Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("it starts");
-    chat(&stack.page_url(), "real").await;
+    page(&stack, &["chatting", "bursting"], 29).await;
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_bears_being_offline_and_rolls_over_and_outlives_its_tokens() {
+    let stack = embedded().await;
+    page(&stack, &["offline", "rolling"], 18).await;
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_messages_come_through_reloads_and_ten_thousand_do_not_jump() {
+    let stack = embedded().await;
+    page(&stack, &["bursting", "scrolling"], 15).await;
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_safe_small_and_accessible_on_every_screen() {
+    let stack = embedded().await;
+    page(&stack, &["hostile", "looks", "size"], 30).await;
     stack.stop().await;
 }
 
@@ -124,28 +69,26 @@ async fn what_is_written_while_the_server_is_away_is_sent_once_it_is_back() {
         let options = Options { listen, backends: Some(services.backends()), ..options() };
         Stack::start(options).await.expect("the stack starts")
     };
-    let stack = start(options().listen).await;
-    let (address, page) = (stack.address(), stack.page_url());
-    let browser = Browser::start().await;
-    let alice = open(&browser, &page, "alice", "bob", (1280, 800)).await;
-    write(&alice, "before").await;
-    eventually("it has a tick", async || states(&alice).await == ["sent"]).await;
-    stack.stop().await;
-    write(&alice, "meanwhile").await;
-    write(&alice, "and more").await;
-    assert_eq!(states(&alice).await, ["sent", "waiting", "waiting"]);
-    screenshot(&alice, "away").await;
-    let stack = start(address).await;
-    connected(&alice).await;
-    eventually("all have a tick", async || states(&alice).await == ["sent"; 3]).await;
-    let mut bob = connect(&stack.websocket_url(), "bob").await;
-    assert_eq!(bob.texts(3).await, ["before", "meanwhile", "and more"]);
-    alice.close().await.expect("the window closes");
-    stack.stop().await;
+    let first = start(options().listen).await;
+    let address = first.address();
+    let arguments = [first.page_url(), SECRET.to_owned(), screenshots().display().to_string(), "restarting".to_owned()];
+    let mut stack = Some(first);
+    script::run_with("node", "with_page.mjs", &arguments, 4, async |request| match stack.take() {
+        Some(running) if request == "stop" => running.stop().await,
+        None if request == "start" => stack = Some(start(address).await),
+        _ => panic!("{request} in the wrong order"),
+    })
+    .await;
+    stack.expect("it was started again").stop().await;
+}
+
+async fn screenshot(window: &Window, name: &str) {
+    let picture = window.screenshot().await.expect("a picture");
+    fs::write(screenshots().join(format!("{name}.png")), picture).expect("a file");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_start_page_leads_to_a_chat_and_says_what_is_missing() {
+async fn the_start_page_leads_to_a_chat_and_says_what_is_wrong() {
     let stack = embedded().await;
     let browser = Browser::start().await;
     let window = browser.window("start", 1280, 800).await;
@@ -156,16 +99,36 @@ async fn the_start_page_leads_to_a_chat_and_says_what_is_missing() {
         field.send_keys(value).await.expect("it takes keys");
     }
     window.find(Locator::Css("button")).await.expect("a button").click().await.expect("it can be clicked");
-    connected(&window).await;
-    write(&window, "hello").await;
+    eventually_says(&window, "#name", "dave & co").await;
+    let field = window.find(Locator::Css("#msg")).await.expect("a field");
+    field.send_keys("hello\n").await.expect("it takes keys");
     let mut dave = connect(&stack.websocket_url(), "dave & co").await;
     assert_eq!(dave.texts(1).await, ["hello"]);
-    window.goto(&format!("{}?uid=carol", stack.page_url())).await.expect("the page loads");
-    let notice = window.find(Locator::Css(".notice")).await.expect("a notice").text().await.expect("text");
-    assert!(notice.contains("Both names are needed"), "{notice}");
     // The page's own token is not in its address, nor anywhere a referrer could carry it.
     assert!(!window.current_url().await.expect("an address").as_str().contains(&token(SECRET, "carol")[..10]));
+    window.goto(&format!("{}?rid=carol", stack.page_url())).await.expect("the page loads");
+    eventually_says(&window, ".notice", "Say who you are").await;
     window.close().await.expect("the window closes");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_given_to_this_machine_only() {
+    let stack = embedded().await;
+    let http = reqwest::Client::new();
+    let url = format!("{}token?uid=carol", stack.page_url());
+    let answer = http.get(&url).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["cache-control"], "no-store");
+    let fresh = answer.text().await.expect("text");
+    Client::connect_v2(&stack.websocket_url(), &fresh, "carol").await.expect("it is a good one");
+    // A page elsewhere whose name was made to point here.
+    let answer = http.get(&url).header("host", "evil.example").send().await.expect("an answer");
+    assert_eq!(answer.status(), 403);
+    for nobody in ["", "?uid=", "?uid=a&uid=b"] {
+        let answer = http.get(format!("{}token{nobody}", stack.page_url())).send().await.expect("an answer");
+        assert_eq!(answer.status(), 400, "{nobody}");
+    }
     stack.stop().await;
 }
 

@@ -2,16 +2,12 @@
 
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use kschat::edge::Settings;
 use kschat_tests::{
     edge::{EdgeUnderTest, settings},
+    script::{self, tool},
     stack::{SECRET, embedded},
 };
 use serde_json::Value;
@@ -26,67 +22,41 @@ use tokio::{
 /// How long a client's whole run may take.
 const DEADLINE: Duration = Duration::from_secs(150);
 
-fn here() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A program that `tests/run` has installed.
-fn tool(name: &str) -> PathBuf {
-    let tool = here().join("../target/tools/bin").join(name);
-    assert!(tool.is_file(), "{} is missing; `tests/run` installs what the tests need", tool.display());
-    tool
-}
-
-/// Runs a client to its end; returns what it printed.
-async fn run(command: &mut Command) -> String {
-    let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = timeout(DEADLINE, running).await.expect("it ends in time").expect("it can be started");
-    let printed = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
-    assert!(output.status.success(), "{printed}");
-    printed
-}
-
-/// Runs one of the scripts beside this file; each line of success begins with `ok`.
-async fn script(program: &str, name: &str, edge: &EdgeUnderTest, urls: &[String], checks: usize) {
-    checked(program, name, urls, checks).await;
+/// Runs a script that others' clients take part in against an edge that calls our functions.
+async fn unchanged(program: &str, name: &str, edge: &EdgeUnderTest, urls: &[String], checks: usize) {
+    script::run(program, name, urls, checks).await;
     assert!(!edge.handed().is_empty());
-}
-
-async fn checked(program: &str, name: &str, arguments: &[String], checks: usize) {
-    let printed = run(Command::new(tool(program)).arg(here().join("clients").join(name)).args(arguments)).await;
-    let passed = printed.lines().filter(|line| line.starts_with("ok ")).count();
-    assert!(passed >= checks, "{passed} checks of {checks}: {printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn our_own_client_sends_acknowledges_reconnects_and_rolls_over() {
     let stack = embedded().await;
-    checked("node", "with_kschat.mjs", &[stack.websocket_url(), SECRET.to_owned()], 70).await;
+    script::run("node", "with_kschat.mjs", &[stack.websocket_url(), SECRET.to_owned()], 75).await;
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn boto3_works_unchanged() {
     let edge = EdgeUnderTest::start(settings()).await;
-    script("python", "with_boto3.py", &edge, &[edge.websocket(), edge.callback()], 20).await;
+    unchanged("python", "with_boto3.py", &edge, &[edge.websocket(), edge.callback()], 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn python_websockets_works_unchanged() {
     let edge = EdgeUnderTest::start(settings()).await;
-    script("python", "with_websockets.py", &edge, &[edge.websocket()], 12).await;
+    unchanged("python", "with_websockets.py", &edge, &[edge.websocket()], 12).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_javascript_sdk_works_unchanged() {
     let edge = EdgeUnderTest::start(settings()).await;
-    script("node", "with_sdk.mjs", &edge, &[edge.websocket(), edge.callback()], 16).await;
+    unchanged("node", "with_sdk.mjs", &edge, &[edge.websocket(), edge.callback()], 16).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wscat_works_unchanged() {
     let edge = EdgeUnderTest::start(settings()).await;
-    script("node", "with_wscat.mjs", &edge, &[edge.websocket()], 3).await;
+    unchanged("node", "with_wscat.mjs", &edge, &[edge.websocket()], 3).await;
 }
 
 /// Passes connections on to the edge under the path of its stage: the fuzzing client knows only `/`.

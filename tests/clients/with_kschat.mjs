@@ -82,6 +82,19 @@ async function acknowledging() {
   await eventually("what was acknowledged does not come again", ["after"], () => again.heard);
   again.close();
 
+  // A page that goes while it is still at it has not dealt with it either.
+  const slow = open(bob, { storage, ackAfter: 0 });
+  slow.on("message", ({ text }) => (text === "slow" ? new Promise(() => {}) : undefined));
+  await connected(slow, "bob");
+  await a.send(bob, "quick");
+  await eventually("a message comes", ["quick"], () => slow.heard);
+  await a.send(bob, "slow");
+  await eventually("another one comes", ["quick", "slow"], () => slow.heard);
+  slow.close();
+  const next = open(bob, { storage });
+  await eventually("what was not dealt with comes to the next page, and nothing else", ["slow"], () => next.heard);
+  next.close();
+
   // A handler that fails has not dealt with it.
   const stubborn = open(bob, { storage });
   let tries = 0;

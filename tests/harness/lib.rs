@@ -15,6 +15,7 @@ pub mod process;
 pub mod proxy;
 pub mod rabbitmq;
 pub mod redis;
+pub mod script;
 pub mod stack;
 
 use std::{net::TcpListener, time::Duration};

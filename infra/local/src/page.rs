@@ -213,10 +213,4 @@ mod tests {
         assert!(text.contains("data-token-id=\"ey") && !text.contains("{{"));
         assert!(page.render("localhost:3000", &uid, None).unwrap().contains(r#"data-rid="""#));
     }
-
-    #[test]
-    fn the_page_loads_in_less_than_60_kb() {
-        let size = CLIENT.len() + FILES.iter().map(|(_, _, body)| body.len()).sum::<usize>();
-        assert!(size < 60_000, "{size} bytes");
-    }
 }
