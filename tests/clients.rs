@@ -36,6 +36,11 @@ async fn our_own_client_sends_acknowledges_reconnects_and_rolls_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_types_of_our_own_client_are_what_it_does() {
+    script::run("node", "with_types.mjs", &[], 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn boto3_works_unchanged() {
     let edge = EdgeUnderTest::start(settings()).await;
     unchanged("python", "with_boto3.py", &edge, &[edge.websocket(), edge.callback()], 20).await;
