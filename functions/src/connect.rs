@@ -11,7 +11,14 @@ pub async fn handle(deps: &Deps, event: Event) -> Response {
     let Some(connection) = event::connection(&event) else {
         return event::not_an_event();
     };
-    let handshake = event::handshake(&event);
+    let handshake = match event::handshake(&event) {
+        Ok(handshake) => handshake,
+        Err(unsupported) => {
+            metrics::CONNECTS.add_code(Er::Malformed);
+            tracing::info!(%unsupported, "connect refused");
+            return event::respond(400, Some(unsupported.to_string()));
+        }
+    };
     match connect::connect(deps, &connection, &handshake).await {
         Ok(_) => {
             metrics::CONNECTS.add_code(Er::Ok);

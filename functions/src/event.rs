@@ -1,7 +1,7 @@
 //! Between the events of the managed edge and what use-cases speak.
 
 use aws_lambda_events::{encodings::Body, http::HeaderValue};
-use kschat_protocol::{ConnectionId, Handshake, TraceContext};
+use kschat_protocol::{ConnectionId, Handshake, TraceContext, dialect::UnsupportedDialect};
 
 use crate::{Event, Response};
 
@@ -14,7 +14,7 @@ pub(crate) fn connection(event: &Event) -> Option<ConnectionId> {
 }
 
 /// What the client said while it connected.
-pub(crate) fn handshake(event: &Event) -> Handshake {
+pub(crate) fn handshake(event: &Event) -> Result<Handshake, UnsupportedDialect> {
     let protocols = event.headers.get(SUBPROTOCOL_HEADER).and_then(|value| value.to_str().ok());
     Handshake::read(|key| event.query_string_parameters.first(key), protocols)
 }

@@ -1,5 +1,7 @@
 //! What a client may say while it connects.
 
+use crate::dialect::{Dialect, UnsupportedDialect};
+
 /// The subprotocol by which a browser asks for version 2; the only one that is ever echoed.
 pub const SUBPROTOCOL: &str = "kschat.v2";
 
@@ -48,21 +50,30 @@ pub struct Handshake {
     pub version: Version,
     /// The subprotocol to answer with. A browser drops the connection when it offered some and hears none.
     pub subprotocol: Option<&'static str>,
+    /// How its frames look.
+    pub dialect: Dialect,
 }
 
 impl Handshake {
     /// Reads a handshake from a look-up in the query and from the `Sec-WebSocket-Protocol` header.
-    pub fn read<'a>(query: impl Fn(&str) -> Option<&'a str>, protocols: Option<&str>) -> Self {
+    ///
+    /// # Errors
+    /// [`UnsupportedDialect`], if it asks for what is not served.
+    pub fn read<'a>(
+        query: impl Fn(&str) -> Option<&'a str>,
+        protocols: Option<&str>,
+    ) -> Result<Self, UnsupportedDialect> {
         let offered = || protocols.unwrap_or_default().split(',').map(str::trim);
         let subprotocol = offered().any(|name| name == SUBPROTOCOL).then_some(SUBPROTOCOL);
         let bearer = || offered().find_map(|name| name.strip_prefix(BEARER_PREFIX));
         let is_v2 = subprotocol.is_some() || query("v") == Some("2");
-        Self {
+        Ok(Self {
+            dialect: Dialect::asked_for(&query)?,
             token: query("token").or_else(bearer).filter(|token| !token.is_empty()).map(str::to_owned),
             claimed_user: query("ksId").filter(|user| !user.is_empty()).map(str::to_owned),
             version: if is_v2 { Version::V2 } else { Version::Seed },
             subprotocol,
-        }
+        })
     }
 }
 
@@ -77,7 +88,7 @@ mod tests {
             "ksId" => Some("7"),
             _ => None,
         };
-        let handshake = Handshake::read(query, None);
+        let handshake = Handshake::read(query, None).unwrap();
         assert_eq!(handshake.token.as_deref(), Some("T"));
         assert_eq!(handshake.claimed_user.as_deref(), Some("7"));
         assert_eq!((handshake.version, handshake.subprotocol), (Version::Seed, None));
@@ -85,14 +96,14 @@ mod tests {
 
     #[test]
     fn a_browser_brings_it_among_the_subprotocols_and_only_ours_is_echoed() {
-        let handshake = Handshake::read(|_| None, Some("kschat.v2, bearer.a.b-c"));
+        let handshake = Handshake::read(|_| None, Some("kschat.v2, bearer.a.b-c")).unwrap();
         assert_eq!(handshake.token.as_deref(), Some("a.b-c"));
         assert_eq!((handshake.version, handshake.subprotocol), (Version::V2, Some("kschat.v2")));
     }
 
     #[test]
     fn version_two_can_be_asked_for_in_the_query_too() {
-        let handshake = Handshake::read(|key| (key == "v").then_some("2"), None);
+        let handshake = Handshake::read(|key| (key == "v").then_some("2"), None).unwrap();
         assert_eq!((handshake.version, handshake.subprotocol), (Version::V2, None));
         assert_eq!(handshake.token, None);
     }

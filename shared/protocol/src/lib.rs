@@ -11,10 +11,12 @@
 //! | the frame that carries messages to a receiver | [`ReceiverFrame`] |
 //! | the body of a queued message | [`Message`] |
 //! | every error code | [`Er`] |
+//! | what a Socket.IO client says, and hears | [`dialect`] |
 //! | every limit | [`limits`] |
 
 mod client;
 mod code;
+pub mod dialect;
 mod handshake;
 mod id;
 pub mod limits;

@@ -25,6 +25,12 @@ pub const MAX_RNO: usize = 128;
 /// The longest message id that a client may name. Ours have 36 characters.
 pub const MAX_MESSAGE_ID: usize = 64;
 
+/// The longest namespace of a Socket.IO client.
+pub const MAX_NAMESPACE: usize = 64;
+
+/// How much longer than the frame itself an event of Socket.IO can be: a namespace, an id, and what is around them.
+pub const MAX_WRAPPING: usize = MAX_NAMESPACE + 24;
+
 /// How long the managed edge keeps a connection at most.
 ///
 /// Source: Amazon API Gateway quotas, "Connection duration for WebSocket API".
@@ -33,7 +39,10 @@ pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{JsonId, Message, MessageId, Position, ReceiverFrame, Status, TraceContext};
+    use crate::{
+        JsonId, Message, MessageId, Position, ReceiverFrame, Status, TraceContext,
+        dialect::{Namespace, as_event},
+    };
 
     #[test]
     fn the_largest_message_between_the_longest_ids_fits_one_frame() {
@@ -52,6 +61,9 @@ mod tests {
         let furthest = Position { run: u32::MAX, number: u64::MAX };
         let mut frame = ReceiverFrame::after(Some(furthest));
         assert!(frame.push(&message, true), "it does not fit");
-        assert!(frame.into_text(furthest).len() <= MAX_FRAME);
+        let frame = frame.into_text(furthest);
+        assert!(frame.len() <= MAX_FRAME - MAX_WRAPPING);
+        let namespace: Namespace = format!("/{}", "n".repeat(MAX_NAMESPACE - 1)).parse().unwrap();
+        assert!(as_event(&namespace, &frame).len() <= MAX_FRAME);
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     Er, FieldError, FrameError, JsonId, Message, MessageId, Position, SendFrame, Status, TraceContext,
-    limits::MAX_FRAME,
+    limits::{MAX_FRAME, MAX_WRAPPING},
 };
 
 /// Writes what cannot fail to be written: our own types have text keys and finite numbers.
@@ -166,8 +166,8 @@ const HEAD: &str = r#"{"event":"RESPRECEIVER","RC":1,"ER":0,"#;
 const LIST: &str = r#""MSG":["#;
 const TAIL: &str = r#"],"POS":""#;
 
-/// What the longest position and the end of the frame take after [`TAIL`].
-const ROOM: usize = 8 + 1 + 20 + 2;
+/// What the longest position and the end of the frame take after [`TAIL`], and what makes an event of the frame.
+const ROOM: usize = 8 + 1 + 20 + 2 + MAX_WRAPPING;
 
 /// `RESPRECEIVER`: messages on their way to a connection, as many as one frame of the edge holds.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ fuzz_target!(|text: &str| {
         "v" => version,
         _ => None,
     };
-    let read = Handshake::read(query, protocols);
+    let read = Handshake::read(query, protocols).expect("no dialect is asked for");
     let offered: Vec<&str> = protocols.unwrap_or_default().split(',').map(str::trim).collect();
     match (&read.token, token) {
         (Some(read), Some(token)) => assert_eq!(read, token),
