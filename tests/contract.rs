@@ -122,7 +122,8 @@ mod ownership {
                 OwnershipEvent::Poked(_)
                 | OwnershipEvent::Acked(..)
                 | OwnershipEvent::Wanted(_)
-                | OwnershipEvent::Noticed(..) => {}
+                | OwnershipEvent::Noticed(..)
+                | OwnershipEvent::Replied(..) => {}
             }
         }
     }

@@ -150,6 +150,15 @@ impl Shift {
                     served.signals.notices.put(notice);
                 }
             }
+            OwnershipEvent::Replied(user, connection, frame) => {
+                // After a fail-over it may come before we have looked who is there.
+                if !self.served.contains_key(&user) {
+                    self.touch(user.clone());
+                }
+                if let Some(served) = self.served.get(&user) {
+                    served.signals.replies.put(connection, frame);
+                }
+            }
             // For a user whom nobody serves it comes too late: the message will be pushed and acknowledged again.
             OwnershipEvent::Acked(user, message) => {
                 if let Some(served) = self.served.get(&user) {

@@ -8,6 +8,7 @@ pub mod disconnect;
 mod event;
 pub mod runtime;
 pub mod send;
+mod socketio;
 mod wiring;
 
 pub use aws_lambda_events::apigw::{ApiGatewayProxyResponse as Response, ApiGatewayWebsocketProxyRequest as Event};

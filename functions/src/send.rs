@@ -1,11 +1,11 @@
 //! `send`, `ack` and `$default`: everything that a client can say; the body of the answer goes to the client.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use kschat_core::{ack, metrics, request, send};
-use kschat_protocol::{AckFrame, ClientFrame, ConnectionId, Er, ErrorFrame, SendFrame, refusal};
+use kschat_core::{ack, connect, metrics, ports::Replies, request, send};
+use kschat_protocol::{AckFrame, ClientFrame, ConnectionId, Er, ErrorFrame, SendFrame, dialect::Packet, refusal};
 
-use crate::{Event, Response, event};
+use crate::{Event, Response, event, socketio};
 
 /// What this function needs.
 #[derive(Clone)]
@@ -16,6 +16,10 @@ pub struct Deps {
     pub ack: ack::Deps,
     /// For whatever else a client asks.
     pub request: request::Deps,
+    /// For Socket.IO clients that join a namespace.
+    pub join: connect::Deps,
+    /// For replies that are no answer, as a callback has taken its place.
+    pub replies: Arc<dyn Replies>,
 }
 
 /// Answers with the frame for the client, if there is one, always with status 200: any other would replace that
@@ -24,11 +28,27 @@ pub async fn handle(deps: &Deps, event: Event) -> Response {
     let Some(connection) = event::connection(&event) else {
         return event::not_an_event();
     };
-    let reply = match ClientFrame::parse(event::text(&event)) {
-        Ok(ClientFrame::Send(frame)) => Some(accept(deps, &connection, frame).await),
-        Ok(ClientFrame::Ack(ack)) => acknowledge(deps, &connection, &ack).await,
+    let text = event::text(&event);
+    let answer = match Packet::parse(text) {
+        Ok(packet) => socketio::answer(deps, &connection, packet).await,
+        Err(_) => match reply(deps, &connection, text).await {
+            // No frame at all: it may be meant for another dialect.
+            Some(refusal) if !text.trim_start().starts_with('{') => {
+                socketio::refuse(deps, &connection, &refusal).await.or(Some(refusal))
+            }
+            reply => reply,
+        },
+    };
+    event::respond(200, answer)
+}
+
+/// Does what a frame says; returns the frame for the client, if there is one.
+pub(crate) async fn reply(deps: &Deps, connection: &ConnectionId, text: &str) -> Option<String> {
+    match ClientFrame::parse(text) {
+        Ok(ClientFrame::Send(frame)) => Some(accept(deps, connection, frame).await),
+        Ok(ClientFrame::Ack(ack)) => acknowledge(deps, connection, &ack).await,
         Ok(ClientFrame::Request(asked)) => {
-            let (code, reply) = request::answer(&deps.request, &connection, &asked).await;
+            let (code, reply) = request::answer(&deps.request, connection, &asked).await;
             metrics::REQUESTS.add_code(code);
             reply
         }
@@ -37,8 +57,7 @@ pub async fn handle(deps: &Deps, event: Event) -> Response {
             metrics::SENDS.add_code(error.code);
             Some(refusal(error))
         }
-    };
-    event::respond(200, reply)
+    }
 }
 
 async fn accept(deps: &Deps, connection: &ConnectionId, frame: SendFrame) -> String {
@@ -52,7 +71,7 @@ async fn accept(deps: &Deps, connection: &ConnectionId, frame: SendFrame) -> Str
 }
 
 /// An ack is answered only if it failed.
-async fn acknowledge(deps: &Deps, connection: &ConnectionId, ack: &AckFrame) -> Option<String> {
+pub(crate) async fn acknowledge(deps: &Deps, connection: &ConnectionId, ack: &AckFrame) -> Option<String> {
     let acked = ack::ack(&deps.ack, connection, ack).await;
     let code = acked.as_ref().map_or_else(ack::AckError::code, |()| Er::Ok);
     metrics::ACKS.add_code(code);

@@ -54,11 +54,13 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
         ack: kschat_core::ack::Deps { registry: registry.clone(), acks: broker.clone(), clock: clock.clone() },
         request: kschat_core::request::Deps {
             registry: registry.clone(),
-            rates: registry,
-            verifier,
+            rates: registry.clone(),
+            verifier: verifier.clone(),
             pokes: broker.clone(),
-            notices: broker,
-            clock,
+            notices: broker.clone(),
+            clock: clock.clone(),
         },
+        join: connect::Deps { verifier, registry, queues: broker.clone(), pokes: broker.clone(), clock },
+        replies: broker,
     })
 }

@@ -35,14 +35,15 @@ impl Scene {
         let clock = Arc::new(SystemClock);
         let verifier = JwtVerifier::new(&JwtSettings::seed(SECRET.to_owned())).expect("a secret fits HS256");
         let verifier = Arc::new(verifier);
+        let connect = connect::Deps {
+            verifier: verifier.clone(),
+            registry: registry.clone(),
+            queues: shared.clone(),
+            pokes: shared.clone(),
+            clock: clock.clone(),
+        };
         Self {
-            connect: connect::Deps {
-                verifier: verifier.clone(),
-                registry: registry.clone(),
-                queues: shared.clone(),
-                pokes: shared.clone(),
-                clock: clock.clone(),
-            },
+            connect: connect.clone(),
             disconnect: disconnect::Deps { registry: registry.clone(), pokes: shared.clone() },
             send: send::Deps {
                 send: kschat_core::send::Deps {
@@ -58,11 +59,13 @@ impl Scene {
                 request: request::Deps {
                     registry: registry.clone(),
                     rates: registry.clone(),
-                    verifier,
+                    verifier: verifier,
                     pokes: shared.clone(),
-                    notices: shared,
+                    notices: shared.clone(),
                     clock,
                 },
+                join: connect,
+                replies: shared,
             },
             broker,
             registry,

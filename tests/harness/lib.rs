@@ -16,6 +16,7 @@ pub mod proxy;
 pub mod rabbitmq;
 pub mod redis;
 pub mod script;
+pub mod socketio;
 pub mod stack;
 
 use std::{net::TcpListener, time::Duration};

@@ -15,12 +15,13 @@ use kschat_core::{
     memory::{MemoryBroker, MemoryRegistry},
     ports::{
         Acks, Backlogs, ConnectionRegistry, IdempotencyStore, Mailbox, Notices, Ownership, Pokes, Publisher, Queues,
-        RateLimits, Unavailable,
+        RateLimits, Replies, Unavailable,
     },
     request,
     send::Strangers,
 };
 use kschat_functions::{connect, disconnect, send};
+use kschat_protocol::dialect::Heartbeat;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,8 @@ pub struct Options {
     pub partitions: Partitions,
     /// What happens to a message for somebody who has never connected.
     pub strangers: Strangers,
+    /// How often silent Socket.IO clients and the consumer hear from one another.
+    pub heartbeat: Heartbeat,
     /// How users' queues are made, where RabbitMQ has them.
     pub queues: QueueSettings,
     /// RabbitMQ and Redis; without them all is in memory.
@@ -79,6 +82,7 @@ impl Default for Options {
             secret: "kschat-local-development-only".to_owned(),
             partitions: Partitions::default(),
             strangers: Strangers::default(),
+            heartbeat: deliver::HEARTBEAT,
             queues: QueueSettings::default(),
             backends: None,
             functions: None,
@@ -121,6 +125,7 @@ struct Parts {
     acks: Arc<dyn Acks>,
     notices: Arc<dyn Notices>,
     rates: Arc<dyn RateLimits>,
+    replies: Arc<dyn Replies>,
     work: Work,
 }
 
@@ -145,6 +150,7 @@ impl Parts {
             pokes: Arc::new(broker.clone()),
             acks: Arc::new(broker.clone()),
             notices: Arc::new(broker.clone()),
+            replies: Arc::new(broker.clone()),
             work: Work::Memory(Box::new(broker), Box::new(ownership)),
         }
     }
@@ -165,7 +171,8 @@ impl Parts {
             queues: broker.clone(),
             pokes: broker.clone(),
             acks: broker.clone(),
-            notices: broker,
+            notices: broker.clone(),
+            replies: broker,
             work: Work::Real(Consuming::new(backends.broker.clone(), partitions, DEFAULT_PREFETCH.get(), queues)),
         })
     }
@@ -173,14 +180,15 @@ impl Parts {
     fn functions(&self, options: &Options) -> Result<InProcess, String> {
         let verifier = Arc::new(JwtVerifier::new(&JwtSettings::seed(options.secret.clone()))?);
         let clock = Arc::new(SystemClock);
+        let connect = connect::Deps {
+            verifier: verifier.clone(),
+            registry: self.registry.clone(),
+            queues: self.queues.clone(),
+            pokes: self.pokes.clone(),
+            clock: clock.clone(),
+        };
         Ok(InProcess {
-            connect: connect::Deps {
-                verifier: verifier.clone(),
-                registry: self.registry.clone(),
-                queues: self.queues.clone(),
-                pokes: self.pokes.clone(),
-                clock: clock.clone(),
-            },
+            connect: connect.clone(),
             disconnect: disconnect::Deps { registry: self.registry.clone(), pokes: self.pokes.clone() },
             send: send::Deps {
                 send: kschat_core::send::Deps {
@@ -196,11 +204,13 @@ impl Parts {
                 request: request::Deps {
                     registry: self.registry.clone(),
                     rates: self.rates.clone(),
-                    verifier,
+                    verifier: verifier,
                     pokes: self.pokes.clone(),
                     notices: self.notices.clone(),
                     clock,
                 },
+                join: connect,
+                replies: self.replies.clone(),
             },
         })
     }
@@ -244,14 +254,20 @@ impl Stack {
         let server = server.map_err(|error| StartError::Listen(options.listen, error))?;
         let mut stack = Self { stage, edge, server, shutdown: CancellationToken::new(), consumer: None };
         if options.consumer {
-            stack.start_consumer(parts, options.partitions).await?;
+            stack.start_consumer(parts, options.partitions, options.heartbeat).await?;
         }
         Ok(stack)
     }
 
-    async fn start_consumer(&mut self, parts: Parts, partitions: Partitions) -> Result<(), StartError> {
+    async fn start_consumer(
+        &mut self,
+        parts: Parts,
+        partitions: Partitions,
+        heartbeat: Heartbeat,
+    ) -> Result<(), StartError> {
         let url: CallbackUrl = self.callback_url().parse().map_err(StartError::Configuration)?;
-        let (deps, ownership) = parts.into_consumer(ApiGateway::new(&url).await, partitions);
+        let (mut deps, ownership) = parts.into_consumer(ApiGateway::new(&url).await, partitions);
+        deps.heartbeat = heartbeat;
         self.consumer = Some(tokio::spawn(consumer::run(deps, ownership, self.shutdown.child_token())));
         Ok(())
     }

@@ -22,7 +22,7 @@ use kschat_core::{
         Backlogs, BoxError, Claim, Claimed, ConnectionRegistry, IdempotencyStore, RateLimits, Reachable, Unavailable,
     },
 };
-use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
+use kschat_protocol::{ConnectionId, MessageId, UserId, Version, dialect::Dialect};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ExistenceCheck, FromRedisValue, IntoConnectionInfo, Pipeline, SetExpiry,
     SetOptions, aio::MultiplexedConnection, io::tcp::TcpSettings,
@@ -189,6 +189,9 @@ struct StoredSession {
     version: u8,
     connected: u64,
     expires: Option<u64>,
+    /// Left out for the raw one, as by those who knew no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dialect: Option<String>,
 }
 
 impl From<&Session> for StoredSession {
@@ -198,6 +201,7 @@ impl From<&Session> for StoredSession {
             version: session.version.number(),
             connected: session.connected.millis(),
             expires: session.expires.map(Timestamp::millis),
+            dialect: session.dialect.code(),
         }
     }
 }
@@ -206,8 +210,13 @@ impl TryFrom<StoredSession> for Session {
     type Error = BoxError;
 
     fn try_from(stored: StoredSession) -> Result<Self, BoxError> {
+        let dialect = match stored.dialect {
+            Some(code) => Dialect::from_code(&code).ok_or("unknown dialect")?,
+            None => Dialect::Raw,
+        };
         Ok(Self {
-            user: UserId::try_from(stored.user)?,
+            dialect,
+            user: UserId::read_back(stored.user)?,
             version: Version::from_number(stored.version).ok_or("unknown version")?,
             connected: Timestamp::from_millis(stored.connected),
             expires: stored.expires.map(Timestamp::from_millis),
@@ -356,7 +365,7 @@ impl ConnectionRegistry for RedisRegistry {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(online_key(partition)).arg(format!("({}", now.millis())).arg("+inf");
         let found: Vec<String> = self.run_one("read who is online", command).await?;
-        Ok(found.into_iter().filter_map(|id| readable(UserId::try_from(id))).collect())
+        Ok(found.into_iter().filter_map(|id| readable(UserId::read_back(id))).collect())
     }
 
     async fn mark(&self, partition: Partition) -> Result<bool, Unavailable> {
@@ -430,7 +439,7 @@ impl Backlogs for RedisRegistry {
         let limit = isize::try_from(limit).unwrap_or(isize::MAX);
         let command = Cmd::zrangebyscore_limit(backlogs_key(partition), "-inf", now.millis(), 0, limit);
         let found: Vec<String> = self.run_one("read which backlogs are due", command).await?;
-        Ok(found.into_iter().filter_map(|id| readable(UserId::try_from(id))).collect())
+        Ok(found.into_iter().filter_map(|id| readable(UserId::read_back(id))).collect())
     }
 
     async fn count(&self, partition: Partition) -> Result<u64, Unavailable> {

@@ -6,12 +6,12 @@ use futures_util::future::try_join;
 use kschat_protocol::{ConnectionId, Er, Handshake, UserId};
 
 use crate::{
-    Clock, Session,
+    Clock, Session, join,
     ports::{ConnectionRegistry, Pokes, Queues, TokenError, TokenVerifier, Unavailable},
 };
 
 /// Connections of one user at most: each gets every push. The registry may know a few that have ended without a sign.
-const MAX_DEVICES: usize = 100;
+pub(crate) const MAX_DEVICES: usize = 100;
 
 /// What [`connect`] needs.
 #[derive(Clone)]
@@ -71,6 +71,9 @@ impl ConnectError {
 /// # Errors
 /// [`ConnectError`], and then nothing of the connection is left behind if it could be helped.
 pub async fn connect(deps: &Deps, connection: &ConnectionId, handshake: &Handshake) -> Result<UserId, ConnectError> {
+    if handshake.token.is_none() && handshake.dialect.may_name_its_user_later() {
+        return join::wait_for_a_name(deps, connection, handshake).await;
+    }
     let session = admit(deps, handshake).await?;
     let devices = deps.registry.connections(&session.user, session.connected).await.map_err(ConnectError::Registry)?;
     if devices.len() >= MAX_DEVICES {
@@ -86,7 +89,7 @@ pub async fn connect(deps: &Deps, connection: &ConnectionId, handshake: &Handsha
     Ok(session.user)
 }
 
-async fn admit(deps: &Deps, handshake: &Handshake) -> Result<Session, ConnectError> {
+pub(crate) async fn admit(deps: &Deps, handshake: &Handshake) -> Result<Session, ConnectError> {
     let token = handshake.token.as_deref().ok_or(ConnectError::NoToken)?;
     let identity = deps.verifier.verify(token).await?;
     if handshake.claimed_user.as_deref().is_some_and(|claimed| claimed != identity.user.as_str()) {
@@ -97,6 +100,7 @@ async fn admit(deps: &Deps, handshake: &Handshake) -> Result<Session, ConnectErr
         version: handshake.version,
         connected: deps.clock.now(),
         expires: identity.expires,
+        dialect: handshake.dialect.clone(),
     };
     if session.is_expired(session.connected) {
         return Err(TokenError::Expired.into());

@@ -5,10 +5,10 @@
 //! leave the queue once the edge has taken the frame for a client of the seed's kind, or a client of version 2
 //! has acknowledged them. Whatever ends it before that leaves them in the queue, in order.
 
-use std::{future::ready, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::ready, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream};
-use kschat_protocol::{ConnectionId, Message, Position, ReceiverFrame, UserId};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use kschat_protocol::{ConnectionId, Message, Position, ReceiverFrame, UserId, dialect::Heartbeat};
 use tokio::{
     sync::{Notify, Semaphore},
     time::{Instant, sleep_until},
@@ -18,9 +18,9 @@ use tracing::{Instrument, Span, info_span};
 
 use crate::{
     Clock, Partitions, Timestamp,
-    audience::Audience,
+    audience::{Audience, Stage},
     backoff::Backoff,
-    metrics,
+    lobby, metrics,
     ports::{
         Backlogs, ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Tag, Unavailable,
         Undeliverable,
@@ -33,8 +33,9 @@ use crate::{
 
 mod expiry;
 mod notices;
+mod tending;
 
-pub use crate::{notices::NoticeBox, unacked::AckBox};
+pub use crate::{notices::NoticeBox, replies::ReplyBox, unacked::AckBox};
 
 /// How many connections of one user are posted to at once.
 const FAN_OUT: usize = 8;
@@ -50,6 +51,11 @@ const BUSY: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration:
 
 /// When a registry is asked again that could not be asked.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Heartbeats of Socket.IO clients, unless others are set. The managed edge closes what is silent for ten minutes, so
+/// this is as rare as it may be with room for a fail-over.
+pub const HEARTBEAT: Heartbeat =
+    Heartbeat { interval: Duration::from_secs(8 * 60), timeout: Duration::from_secs(3 * 60) };
 
 /// What [`serve`] needs.
 #[derive(Clone)]
@@ -68,6 +74,10 @@ pub struct Deps {
     pub partitions: Partitions,
     /// Bounds how many users are looked up and opened at once: after a fail-over all come together.
     opening: Arc<Semaphore>,
+    /// Bounds how many are connected and have not said who they are.
+    pub(crate) lobby: Arc<Semaphore>,
+    /// How often silent Socket.IO clients and we hear from one another.
+    pub heartbeat: Heartbeat,
 }
 
 impl Deps {
@@ -81,8 +91,9 @@ impl Deps {
         clock: Arc<dyn Clock>,
         partitions: Partitions,
     ) -> Self {
-        let opening = Arc::new(Semaphore::new(OPENING));
-        Self { registry, mailbox, backlogs, connections, clock, partitions, opening }
+        let (opening, lobby) = (Arc::new(Semaphore::new(OPENING)), Arc::new(Semaphore::new(lobby::PLACES)));
+        let heartbeat = HEARTBEAT;
+        Self { registry, mailbox, backlogs, connections, clock, partitions, opening, lobby, heartbeat }
     }
 }
 
@@ -95,6 +106,8 @@ pub struct Signals {
     pub acks: Arc<AckBox>,
     /// What the user may like to know.
     pub notices: Arc<NoticeBox>,
+    /// What single connections are to get beside.
+    pub replies: Arc<ReplyBox>,
     /// The registry has lost everything: tell it what is known here.
     pub restore: Arc<Notify>,
     /// A sender has found no queue for the user.
@@ -119,6 +132,9 @@ pub enum End {
 /// Serves a user until it is offline, stopped, lost or stuck. A user who is offline leaves no empty queue behind, unless a
 /// sender asks for it.
 pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
+    if user.is_nameless() {
+        return lobby::receive(deps, user, signals).await;
+    }
     let end = match open(deps, user, signals).await {
         Ok((audience, deliveries)) => {
             let _open = metrics::QUEUES.one_more_for("online");
@@ -147,7 +163,7 @@ async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience
         tracing::warn!(error = &error as &dyn std::error::Error, "a user's connections can't be read");
         End::Stuck
     })?;
-    let mut audience = Audience::default();
+    let mut audience = Audience::new(deps.heartbeat);
     audience.replace(reachable);
     if audience.is_empty() {
         return Err(End::Offline);
@@ -206,6 +222,10 @@ struct Courier<'a> {
 
 impl Courier<'_> {
     async fn run(&mut self) -> End {
+        // Who waits for the first word must not wait for the first message.
+        if let Err(end) = self.bring_up_to_date().await {
+            return end;
+        }
         loop {
             if let Err(end) = self.deliver_next().await {
                 return end;
@@ -236,6 +256,8 @@ impl Courier<'_> {
     /// Waits for a message while it listens to its owner.
     async fn next(&mut self) -> Result<Read, End> {
         loop {
+            let now = self.deps.clock.now();
+            let (takes, tend_at) = (self.unacked.has_room() && self.audience.hears(now), self.audience.tend_at(now));
             tokio::select! {
                 biased;
                 () = self.signals.stop.cancelled() => return Err(End::Stopped),
@@ -256,13 +278,15 @@ impl Courier<'_> {
                 }
                 () = self.signals.acks.arrived() => self.settle().await?,
                 () = self.signals.notices.due(self.notices_at) => self.push_notices().await?,
+                () = self.signals.replies.arrived() => self.pass_on().await?,
+                () = sleep_until(tend_at.unwrap_or_else(Instant::now)), if tend_at.is_some() => self.tend().await?,
                 () = sleep_until(self.unacked.again_at()), if !self.unacked.is_empty() => self.push_again().await?,
-                () = ready(()), if self.held.is_some() && self.unacked.has_room() => {
+                () = ready(()), if self.held.is_some() && takes => {
                     if let Some(held) = self.held.take() {
                         return Ok(held);
                     }
                 }
-                delivery = self.deliveries.next(), if self.held.is_none() && self.unacked.has_room() => {
+                delivery = self.deliveries.next(), if self.held.is_none() && takes => {
                     if let Some(read) = self.read(delivery.ok_or(End::Lost)?).await? {
                         return Ok(read);
                     }
@@ -361,8 +385,13 @@ impl Courier<'_> {
         loop {
             self.drop_expired();
             let (mut wait, has_chances) = (None, attempts < MAX_ATTEMPTS_ONCE_REACHED);
-            for id in self.audience.who(|listener| !listener.is_up_to_date) {
-                match self.repeat_to(&id).await? {
+            for (id, stage) in self.audience.in_need(self.deps.clock.now()) {
+                let verdict = match stage {
+                    Stage::Hears => self.repeat_to(&id).await?,
+                    Stage::New => self.greet(&id).await,
+                    Stage::Greeted | Stage::Overdue => continue,
+                };
+                match verdict {
                     Verdict::Early => {
                         early += 1;
                         wait = Some(YOUNG.wait(early));
@@ -372,11 +401,15 @@ impl Courier<'_> {
                         wait = Some(BUSY.wait(attempts));
                     }
                     Verdict::Forget => self.forget(&id).await,
+                    Verdict::Reached if stage == Stage::New => {}
+                    // Its client waits for the first word: it is cut off, and connects anew.
+                    _ if stage == Stage::New => self.forget(&id).await,
                     Verdict::Reached | Verdict::Refused | Verdict::Busy => self.audience.set_up_to_date(&id),
                 }
             }
             match wait {
                 Some(wait) => self.pause(wait).await?,
+                None if self.audience.is_empty() => return self.look_again().await,
                 None => return Ok(()),
             }
         }
@@ -487,6 +520,9 @@ impl Courier<'_> {
                 if let Some(posted) = tally.posted() {
                     return Ok(posted);
                 }
+                if self.wait_for_listeners().await? {
+                    continue;
+                }
                 // All are gone; one that has just come would have been missed.
                 self.look_again().await?;
                 tally.attempts += 1;
@@ -539,16 +575,24 @@ impl Courier<'_> {
     }
 
     async fn post_once(&self, targets: &[ConnectionId], frame: &str) -> Vec<(ConnectionId, Verdict)> {
-        let post = |id: ConnectionId| async move {
-            let outcome = self.deps.connections.post(&id, frame).await;
-            if let Err(PostError::Retryable(error) | PostError::Refused(error)) = &outcome {
-                tracing::warn!(error = error as &dyn std::error::Error, "a frame was not taken");
-            }
-            let verdict = Verdict::on(&outcome, self.audience.is_young(&id));
-            metrics::PUSHES.add_to(verdict.name());
-            (id, verdict)
-        };
-        stream::iter(targets.to_vec()).map(post).buffer_unordered(FAN_OUT).collect().await
+        self.post_texts(targets.iter().map(|id| (id.clone(), self.audience.encode(id, frame))).collect()).await
+    }
+
+    /// Posts to each its text, which is in its dialect already.
+    async fn post_texts(&self, texts: Vec<(ConnectionId, Cow<'_, str>)>) -> Vec<(ConnectionId, Verdict)> {
+        let posts: Vec<BoxFuture<'_, _>> =
+            texts.into_iter().map(|(id, text)| self.post_text(id, text).boxed()).collect();
+        stream::iter(posts).buffer_unordered(FAN_OUT).collect().await
+    }
+
+    async fn post_text(&self, id: ConnectionId, text: Cow<'_, str>) -> (ConnectionId, Verdict) {
+        let outcome = self.deps.connections.post(&id, &text).await;
+        if let Err(PostError::Retryable(error) | PostError::Refused(error)) = &outcome {
+            tracing::warn!(error = error as &dyn std::error::Error, "a frame was not taken");
+        }
+        let verdict = Verdict::on(&outcome, self.audience.is_young(&id));
+        metrics::PUSHES.add_to(verdict.name());
+        (id, verdict)
     }
 
     /// The edge says that a connection is gone. Should it be wrong, its client must learn that nothing comes any more:

@@ -1,7 +1,8 @@
 //! What kschat decides, apart from what it runs on.
 //!
 //! - [`ports`]: the few things a use-case needs from outside, as traits.
-//! - [`connect`], [`disconnect`], [`send`], [`ack`]: one use-case of the functions each; [`request`]: the smaller ones.
+//! - [`connect`], [`join`], [`disconnect`], [`send`], [`ack`]: one use-case of the functions each; [`request`]: the
+//!   smaller ones.
 //! - [`deliver`]: the consumer's use-case, from a user's queue to the user's connections; [`retire`]: what becomes of
 //!   the queue when the user is away.
 //! - [`metrics`]: what is counted and timed on the way; [`trace`]: what ties it together beyond one process.
@@ -19,6 +20,8 @@ pub mod contract;
 pub mod deliver;
 pub mod disconnect;
 mod hash;
+pub mod join;
+mod lobby;
 pub mod memory;
 pub mod metrics;
 mod notices;
@@ -26,6 +29,7 @@ mod partition;
 pub mod ports;
 mod posting;
 mod renew;
+mod replies;
 pub mod request;
 pub mod retire;
 pub mod send;

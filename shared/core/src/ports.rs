@@ -268,6 +268,16 @@ pub trait RateLimits: Send + Sync {
     async fn count_request(&self, connection: &ConnectionId, window: Duration) -> Result<u64, Unavailable>;
 }
 
+/// Has a frame pushed that a connection is to get beside the answer of its function.
+#[async_trait]
+pub trait Replies: Send + Sync {
+    /// Asks the user's owner to push a frame to one of the user's connections. It may get lost, as the owner may.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the owner may not know.
+    async fn reply(&self, user: &UserId, connection: &ConnectionId, frame: &str) -> Result<(), Unavailable>;
+}
+
 /// Why a frame did not reach a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum PostError {
@@ -451,6 +461,8 @@ pub enum OwnershipEvent {
     Wanted(UserId),
     /// There is something that the user may like to know.
     Noticed(UserId, Notice),
+    /// That connection of the user is to get a frame.
+    Replied(UserId, ConnectionId, String),
 }
 
 /// Shares partitions among consumers, so that each has one owner at most.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kschat_protocol::{UserId, Version, limits::CONNECTION_LIFETIME};
+use kschat_protocol::{UserId, Version, dialect::Dialect, limits::CONNECTION_LIFETIME};
 
 use crate::Timestamp;
 
@@ -20,13 +20,15 @@ pub struct Session {
     pub connected: Timestamp,
     /// When its token ends; `None` for a token without an end, where a deployment allows such.
     pub expires: Option<Timestamp>,
+    /// How its frames look.
+    pub dialect: Dialect,
 }
 
 impl Session {
-    /// Whether the token's time is over.
+    /// Whether nobody may act by it: the token's time is over, or there was none yet.
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {
-        self.expires.is_some_and(|expires| expires <= now)
+        self.user.is_nameless() || self.expires.is_some_and(|expires| expires <= now)
     }
 
     /// When the edge has surely closed the connection: nothing needs to be remembered after that.

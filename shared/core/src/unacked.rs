@@ -79,7 +79,7 @@ impl Unacked {
     pub(crate) fn new() -> Self {
         let now = Instant::now();
         let (entries, settled) = (VecDeque::new(), VecDeque::new());
-        let run = fastrand::u32(..);
+        let run = fastrand::u32(..Position::RUNS);
         Self { run, last: 0, entries, since: now, repeated: 0, again_at: now, repeated_at: None, settled }
     }
 

@@ -16,7 +16,7 @@ use kschat_core::{
     ports::{ConnectionRegistry, Mailbox, PublishError, Publisher, Unavailable},
     send::{Deps, Strangers, send},
 };
-use kschat_protocol::{ClientFrame, ConnectionId, Message, SendFrame, UserId, Version};
+use kschat_protocol::{ClientFrame, ConnectionId, Message, SendFrame, UserId, Version, dialect::Dialect};
 
 fn frame(text: &str) -> SendFrame {
     match ClientFrame::parse(text).expect("a frame") {
@@ -61,7 +61,13 @@ impl Scene {
         let clock = Arc::new(ManualClock::new(NOW));
         let (alice, bob) = (connection(), UserId::try_from("bob").expect("an id"));
         let user = UserId::try_from("alice").expect("an id");
-        let session = Session { user, version, connected: NOW, expires: Some(NOW.plus(Duration::from_secs(60))) };
+        let session = Session {
+            user,
+            version,
+            connected: NOW,
+            expires: Some(NOW.plus(Duration::from_secs(60))),
+            dialect: Dialect::Raw,
+        };
         registry.register(&alice, &session).await.expect("memory");
         broker.ensure(&bob).await.expect("memory");
         let publisher = Faulty { broker: broker.clone(), faults: Mutex::new(faults), gets_through };

@@ -25,11 +25,38 @@ fn checked(text: String, max: usize) -> Result<String, InvalidId> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(String);
 
+/// Begins the ids of those who have not said yet who they are. No token and no frame can name them, as it is a control
+/// character.
+const NAMELESS: char = '\u{1}';
+
 impl UserId {
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Stands for whoever is behind a connection, until that is known.
+    #[must_use]
+    pub fn nameless(connection: &ConnectionId) -> Self {
+        Self(format!("{NAMELESS}{}", connection.as_str()))
+    }
+
+    /// Whether it is not known yet who that is.
+    #[must_use]
+    pub fn is_nameless(&self) -> bool {
+        self.0.starts_with(NAMELESS)
+    }
+
+    /// Reads an id that we have written ourselves: it may be a nameless one.
+    ///
+    /// # Errors
+    /// [`InvalidId`] for any other text.
+    pub fn read_back(text: String) -> Result<Self, InvalidId> {
+        match text.strip_prefix(NAMELESS) {
+            Some(connection) => ConnectionId::try_from(connection).map(|connection| Self::nameless(&connection)),
+            None => Self::try_from(text),
+        }
     }
 }
 

@@ -58,14 +58,15 @@ impl Scene {
         let (broker, ownership) = MemoryBroker::new(Partitions::default());
         let (shared, registry) = (Arc::new(broker.clone()), Arc::new(MemoryRegistry::new(Partitions::default())));
         let clock = Arc::new(SystemClock);
+        let connect = connect::Deps {
+            verifier: VERIFIER.clone(),
+            registry: registry.clone(),
+            queues: shared.clone(),
+            pokes: shared.clone(),
+            clock: clock.clone(),
+        };
         Self {
-            connect: connect::Deps {
-                verifier: VERIFIER.clone(),
-                registry: registry.clone(),
-                queues: shared.clone(),
-                pokes: shared.clone(),
-                clock: clock.clone(),
-            },
+            connect: connect.clone(),
             disconnect: disconnect::Deps { registry: registry.clone(), pokes: shared.clone() },
             send: send::Deps {
                 send: kschat_core::send::Deps {
@@ -80,12 +81,14 @@ impl Scene {
                 ack: ack::Deps { registry: registry.clone(), acks: shared.clone(), clock: clock.clone() },
                 request: request::Deps {
                     registry: registry.clone(),
-                    verifier: VERIFIER.clone(),
                     rates: registry.clone(),
+                    verifier: VERIFIER.clone(),
                     pokes: shared.clone(),
-                    notices: shared,
+                    notices: shared.clone(),
                     clock,
                 },
+                join: connect,
+                replies: shared,
             },
             broker,
             registry,

@@ -14,7 +14,7 @@ use kschat_adapters::{
     log,
     signal::stop_requested,
 };
-use kschat_core::{Clock, SystemClock, send::Strangers};
+use kschat_core::{Clock, SystemClock, deliver, send::Strangers};
 use kschat_protocol::UserId;
 
 use self::{
@@ -183,6 +183,7 @@ impl Serve {
             secret: secret?,
             partitions: partitions?,
             strangers: if queues?.keeps_empty { Strangers::Refuse } else { Strangers::Queue },
+            heartbeat: deliver::HEARTBEAT,
             queues: queues?,
             backends: backends?.map(|Backends { broker, redis, .. }| stack::Backends { broker, redis }),
             functions: functions?,

@@ -17,7 +17,7 @@ use kschat_core::{
     metrics,
     ports::{BoxError, Ownership, OwnershipEvent},
 };
-use kschat_protocol::{AckFrame, MessageId, UserId};
+use kschat_protocol::{AckFrame, ConnectionId, MessageId, UserId};
 use lapin::{
     Channel, Consumer,
     message::Delivery,
@@ -34,7 +34,7 @@ use super::{
     Consuming,
     consuming::{Link, PATIENCE},
     notices::notice_of,
-    topology::{ACK, AGAIN, MEMBERS, NOTICE, WANTED, control_queue, look_at},
+    topology::{ACK, AGAIN, MEMBERS, NOTICE, REPLY, WANTED, control_queue, look_at},
     without_names,
 };
 
@@ -354,17 +354,29 @@ async fn forward(
 
 /// What a control message says.
 fn read(note: &Delivery) -> Option<OwnershipEvent> {
-    let user = UserId::try_from(std::str::from_utf8(&note.data).ok()?).ok()?;
-    let Some(kind) = note.properties.kind() else { return Some(OwnershipEvent::Poked(user)) };
+    let kind = note.properties.kind();
+    if kind.as_ref().is_some_and(|kind| kind.as_str() == REPLY) {
+        return read_reply(note);
+    }
+    let user = UserId::read_back(std::str::from_utf8(&note.data).ok()?.to_owned()).ok()?;
+    let Some(kind) = kind else { return Some(OwnershipEvent::Poked(user)) };
     let message = note.properties.message_id().as_ref().map(|id| MessageId::from(id.as_str().to_owned()));
     let position = note.properties.correlation_id().as_ref().and_then(|place| place.as_str().parse().ok());
     match kind.as_str() {
-        ACK if message.is_some() => Some(OwnershipEvent::Acked(user, AckFrame { message, position, again: false })),
+        ACK if message.is_some() || position.is_some() => {
+            Some(OwnershipEvent::Acked(user, AckFrame { message, position, again: false }))
+        }
         AGAIN => Some(OwnershipEvent::Acked(user, AckFrame { message, position, again: true })),
         WANTED => Some(OwnershipEvent::Wanted(user)),
         NOTICE => Some(OwnershipEvent::Noticed(user, notice_of(&note.properties)?)),
         _ => None,
     }
+}
+
+fn read_reply(note: &Delivery) -> Option<OwnershipEvent> {
+    let user = UserId::try_from(note.properties.message_id().as_ref()?.as_str()).ok()?;
+    let connection = ConnectionId::try_from(note.properties.correlation_id().as_ref()?.as_str()).ok()?;
+    Some(OwnershipEvent::Replied(user, connection, String::from_utf8(note.data.clone()).ok()?))
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use std::{
 use async_trait::async_trait;
 use kschat_core::{
     Partitions, metrics,
-    ports::{Acks, BoxError, Notices, Pokes, PublishError, Publisher, Queues, Requested, Unavailable},
+    ports::{Acks, BoxError, Notices, Pokes, PublishError, Publisher, Queues, Replies, Requested, Unavailable},
 };
-use kschat_protocol::{AckFrame, Message, Notice, UserId};
+use kschat_protocol::{AckFrame, ConnectionId, Message, Notice, UserId};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -31,7 +31,7 @@ use super::{
     BrokerUrl, QueueSettings,
     notices::with_notice,
     queues::UserQueues,
-    topology::{ACK, AGAIN, EXCHANGE, WANTED, control_queue, declare_shared, routing_key},
+    topology::{ACK, AGAIN, EXCHANGE, REPLY, WANTED, control_queue, declare_shared, routing_key},
     traces::with_trace,
     unavailable,
 };
@@ -318,6 +318,17 @@ impl Notices for Publishing {
     }
 }
 
+#[async_trait]
+impl Replies for Publishing {
+    async fn reply(&self, user: &UserId, connection: &ConnectionId, frame: &str) -> Result<(), Unavailable> {
+        let properties = note()
+            .with_type(REPLY.into())
+            .with_message_id(user.as_str().into())
+            .with_correlation_id(connection.as_str().into());
+        self.write_to_owner(user, properties, frame.as_bytes().to_vec(), "pass on a reply").await
+    }
+}
+
 /// What control messages have in common.
 fn note() -> BasicProperties {
     BasicProperties::default().with_delivery_mode(TRANSIENT).with_expiration(NOTE_LIFE.into())
@@ -347,13 +358,23 @@ impl Publishing {
         properties: BasicProperties,
         action: &'static str,
     ) -> Result<(), Unavailable> {
+        self.write_to_owner(user, properties, user.as_str().as_bytes().to_vec(), action).await
+    }
+
+    async fn write_to_owner(
+        &self,
+        user: &UserId,
+        properties: BasicProperties,
+        body: Vec<u8>,
+        action: &'static str,
+    ) -> Result<(), Unavailable> {
         let letter = Letter {
             exchange: "",
             routing_key: control_queue(self.partitions.of(user)),
             // Where no consumer has ever run there is no such queue: the first one will look for itself.
             mandatory: false,
             properties,
-            body: user.as_str().as_bytes().to_vec(),
+            body,
         };
         match self.deliver(letter).await {
             Ok(Confirmation::Ack(_)) => Ok(()),

@@ -48,6 +48,10 @@ pub(super) const NOTICE: &str = "notice";
 /// The notice, among the headers of such a message.
 pub(super) const NOTICE_HEADER: &str = "x-kschat-notice";
 
+/// The type of a control message whose body is a frame for one connection: its correlation id names the connection, its
+/// message id the user.
+pub(super) const REPLY: &str = "reply";
+
 /// The seed's routing key.
 pub(super) fn routing_key(user: &UserId) -> ShortString {
     format!("ks_{}", user.as_str()).into()

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use kschat_protocol::{ConnectionId, JsonId, Message, MessageId, Status, UserId, Version};
+use kschat_protocol::{ConnectionId, JsonId, Message, MessageId, Status, UserId, Version, dialect::Dialect};
 use uuid::Uuid;
 
 use crate::{Clock, Session, Timestamp};
@@ -73,5 +73,6 @@ pub fn message(to: &UserId, text: &str) -> Message {
 /// A session that began at `connected` and lasts for `span`.
 #[must_use]
 pub fn session(user: &UserId, connected: Timestamp, span: Duration) -> Session {
-    Session { user: user.clone(), version: Version::V2, connected, expires: Some(connected.plus(span)) }
+    let (user, expires) = (user.clone(), Some(connected.plus(span)));
+    Session { user, version: Version::V2, connected, expires, dialect: Dialect::Raw }
 }

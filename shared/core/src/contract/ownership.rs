@@ -1,13 +1,13 @@
-//! Clauses of [`Ownership`], [`Pokes`], [`Acks`] and [`Notices`].
+//! Clauses of [`Ownership`], [`Pokes`], [`Acks`], [`Notices`] and [`Replies`].
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kschat_protocol::{AckFrame, JsonId, Notice, Position};
+use kschat_protocol::{AckFrame, JsonId, Notice, Position, UserId};
 
-use super::{message, somebody};
+use super::{connection, message, somebody};
 use crate::{
     Partition, Partitions,
-    ports::{Acks, BoxError, Notices, Ownership, OwnershipEvent, Pokes},
+    ports::{Acks, BoxError, Notices, Ownership, OwnershipEvent, Pokes, Replies},
 };
 
 /// What a clause returns: the port's own failure fails the test.
@@ -16,13 +16,13 @@ pub type Outcome = Result<(), BoxError>;
 /// How long a change may take to be told.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Whoever is alone owns every partition once, and then hears every poke, ack and notice.
+/// Whoever is alone owns every partition once, and then hears every poke, ack, notice and reply.
 ///
 /// # Errors
 /// The port's own.
 pub async fn the_only_member_owns_everything_and_hears_pokes_and_acks(
     ownership: &mut impl Ownership,
-    teller: &(impl Pokes + Acks + Notices),
+    teller: &(impl Pokes + Acks + Notices + Replies),
     partitions: Partitions,
 ) -> Outcome {
     let mut owned: BTreeSet<Partition> = BTreeSet::new();
@@ -41,6 +41,7 @@ pub async fn the_only_member_owns_everything_and_hears_pokes_and_acks(
             AckFrame { message: Some(id.clone()), position: None, again: false },
             AckFrame { message: Some(id), position: Some(Position { run: 7, number: 9 }), again: true },
             AckFrame { message: None, position: None, again: true },
+            AckFrame { message: None, position: Some(Position { run: 7, number: 9 }), again: false },
         ] {
             teller.acked(&user, &ack).await?;
             let heard = tokio::time::timeout(SOON, ownership.next()).await?;
@@ -52,6 +53,14 @@ pub async fn the_only_member_owns_everything_and_hears_pokes_and_acks(
             let heard = tokio::time::timeout(SOON, ownership.next()).await?;
             assert_eq!(heard, OwnershipEvent::Noticed(user.clone(), notice));
         }
+        let (connection, frame) = (connection(), r#"{"event":"RESPSEND","MSG":"Ünïcödé"}"#);
+        teller.reply(&user, &connection, frame).await?;
+        let heard = tokio::time::timeout(SOON, ownership.next()).await?;
+        assert_eq!(heard, OwnershipEvent::Replied(user, connection, frame.to_owned()));
     }
+    // Who has no name yet is spoken of by the connection.
+    let nobody = UserId::nameless(&connection());
+    teller.poke(&nobody).await?;
+    assert_eq!(tokio::time::timeout(SOON, ownership.next()).await?, OwnershipEvent::Poked(nobody));
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
+use kschat_protocol::{ConnectionId, MessageId, UserId, Version, dialect::Dialect};
 
 use super::{connection, session, somebody};
 use crate::{
@@ -91,14 +91,37 @@ pub async fn nobody_outlives_a_token(registry: &impl ConnectionRegistry) -> Outc
     Ok(())
 }
 
+/// A connection whose user is not known yet is found by its provisional one.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_connection_without_a_name_is_found_by_its_provisional_one(
+    registry: &impl ConnectionRegistry,
+) -> Outcome {
+    let (connection, now) = (connection(), SystemClock.now());
+    let partitions = Partitions::default();
+    let nobody = UserId::nameless(&connection);
+    registry.register(&connection, &session(&nobody, now, HOUR)).await?;
+    assert!(registry.online(partitions.of(&nobody), now).await?.contains(&nobody));
+    let found = registry.connections(&nobody, now).await?;
+    assert_eq!(
+        found.into_iter().map(|one| (one.connection, one.session.user)).collect::<Vec<_>>(),
+        [(connection, nobody)]
+    );
+    Ok(())
+}
+
 /// A connection is found with all that its handshake has told.
 ///
 /// # Errors
 /// The port's own.
 pub async fn a_connection_is_found_with_its_session(registry: &impl ConnectionRegistry) -> Outcome {
     let (user, now) = (somebody(), SystemClock.now());
-    for (version, expires) in [(Version::Seed, Some(now.plus(HOUR))), (Version::V2, None)] {
-        let (connection, session) = (connection(), Session { version, expires, ..session(&user, now, HOUR) });
+    let joined = || Dialect::from_code("4/kschat").unwrap_or_default();
+    for (version, expires, dialect) in
+        [(Version::Seed, Some(now.plus(HOUR)), Dialect::Raw), (Version::V2, None, joined())]
+    {
+        let (connection, session) = (connection(), Session { version, expires, dialect, ..session(&user, now, HOUR) });
         registry.register(&connection, &session).await?;
         let id = connection.clone();
         assert_eq!(registry.connections(&user, now).await?, [Reachable { connection, session }]);
@@ -214,6 +237,7 @@ macro_rules! registry_contract {
             a_removed_connection_is_forgotten,
             nobody_outlives_a_token,
             a_connection_is_found_with_its_session,
+            a_connection_without_a_name_is_found_by_its_provisional_one,
             online_is_from_the_first_connection_to_the_last,
             a_mark_stays_until_everything_is_lost,
             the_first_claim_stands,

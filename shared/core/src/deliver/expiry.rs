@@ -40,7 +40,8 @@ async fn see_off(deps: Deps, connection: ConnectionId, session: Session) {
         return;
     }
     if session.version == Version::V2
-        && let Err(error) = deps.connections.post(&connection, &Control::EXPIRED.to_text()).await
+        && let Err(error) =
+            deps.connections.post(&connection, &session.dialect.encode(&Control::EXPIRED.to_text())).await
     {
         tracing::debug!(error = &error as &dyn std::error::Error, "a client does not hear that its token has ended");
     }

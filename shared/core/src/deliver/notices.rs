@@ -7,7 +7,7 @@ use kschat_protocol::{ConnectionId, Notice};
 use tokio::time::{Instant, timeout};
 
 use super::{Courier, End, FAN_OUT};
-use crate::{audience::Listener, metrics, posting::Verdict};
+use crate::{audience::Stage, metrics, posting::Verdict};
 
 /// From one push of notices to a user until the next: what comes meanwhile is pushed together, each thing once.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -23,12 +23,13 @@ impl Courier<'_> {
         if !self.deliveries.is_ours() {
             return Err(End::Lost);
         }
-        let targets = self.audience.who(Listener::acks);
+        let now = self.deps.clock.now();
+        let targets = self.audience.who(|listener| listener.acks() && listener.stage(now) == Stage::Hears);
         let mut posts: Vec<(ConnectionId, String)> = Vec::new();
         for notice in self.signals.notices.take() {
             let frame = notice.to_text();
             metrics::NOTICES.add_to(Notice::kind(&notice));
-            posts.extend(targets.iter().map(|id| (id.clone(), frame.clone())));
+            posts.extend(targets.iter().map(|id| (id.clone(), self.audience.encode(id, &frame).into_owned())));
         }
         let gone: BTreeSet<ConnectionId> = stream::iter(posts)
             .map(|(id, frame)| self.post_notice(id, frame))

@@ -8,14 +8,14 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use kschat_protocol::{AckFrame, Message, Notice, TraceContext, UserId};
+use kschat_protocol::{AckFrame, ConnectionId, Message, Notice, TraceContext, UserId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     Partition, Partitions,
     ports::{
         Acks, Deliveries, Delivery, Mailbox, Notices, Ownership, OwnershipEvent, Pokes, PublishError, Publisher,
-        Queues, Requested, Retired, Tag, Unavailable, Undeliverable,
+        Queues, Replies, Requested, Retired, Tag, Unavailable, Undeliverable,
     },
 };
 
@@ -140,6 +140,13 @@ impl Acks for MemoryBroker {
 impl Notices for MemoryBroker {
     async fn notify(&self, user: &UserId, notice: &Notice) -> Result<(), Unavailable> {
         self.tell(OwnershipEvent::Noticed(user.clone(), notice.clone()))
+    }
+}
+
+#[async_trait]
+impl Replies for MemoryBroker {
+    async fn reply(&self, user: &UserId, connection: &ConnectionId, frame: &str) -> Result<(), Unavailable> {
+        self.tell(OwnershipEvent::Replied(user.clone(), connection.clone(), frame.to_owned()))
     }
 }
 

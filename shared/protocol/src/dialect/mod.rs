@@ -15,7 +15,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use crate::{ConnectionId, limits::MAX_NAMESPACE, server::json};
 
 pub use packet::{InvalidPacket, Kind, MAX_PACKET_ID, Packet, SocketPacket};
-pub use wire::{CALLBACK, RESTART, SENT, as_event, as_frame, reply_to};
+pub use wire::{CALLBACK, RESTART, SENT, as_event, as_frame, reply_to, token_in};
 
 /// How the frames of a connection look. Whoever stores it, stores its [`Self::code`].
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -187,6 +187,12 @@ impl Dialect {
         let digit: Option<char> = revision.parse().ok();
         let revision = digit.and_then(Revision::from_digit).ok_or(UnsupportedDialect::Revision)?;
         Ok(Self::SocketIo(SocketIo::new(revision)))
+    }
+
+    /// Whether its clients may bring their token after the handshake.
+    #[must_use]
+    pub const fn may_name_its_user_later(&self) -> bool {
+        matches!(self, Self::SocketIo(SocketIo { revision: Revision::Four, .. }))
     }
 
     /// A short text for it; `None` for the raw one, which whoever stores it may leave out.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Dialect, MAX_PACKET_ID, Namespace, SocketIo};
-use crate::{Position, server::json};
+use crate::{JsonId, Position, server::json};
 
 /// Before the name of every frame to a client.
 const HEAD: &str = r#"{"event":""#;
@@ -106,23 +106,36 @@ struct Sent<'a> {
     sid: Option<&'a RawValue>,
 }
 
-/// The answer to an event that has a callback, and whether the reply has to follow as an event of its own.
+/// What a client of revision 4 may say at the door of a namespace.
+#[derive(Deserialize)]
+struct Auth {
+    token: Option<String>,
+}
+
+/// The token that a client brings with it when it asks to be let in.
+#[must_use]
+pub fn token_in(auth: &RawValue) -> Option<String> {
+    serde_json::from_str::<Auth>(auth.get()).ok()?.token
+}
+
+/// The answer to an event that has a callback, and whose client the reply has to follow to as an event of its own.
 ///
 /// The callback of a `Send` is called as by the seed's server, and only once the message is accepted; a message that is
 /// not accepted is told by the `RESPSEND` alone. Any other callback is given the reply itself.
 #[must_use]
-pub fn reply_to(namespace: &Namespace, id: u64, reply: Option<&str>) -> (String, bool) {
+pub fn reply_to(namespace: &Namespace, id: u64, reply: Option<&str>) -> (String, Option<JsonId>) {
     let prefix = namespace.prefix();
-    let Some(reply) = reply else { return (format!("43{prefix}{id}[]"), false) };
+    let Some(reply) = reply else { return (format!("43{prefix}{id}[]"), None) };
     let (name, fields) = parts(reply);
     if name != "RESPSEND" {
-        return (format!("43{prefix}{id}[{fields}]"), false);
+        return (format!("43{prefix}{id}[{fields}]"), None);
     }
     match serde_json::from_str(reply) {
-        Ok(Sent { er: 0, sid: Some(sid) }) => {
-            (format!(r#"43{prefix}{id}[{{"RESPONSE":{},"uId":{sid}}}]"#, json(&SENT)), true)
-        }
-        _ => (as_event(namespace, reply), false),
+        Ok(Sent { er: 0, sid: Some(sid) }) => (
+            format!(r#"43{prefix}{id}[{{"RESPONSE":{},"uId":{sid}}}]"#, json(&SENT)),
+            serde_json::from_str(sid.get()).ok(),
+        ),
+        _ => (as_event(namespace, reply), None),
     }
 }
 
@@ -182,11 +195,12 @@ mod tests {
     fn the_callback_of_a_send_is_called_as_by_the_seed() {
         let accepted = r#"{"event":"RESPSEND","RC":1,"ER":0,"SID":12345,"RID":"bob"}"#;
         let told = r#"43/kschat,0[{"RESPONSE":"Send Emit is success.","uId":12345}]"#;
-        assert_eq!(reply_to(&kschat(), 0, Some(accepted)), (told.to_owned(), true));
+        let sender = serde_json::from_str("12345").unwrap();
+        assert_eq!(reply_to(&kschat(), 0, Some(accepted)), (told.to_owned(), Some(sender)));
         let failed = r#"{"event":"RESPSEND","RC":1,"ER":2,"SID":12345}"#;
-        assert_eq!(reply_to(&kschat(), 0, Some(failed)), (as_event(&kschat(), failed), false));
+        assert_eq!(reply_to(&kschat(), 0, Some(failed)), (as_event(&kschat(), failed), None));
         let other = r#"{"event":"RESPPRESENCE","RC":1,"ER":0}"#;
-        assert_eq!(reply_to(&Namespace::main(), 7, Some(other)), (r#"437[{"RC":1,"ER":0}]"#.to_owned(), false));
-        assert_eq!(reply_to(&Namespace::main(), 7, None), ("437[]".to_owned(), false));
+        assert_eq!(reply_to(&Namespace::main(), 7, Some(other)), (r#"437[{"RC":1,"ER":0}]"#.to_owned(), None));
+        assert_eq!(reply_to(&Namespace::main(), 7, None), ("437[]".to_owned(), None));
     }
 }
