@@ -32,8 +32,8 @@ pub async fn handle(deps: &Deps, event: Event) -> Response {
     let answer = match Packet::parse(text) {
         Ok(packet) => socketio::answer(deps, &connection, packet).await,
         Err(_) => match reply(deps, &connection, text).await {
-            // No frame at all: it may be meant for another dialect.
-            Some(refusal) if !text.trim_start().starts_with('{') => {
+            // It is not understood, so its sender may speak another dialect.
+            Some(refusal) if ErrorFrame::is(&refusal) => {
                 socketio::refuse(deps, &connection, &refusal).await.or(Some(refusal))
             }
             reply => reply,

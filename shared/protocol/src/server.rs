@@ -128,6 +128,12 @@ pub struct ErrorFrame {
 }
 
 impl ErrorFrame {
+    /// Whether a frame is one of these.
+    #[must_use]
+    pub fn is(frame: &str) -> bool {
+        frame.starts_with(r#"{"event":"RESPERROR""#)
+    }
+
     /// The frame for a code.
     #[must_use]
     pub fn new(er: Er) -> Self {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kschat_core::{Session, deliver::End, ports::ConnectionRegistry};
-use kschat_protocol::Version;
+use kschat_protocol::{Version, dialect::Dialect};
 
 use crate::scene::{HOUR, NOW, Scene};
 
@@ -40,6 +40,7 @@ async fn a_fresh_token_in_time_lets_a_connection_go_on() {
         version: Version::V2,
         connected: NOW,
         expires: Some(NOW.plus(HOUR + HOUR / 2)),
+        dialect: Dialect::Raw,
     };
     scene.registry.register(&early, &renewed).await.expect("memory");
     scene.signals.refresh.notify_one();
