@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kschat::{
     edge::Settings,
-    load::{Pattern, Plan, Until, run},
+    load::{Dialect, Pattern, Plan, Until, run},
     stack::{Options, Stack},
 };
 use kschat_tests::stack::{SECRET, embedded, options};
@@ -30,6 +30,22 @@ async fn every_pattern_is_clean_when_nothing_goes_wrong() {
         assert!(outcome.clean && outcome.report.received == 1_000, "{pattern:?}\n{}", outcome.report);
         let drawn: u64 = outcome.timeline.points().map(|point| point.messages).sum();
         assert_eq!(drawn, 1_000, "every message has its place in time");
+    }
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn socket_io_clients_lose_nothing_either_while_they_are_cut_off() {
+    let stack = embedded().await;
+    for (pattern, devices) in [(Pattern::Pairs, 2), (Pattern::Offline, 1), (Pattern::Burst, 1)] {
+        let plan = Plan { dialect: Dialect::Socketio, pattern, devices, burst: 25, ..plan(stack.websocket_url()) };
+        let cutter = plan.cutter.clone();
+        let cuts = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            cutter.cut(0.5);
+        };
+        let outcome = tokio::join!(run(plan, |_| {}), cuts).0.expect("it runs");
+        assert!(outcome.clean && outcome.report.received == 1_000, "{pattern:?}\n{}", outcome.report);
     }
     stack.stop().await;
 }

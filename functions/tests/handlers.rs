@@ -59,7 +59,7 @@ impl Scene {
                 request: request::Deps {
                     registry: registry.clone(),
                     rates: registry.clone(),
-                    verifier: verifier,
+                    verifier,
                     pokes: shared.clone(),
                     notices: shared.clone(),
                     clock,

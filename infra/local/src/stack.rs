@@ -204,7 +204,7 @@ impl Parts {
                 request: request::Deps {
                     registry: self.registry.clone(),
                     rates: self.rates.clone(),
-                    verifier: verifier,
+                    verifier,
                     pokes: self.pokes.clone(),
                     notices: self.notices.clone(),
                     clock,

@@ -179,8 +179,8 @@ impl Audience {
     /// Takes out the heartbeats that are due, and notes when the next ones are.
     pub(crate) fn take_pings(&mut self) -> Vec<(ConnectionId, &'static str)> {
         let (now, interval) = (Instant::now(), self.heartbeat.interval);
-        let is_due = |listener: &&mut Listener| listener.next_ping.is_some_and(|due| due <= now);
-        let due = self.listeners.iter_mut().map(|(id, listener)| (id, listener)).filter(|(_, one)| is_due(&one));
+        let is_due = |listener: &Listener| listener.next_ping.is_some_and(|due| due <= now);
+        let due = self.listeners.iter_mut().filter(|(_, listener)| is_due(listener));
         due.filter_map(|(id, listener)| {
             listener.next_ping = Some(now + interval);
             let ping = listener.socket_io()?.ping()?;

@@ -11,7 +11,7 @@ use kschat_adapters::config::Environment;
 
 use super::{Secret, fail, positive_time, say};
 use crate::{
-    load::{Cutter, Pattern, Plan, Size, Until, oracle::Report, plot, run},
+    load::{Cutter, Dialect, Pattern, Plan, Size, Until, oracle::Report, plot, run},
     stack::Options,
 };
 
@@ -25,6 +25,9 @@ pub(super) struct LoadCommand {
     /// Where clients connect to. Tokens are signed with the secret and name users as the functions expect by default.
     #[arg(default_value = "ws://127.0.0.1:3000/dev")]
     url: String,
+    /// What clients speak.
+    #[arg(long, value_enum, default_value_t = Dialect::default())]
+    dialect: Dialect,
     /// Users: an even number.
     #[arg(long, value_name = "N", default_value_t = 100)]
     users: usize,
@@ -71,6 +74,7 @@ impl LoadCommand {
     fn plan(self, secret: String) -> Plan {
         Plan {
             url: self.url,
+            dialect: self.dialect,
             secret,
             users: self.users,
             devices: self.devices,

@@ -5,26 +5,24 @@ use std::{
     time::Duration,
 };
 
-use futures_util::SinkExt;
 use kschat_core::backoff::Backoff;
-use kschat_protocol::SUBPROTOCOL;
 use serde_json::{Value, json};
 use tokio::{
     sync::Semaphore,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use yawc::{Frame, HttpRequest, OpCode, TcpWebSocket, WebSocket};
 
 use super::{
     Pattern, Plan, Until,
     got::{Acks, Seen},
+    line::{Heard, Line},
     name,
     oracle::{Letter, Oracle, Shown},
 };
 
 /// How long a handshake or an answer may take until the client connects anew.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The wait before a socket is opened again, and before a send is repeated; longer each time that is in vain.
 const REST: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(2) };
@@ -59,7 +57,7 @@ pub(super) struct Device {
 /// A send that is not answered yet.
 struct Pending {
     letter: Letter,
-    frame: String,
+    frame: Value,
     rno: String,
     /// When the message was to be sent. Whatever holds it back counts.
     planned: Instant,
@@ -111,8 +109,7 @@ impl Device {
                         () = cut => {}
                     }
                     if self.stop.is_cancelled() {
-                        // The edge may be gone by now.
-                        let _ = timeout(PATIENCE, socket.close()).await;
+                        socket.close().await;
                         return;
                     }
                 }
@@ -124,18 +121,13 @@ impl Device {
         }
     }
 
-    async fn connect(&self) -> Result<TcpWebSocket, String> {
+    async fn connect(&self) -> Result<Line, String> {
         // It is never closed, so there always is a permit in the end.
         let _permit = self.opening.acquire().await;
-        let url = self.plan.url.parse().map_err(|error| format!("{error}"))?;
-        let offer = format!("{SUBPROTOCOL}, bearer.{}", self.token);
-        let request = HttpRequest::builder().header("sec-websocket-protocol", offer);
-        let connecting = WebSocket::connect(url).with_request(request);
-        let connected = timeout(PATIENCE, connecting).await.map_err(|_| "no answer to the handshake".to_owned())?;
-        connected.map_err(|error| error.to_string())
+        Line::open(self.plan.dialect, &self.plan.url, &self.token).await
     }
 
-    async fn serve(&self, socket: &mut TcpWebSocket, memory: &mut Memory) -> Ended {
+    async fn serve(&self, socket: &mut Line, memory: &mut Memory) -> Ended {
         // Whatever was under way on an earlier socket goes out again on this one.
         if let Some(pending) = &mut memory.pending {
             (pending.is_out, pending.due) = (false, Instant::now());
@@ -150,10 +142,11 @@ impl Device {
                     memory.pace = Some((began, self.first_at(began)));
                     Ok(())
                 }
-                frame = socket.next_frame() => match frame {
-                    Ok(frame) if frame.opcode() == OpCode::Text => self.on_frame(socket, memory, &frame).await,
-                    Ok(_) => Ok(()),
-                    Err(_) => Err(Ended),
+                heard = socket.next() => match heard {
+                    Ok(Heard::Frame(frame)) => self.on_frame(socket, memory, &frame).await,
+                    Ok(Heard::Ping) => socket.answer_ping().await,
+                    Ok(Heard::Nothing) => Ok(()),
+                    Err(Ended) => Err(Ended),
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.on_due(socket, memory).await
@@ -203,7 +196,7 @@ impl Device {
         let text = format!("{head}{}", "x".repeat(self.plan.size.draw().saturating_sub(head.len())));
         let rno = format!("{}-{}", self.user, memory.sent);
         let (me, to) = (name(&self.run, self.user), name(&self.run, to));
-        let frame = json!({ "action": "send", "uId": me, "pId": to, "msg": text, "rno": rno, "time": 0 }).to_string();
+        let frame = json!({ "action": "send", "uId": me, "pId": to, "msg": text, "rno": rno, "time": 0 });
         let (planned, due) = (next_at, next_at.max(Instant::now()));
         memory.pending = Some(Pending { letter, frame, rno, planned, due, is_out: false, repeated: 0, unknown: 0 });
     }
@@ -224,21 +217,20 @@ impl Device {
     }
 
     /// It is time to send, or to stop waiting for the answer.
-    async fn on_due(&self, socket: &mut TcpWebSocket, memory: &mut Memory) -> Result<(), Ended> {
+    async fn on_due(&self, socket: &mut Line, memory: &mut Memory) -> Result<(), Ended> {
         let Some(pending) = &mut memory.pending else { return Ok(()) };
         if pending.is_out {
             self.oracle.retries.fetch_add(1, Relaxed);
             return Err(Ended);
         }
         (pending.is_out, pending.due) = (true, Instant::now() + PATIENCE);
-        say(socket, pending.frame.clone()).await
+        socket.say(&pending.frame).await
     }
 
-    async fn on_frame(&self, socket: &mut TcpWebSocket, memory: &mut Memory, frame: &Frame) -> Result<(), Ended> {
-        let Ok(frame) = serde_json::from_slice::<Value>(frame.payload()) else { return Ok(()) };
+    async fn on_frame(&self, socket: &mut Line, memory: &mut Memory, frame: &Value) -> Result<(), Ended> {
         match frame["event"].as_str() {
-            Some("RESPSEND") => self.on_answer(memory, &frame),
-            Some("RESPRECEIVER") => self.on_messages(socket, memory, &frame).await,
+            Some("RESPSEND") => self.on_answer(memory, frame),
+            Some("RESPRECEIVER") => self.on_messages(socket, memory, frame).await,
             // The managed edge's own error frame: the function broke, and the send may or may not be accepted.
             None if frame["message"].is_string() => {
                 self.repeat(memory);
@@ -282,7 +274,7 @@ impl Device {
         }
     }
 
-    async fn on_messages(&self, socket: &mut TcpWebSocket, memory: &mut Memory, frame: &Value) -> Result<(), Ended> {
+    async fn on_messages(&self, socket: &mut Line, memory: &mut Memory, frame: &Value) -> Result<(), Ended> {
         let place = |field: &str| frame[field].as_str().and_then(|text| text.parse().ok());
         if place("PREV").is_some_and(|previous| !memory.acks.has_come_to(previous)) {
             self.oracle.gaps.fetch_add(1, Relaxed);
@@ -321,13 +313,5 @@ impl Memory {
             pace: None,
             is_finished: false,
         }
-    }
-}
-
-/// Sends a frame.
-pub(super) async fn say(socket: &mut TcpWebSocket, text: String) -> Result<(), Ended> {
-    match timeout(PATIENCE, socket.send(Frame::text(text))).await {
-        Ok(Ok(())) => Ok(()),
-        _ => Err(Ended),
     }
 }

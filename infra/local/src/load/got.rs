@@ -9,9 +9,8 @@ use std::{
 use kschat_protocol::Position;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use yawc::TcpWebSocket;
 
-use super::device::{Ended, say};
+use super::{device::Ended, line::Line};
 
 /// So many messages are acknowledged at once, as the protocol asks for.
 const ACK_AT_ONCE: usize = 16;
@@ -86,9 +85,9 @@ impl Acks {
     }
 
     /// Acknowledges all that has come.
-    pub(super) async fn say(&mut self, socket: &mut TcpWebSocket) -> Result<(), Ended> {
+    pub(super) async fn say(&mut self, socket: &mut Line) -> Result<(), Ended> {
         (self.unsaid, self.said) = (0, Instant::now());
-        say(socket, self.frame().to_string()).await
+        socket.say(&self.frame()).await
     }
 
     fn frame(&self) -> Value {
@@ -99,14 +98,14 @@ impl Acks {
     }
 
     /// Asks for everything after the last message that has come, unless that was asked for just now.
-    pub(super) async fn ask_again(&mut self, socket: &mut TcpWebSocket) -> Result<(), Ended> {
+    pub(super) async fn ask_again(&mut self, socket: &mut Line) -> Result<(), Ended> {
         if self.asked.is_some_and(|asked| asked.elapsed() < ACK_WITHIN) {
             return Ok(());
         }
         (self.unsaid, self.said, self.asked) = (0, Instant::now(), Some(Instant::now()));
         let mut ack = self.frame();
         ack["again"] = json!(true);
-        say(socket, ack.to_string()).await
+        socket.say(&ack).await
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod device;
 mod got;
+mod line;
 mod marks;
 pub mod oracle;
 pub mod plot;
@@ -31,6 +32,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use device::Device;
+pub use line::Dialect;
 use oracle::{Oracle, Outcome, Report};
 
 /// How long a token is good for: longer than any run.
@@ -122,6 +124,8 @@ impl Cutter {
 pub struct Plan {
     /// Where clients connect to.
     pub url: String,
+    /// What they speak.
+    pub dialect: Dialect,
     /// Signs their tokens.
     pub secret: String,
     /// How many users there are.
@@ -148,6 +152,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             url: "ws://127.0.0.1:3000/dev".to_owned(),
+            dialect: Dialect::default(),
             secret: String::new(),
             users: 100,
             devices: 1,
