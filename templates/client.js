@@ -40,7 +40,10 @@ async function getToken() {
   return answer.text();
 }
 
-const history = await History.open(me);
+const history = await History.open(me).catch((error) => {
+  banner("This browser lets the page keep nothing, and without that no message would outlive it.", "Reload", () => location.reload());
+  throw error;
+});
 const channel = new BroadcastChannel(`kschat ${me}`);
 const chat = connect({ ...clocks(), url, user: me, token: tokenId, getToken: tokenUrl ? getToken : undefined });
 const log = new Log($("messages"), history, {

@@ -44,6 +44,7 @@ const MAX_TIMEOUT = 0x7fff_ffff; // of setTimeout; more would fire at once
 const OK = 0;
 const INTERNAL = 1;
 const ENDED = new Set([3, 4]); // the token
+const RATE = 9;
 const REUSED_RNO = 13;
 const UNKNOWN_ACTION = 15;
 const FORGOTTEN = 17; // or the registry can't be asked
@@ -704,7 +705,7 @@ class Outbox {
     const answer = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
     // Whoever listens to `state` need not listen to the promise, too.
     answer.catch(() => {});
-    const problem = this.closed ? "closed" : this.#entries.size >= MAX_OUTBOX ? "full" : null;
+    const problem = this.closed ?? (this.#entries.size >= MAX_OUTBOX ? "full" : null);
     if (problem) entry.reject(new KschatError(problem));
     else this.#add(entry);
     return Object.assign(answer, { rno: entry.rno });
@@ -870,7 +871,7 @@ class Outbox {
   }
 
   close(error) {
-    this.closed = true;
+    this.closed = error.code;
     for (const lane of this.#lanes.values()) {
       this.#land(lane);
       lane.hold.clear();
@@ -1115,6 +1116,7 @@ export class Kschat extends Emitter {
     if (error.code === UNKNOWN_ACTION) return this.#onUnknown(error);
     if (ENDED.has(error.code)) this.#connection.renew();
     else if (this.#question) this.#finish(error);
+    else if (error.code === RATE) return; // Only of what has no answer.
     else if (TRANSIENT.has(error.code)) this.#outbox.failed(error, frame);
     else this.emit("error", error);
   }

@@ -218,7 +218,8 @@ async function expiring() {
   const [alice, bob] = [somebody("alice"), somebody("bob")];
   let asked = 0;
   const getToken = () => (asked++, sign(secret, alice, 2));
-  const [a, b] = [open(alice, { getToken }), open(bob)];
+  const line = await wire(wsUrl);
+  const [a, b] = [open(alice, { getToken, url: line.url }), open(bob)];
   const words = range(30);
   for (const word of words) {
     await a.send(bob, word);
@@ -226,8 +227,9 @@ async function expiring() {
   }
   await eventually("tokens of two seconds are renewed in time", words, () => b.heard);
   check("they were asked for", true, asked >= 3);
-  check("without a gap", false, a.seen.includes("waiting"));
+  check("over the open connection", [1, ["connecting", "connected"]], [line.opened, a.seen]);
   a.close();
+  line.close();
 
   const ending = open(alice, { getToken: undefined, token: sign(secret, alice, 1) });
   await connected(ending, "alice");
@@ -294,20 +296,105 @@ async function odd() {
   server.close();
 }
 
-async function features() {
+async function typing() {
   const [alice, bob] = [somebody("alice"), somebody("bob")];
-  const [a, b] = [open(alice), open(bob)];
+  const [a, b] = [open(alice), open(bob, { typingShown: 400 })];
+  const told = [];
+  b.on("typing", ({ user, on }) => told.push([user, on]));
   await Promise.all([connected(a), connected(b)]);
-  const answer = await refusal(a.presence([bob]));
-  if (answer !== "accepted") check("an older server hides presence", [15, false], [answer.code, a.features.presence]);
+  for (let key = 0; key < 5; key++) a.typing(bob);
+  await eventually("who types is told, once for many keys", [[alice, true]], () => told);
+  await eventually("it is not shown for ever", [[alice, true], [alice, false]], () => told);
+  a.typing(bob, false);
+  a.typing(bob);
+  await eventually("it begins again", [alice, true], () => told.at(-1));
+  await a.send(bob, "here it is");
+  await eventually("a message ends it", [alice, false], () => told.at(-1));
+  await eventually("it is heard", ["here it is"], () => b.heard);
+  check("nothing else was said", true, told.length <= 5);
   a.close();
   b.close();
+}
+
+/** What the server at hand may not know yet, by a server that does what the agreement says. */
+async function agreed() {
+  const { WebSocketServer } = await import("ws");
+  const server = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "kschat.v2" });
+  await new Promise((listening) => server.on("listening", listening));
+  const heard = [];
+  let socket;
+  let sent = 0;
+  const answers = {
+    send: ({ rno, gId }) => ({ event: "RESPSEND", RC: 1, ER: 0, RANDOMNO: rno, ...(gId && { GID: gId }), MID: `0190-${++sent}`, MSGTIME: 1_700_000_000_000 + sent }),
+    presence: ({ uIds }) => ({ event: "RESPPRESENCE", RC: 1, ER: 0, LIST: uIds.map((uId) => ({ uId, on: 1 })) }),
+    status: () => ({ event: "RESPSTATUS", RC: 1, ER: 0, LIST: [{ uId: "bob", delivered: "0190-1", read: "" }] }),
+    join: ({ gId }) => gId === "secret" ? { event: "RESPROOM", RC: 1, ER: 14, OP: "join", GID: gId, ERMSG: "not a member" } : { event: "RESPROOM", RC: 1, ER: 0, OP: "join", GID: gId },
+    leave: ({ gId }) => ({ event: "RESPROOM", RC: 1, ER: 0, OP: "leave", GID: gId }),
+    rooms: () => ({ event: "RESPROOM", RC: 1, ER: 0, OP: "list", LIST: ["r1"] }),
+  };
+  server.on("connection", (one) => {
+    socket = one;
+    one.on("message", (data) => {
+      const frame = JSON.parse(data);
+      heard.push(frame);
+      if (answers[frame.action]) one.send(JSON.stringify(answers[frame.action](frame)));
+    });
+  });
+  const push = (frame) => socket.send(JSON.stringify({ RC: 1, ER: 0, ...frame }));
+  const a = open("alice", { url: `ws://127.0.0.1:${server.address().port}/dev`, presenceEvery: 300 });
+  const events = { presence: [], state: [], room: [], receipt: [] };
+  for (const [event, list] of Object.entries(events)) a.on(event, (value) => list.push(value));
+  await connected(a);
+
+  const here = await a.presence(["bob", "carol"]);
+  check("who is here is told", [["bob", true], ["carol", true]], here.map(({ user, on }) => [user, on]));
+  push({ event: "RESPPRESENCE", LIST: [{ uId: "bob", on: 0, last: 1_700_000_000_123 }] });
+  await eventually("and who goes", { user: "bob", on: false, last: 1_700_000_000_123 }, () => events.presence.at(-1));
+
+  for (const word of ["one", "two", "three"]) await a.send("bob", word);
+  check("what bob has got is told", [{ user: "bob", delivered: "0190-1", read: "" }], await a.status(["bob"]));
+  const of = (mid) => events.state.filter(({ id }) => id === mid).map(({ state }) => state);
+  check("as states of messages", ["accepted", "delivered"], of("0190-1"));
+  push({ event: "RESPSTATUS", UID: "bob", PID: "alice", STATUS: 4, MID: "0190-2" });
+  await eventually("one mark stands for all before it", [["accepted", "delivered", "read"], ["accepted", "read"], ["accepted"]], () =>
+    ["0190-1", "0190-2", "0190-3"].map(of));
+  a.read("bob", "0190-9");
+  a.read("bob", "0190-8");
+  await eventually("what is read is told, and not taken back", ["0190-9"], () => heard.filter(({ action }) => action === "read").map(({ mId }) => mId));
+
+  await a.join("r1");
+  check("a room is joined", [{ room: "r1", joined: true }], events.room);
+  check("rooms are listed", ["r1"], await a.rooms());
+  check("a room that is closed says so", 14, (await refusal(a.join("secret"))).code);
+  check("a message to a room is accepted", "r1", (await a.sendRoom("r1", "hello all")).GID);
+  push({ event: "RESPRECEIVER", MSG: [{ uId: "bob", pId: "r1", gId: "r1", msg: "hi", mId: "0191-1", msgTime: 1 }], POS: "x.1" });
+  push({ event: "RESPRECEIVER", MSG: [{ uId: "alice", pId: "bob", msg: "from my phone", mId: "0191-2", msgTime: 1 }], POS: "x.2" });
+  const got = [];
+  a.on("message", ({ room, mine, text }) => got.push([room, mine, text]));
+  await eventually("messages of rooms and copies are told apart", [["r1", false, "hi"], [undefined, true, "from my phone"]], () => got);
+  await a.leave("r1");
+  await eventually("a room is left", { room: "r1", joined: false }, () => events.room.at(-1));
+
+  socket.terminate();
+  await eventually("who is here is asked again after a reconnect", true, () => heard.filter(({ action }) => action === "presence").length >= 2 && a.state === "connected");
+  a.close();
+
+  // An older one, which knows nothing of `auth`.
+  answers.auth = () => ({ event: "RESPERROR", RC: 1, ER: 15, ERMSG: "unknown action" });
+  let links = 0;
+  server.on("connection", () => links++);
+  const b = open("bob", { url: `ws://127.0.0.1:${server.address().port}/dev`, getToken: () => sign(secret, "bob", 2), rolloverOverlap: 50 });
+  await connected(b, "bob");
+  await eventually("a server that takes no token over an open connection gets a new connection", true, () => links > 1);
+  check("without a gap", ["connecting", "connected", "connected"], b.seen.slice(0, 3));
+  b.close();
+  server.close();
 }
 
 // Node.js has one of its own since version 22.
 const natively = () => globalThis.WebSocket && sending(globalThis.WebSocket);
 
-const parts = { sending, natively, acknowledging, losing, bursting, rolling, expiring, odd, features };
+const parts = { sending, natively, acknowledging, losing, bursting, rolling, expiring, typing, odd, agreed };
 const wanted = process.argv.slice(4);
 for (const [name, part] of Object.entries(parts)) {
   if (wanted.length && !wanted.includes(name)) continue;

@@ -75,6 +75,11 @@ async function chatting() {
   check("bubbles of one person are joined", 2, await a.locator(".message.joined").count());
   check("a day has a separator", ["Today"], await a.locator("[data-day]").evaluateAll((all) => all.map((one) => one.dataset.day)));
 
+  await b.locator("#msg").pressSequentially("I am");
+  await eventually("who types is shown", "typing…", () => a.locator("#presence").textContent());
+  await b.fill("#msg", "");
+  await eventually("and who stops", true, async () => (await a.locator("#presence").textContent()) !== "typing…");
+
   await a.fill("#msg", "one line");
   await a.press("#msg", "Shift+Enter");
   await a.locator("#msg").pressSequentially("another");
@@ -368,6 +373,41 @@ async function size() {
   await window.close();
 }
 
+/** Pictures for the README. */
+async function pictures() {
+  const alice = await open("alice", "bob", { viewport: { width: 1180, height: 700 } });
+  const bob = await open("bob", "alice", { ...PHONE, viewport: { width: 360, height: 700 }, colorScheme: "dark" });
+  for (const [name, words] of [["Priya", "The figures are in the folder 📊"], ["Jonas", "See you on Monday"], ["mum", "Call me when you are back, there is cake"]]) {
+    const other = await open(name, "alice");
+    await say(other, words);
+    await eventually("it arrives", words, () => row(alice, name).locator(".row-text").textContent());
+    await other.home.close();
+  }
+  await row(alice, "Jonas").locator("a").click();
+  await eventually("it is read", "", () => row(alice, "Jonas").locator(".badge").textContent());
+  await row(alice, "bob").locator("a").click();
+  await say(alice, "Hi Bob! Are you coming to the demo this afternoon?", "It starts at three.");
+  await eventually("it arrives", 2, async () => (await texts(bob, "theirs")).length);
+  await say(bob, "Yes, I'll be there 🎉", "Will it show what happens when the broker dies?");
+  await eventually("it arrives", 2, async () => (await texts(alice, "theirs")).length);
+  await say(alice, "It will. We pull the plug in the middle of a thousand messages: https://example.com/chaos");
+  await say(alice, "👋");
+  await eventually("it arrives", 4, async () => (await texts(bob, "theirs")).length);
+  await say(bob, "Brave. I bring popcorn.");
+  await eventually("it arrives", 3, async () => (await texts(alice, "theirs")).length);
+  await eventually("all have a tick", true, async () => [...(await states(alice)), ...(await states(bob))].every((state) => state !== "sending"));
+  await sleep(500);
+  await bob.locator("#msg").pressSequentially("And");
+  await eventually("who types is shown", "typing…", () => alice.locator("#presence").textContent());
+  await shot(alice, "chat");
+  await alice.locator("#msg").pressSequentially("W");
+  await eventually("who types is shown", "typing…", () => bob.locator("#presence").textContent());
+  await bob.fill("#msg", "");
+  await shot(bob, "chat-phone-dark");
+  await alice.home.close();
+  await bob.home.close();
+}
+
 /** The whole server goes and comes back: whoever started this script does that. */
 async function restarting() {
   const lines = createInterface({ input: process.stdin });
@@ -388,7 +428,7 @@ async function restarting() {
 }
 
 const parts = { chatting, tabs, offline, bursting, scrolling, rolling, hostile, looks, size };
-const all = { ...parts, restarting };
+const all = { ...parts, pictures, restarting };
 for (const name of wanted.length ? wanted : Object.keys(parts)) await all[name]();
 await browser.close();
 process.exit(0);
