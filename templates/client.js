@@ -12,7 +12,8 @@ const { uid: me, rid, random, tokenId, url, tokenUrl, switchUrl } = app.dataset;
 const SHOW_LOSS_MS = 1_500; // a connection that is lost for less is not worth a word
 const HINT_AFTER = 6; // attempts
 const NOTE_MS = 8_000;
-const MAX_WATCHED = 100; // people whose presence is asked for
+const MAX_WATCHED = 100; // people whose presence is asked for …
+const WATCH_MS = 500; // … once in this time
 
 // ---- what there is
 
@@ -273,7 +274,7 @@ async function onMessages(messages) {
   log.add(here, isWatched() && log.following);
   const theirs = kept.filter(({ mine }) => !mine);
   if (theirs.length) announce(theirs);
-  if (conversations.some(({ conv, room }) => !room && !presence.has(nameOf(conv)))) watch();
+  watch();
 }
 
 function announce(messages) {
@@ -332,12 +333,20 @@ function onPresence({ user, on, last }) {
   listSoon();
 }
 
-/** Asks who of those in the list is here. */
+let watched = "";
+let watching;
+
+/** Asks who of those in the list is here, when that list has changed. */
 function watch() {
-  const known = [...people.values()].filter(({ room }) => !room).sort((a, b) => b.at - a.at);
-  const names = known.slice(0, MAX_WATCHED).map(({ name }) => name);
-  if (open && !isRoom(open) && !names.includes(nameOf(open))) names.splice(-1, 1, nameOf(open));
-  if (names.length) chat.presence(names).catch(() => {});
+  watching ??= setTimeout(() => {
+    watching = undefined;
+    const known = [...people.values()].filter(({ room }) => !room).sort((a, b) => b.at - a.at);
+    const names = known.slice(0, MAX_WATCHED).map(({ name }) => name);
+    if (open && !isRoom(open) && !names.includes(nameOf(open))) names.splice(-1, 1, nameOf(open));
+    if (!names.length || watched === JSON.stringify([...names].sort())) return;
+    watched = JSON.stringify([...names].sort());
+    chat.presence(names).catch(() => {});
+  }, WATCH_MS);
 }
 
 // ---- the connection

@@ -296,20 +296,26 @@ class Tokens {
     return token;
   }
 
+  // By a clock that runs ahead a fresh token has ended: then the server says when it is time.
   #plan(end) {
-    this.#renewAt = end - Math.min(this.options.renewBefore, Math.max(end - now(), 0) / 4);
+    const life = end - now();
+    this.#renewAt = life > 0 ? end - Math.min(this.options.renewBefore, life / 4) : Infinity;
   }
 
-  /** Milliseconds until it should be renewed. A clock that runs ahead must not make that all the time. */
+  /** Milliseconds until it should be renewed. */
   get left() {
-    return this.renewable ? Math.max(this.#renewAt - now(), this.options.backoffMin) : Infinity;
+    return this.renewable ? this.#renewAt - now() : Infinity;
   }
 
   /** A token that can be used, or nothing: the session has ended. */
   async get(fresh) {
     const stale = fresh || !this.#token || now() >= this.#renewAt;
     if (!this.renewable || !stale) return this.#token;
-    const token = await this.options.getToken();
+    const timer = new Timer();
+    const late = new Promise((_, reject) => {
+      timer.set(this.options.handshakeTimeout, () => reject(new KschatError("timeout", "no token came in time")));
+    });
+    const token = await Promise.race([this.options.getToken(), late]).finally(() => timer.clear());
     return token ? this.#take(String(token).trim()) : null;
   }
 
@@ -417,7 +423,8 @@ class Connection {
       const link = await this.#open();
       this.#dialing = false;
       if (this.isOver) link.drop();
-      else this.#promote(link);
+      else if (link.isOpen) this.#promote(link);
+      else this.#failed(new KschatError("offline"));
     } catch (error) {
       this.#dialing = false;
       if (!this.isOver) this.#failed(error);
@@ -659,6 +666,7 @@ class Outbox {
   #entries = new Map(); // rno → entry
   #lanes = new Map();
   #tab = randomName();
+  #tabs = new Set(); // others, whose end we wait for
   #count = 0;
   #release;
 
@@ -676,21 +684,29 @@ class Outbox {
     return { rno, to, text, time, state, ...(room && { room }), ...(id && { id }), ...(error && { error }) };
   }
 
-  /** Takes what earlier pages left, and what other tabs leave when they end. */
+  /** Takes what earlier pages left, and what other tabs leave when they end: each holds a lock as long as it lives. */
   adopt() {
-    const name = (tab) => `${this.vault.prefix}tab/${tab}`;
-    const tabs = new Set(this.vault.names("out/").map((key) => key.split("/")[1]));
-    const locks = globalThis.navigator?.locks;
-    // Without locks nobody knows whether a tab lives. Sending twice is harmless: the `rno` is the same.
-    for (const tab of tabs) locks ? this.#quietly(locks, name(tab), () => this.#take(tab)) : this.#take(tab);
-    if (locks) this.#quietly(locks, name(this.#tab), () => new Promise((release) => (this.#release = release)));
+    this.#locked(this.#tab, () => new Promise((release) => (this.#release = release)));
+    for (const key of this.vault.names("out/")) this.notice(this.vault.prefix + key);
   }
 
-  #quietly(locks, name, action) {
-    locks.request(name, action).catch(() => action());
+  /** A tab has written something, which is ours once that tab has ended. */
+  notice(key) {
+    const tab = key?.startsWith(`${this.vault.prefix}out/`) && key.slice(this.vault.prefix.length).split("/")[1];
+    if (!tab || tab === this.#tab || this.#tabs.has(tab)) return;
+    this.#tabs.add(tab);
+    this.#locked(tab, () => this.#take(tab));
+  }
+
+  #locked(tab, action) {
+    const locks = globalThis.navigator?.locks;
+    // Without locks nobody knows whether a tab lives. Sending twice is harmless: the `rno` is the same.
+    if (locks) locks.request(`${this.vault.prefix}tab/${tab}`, action).catch(action);
+    else action();
   }
 
   #take(tab) {
+    this.#tabs.delete(tab);
     if (this.closed) return;
     for (const key of this.vault.names(`out/${tab}/`)) {
       const kept = this.vault.get(key);
@@ -1044,11 +1060,13 @@ export class Kschat extends Emitter {
     globalThis.window?.[add]?.("online", this.#onOnline);
     globalThis.window?.[add]?.("offline", this.#onOffline);
     globalThis.window?.[add]?.("pagehide", this.#onHide);
+    globalThis.window?.[add]?.("storage", this.#onStorage);
     globalThis.document?.[add]?.("visibilitychange", this.#onVisible);
   }
 
   #onOnline = () => this.#connection.hurry();
   #onOffline = () => this.#connection.probe();
+  #onStorage = ({ key }) => this.#outbox.notice(key);
   // Whoever leaves has seen what is here.
   #onHide = () => this.#inbox.flush();
   // Timers of hidden pages are slow, and a machine that slept has lost its connection.

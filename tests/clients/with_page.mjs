@@ -128,22 +128,24 @@ async function chatting() {
 
 async function tabs() {
   const [alice, bob] = [somebody("alice"), somebody("bob")];
-  const first = await open(alice, bob);
-  const second = await open(alice, bob, { context: first.home });
+  const line = await wire(page);
+  const first = await open(alice, bob, { at: line.url });
+  const second = await open(alice, bob, { at: line.url, context: first.home, clocks: { backoffMax: 500 } });
   const b = await open(bob, alice);
   await say(b, "to both");
   for (const tab of [first, second]) await eventually("each tab shows it", ["to both"], () => texts(tab));
   await say(first, "from the first");
   await eventually("the other tab shows what this one wrote", ["to both", "from the first"], () => texts(second));
-  // A tab that dies with messages in its outbox.
-  await first.home.setOffline(true);
-  await first.evaluate(() => dispatchEvent(new Event("offline")));
+  line.cut();
   await say(first, "left behind");
+  await eventually("a tab waits for its connection", "sending", async () => (await states(first)).at(-1));
   await first.close();
-  await second.home.setOffline(false);
-  await eventually("the other tab sends what a closed one has left", true, async () => (await texts(b)).includes("left behind"), 40);
+  line.mend();
+  await eventually("the other tab sends what a closed one has left", true, async () => (await texts(b)).includes("left behind"));
+  await eventually("and shows it", "left behind", async () => (await texts(second)).at(-1));
   await first.home.close();
   await b.home.close();
+  line.close();
 }
 
 async function offline() {
