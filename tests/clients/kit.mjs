@@ -41,11 +41,11 @@ export function sign(secret, user, seconds = 3600) {
   return `${said}.${createHmac("sha256", secret).update(said).digest("base64url")}`;
 }
 
-/** A wire to a server that can be cut, frozen, or made deaf to what the server says. */
+/** A wire to a server that can be cut, frozen, or made to lose what the server says (mute) or what the client says (deaf). */
 export async function wire(target) {
   const { hostname, port } = new URL(target);
   const pairs = new Set();
-  const self = { isCut: false, isFrozen: false, isMute: false, opened: 0 };
+  const self = { isCut: false, isFrozen: false, isMute: false, isDeaf: false, opened: 0 };
   const server = createServer((near) => {
     if (self.isCut) return near.destroy();
     self.opened++;
@@ -57,7 +57,7 @@ export async function wire(target) {
       near.destroy();
       far.destroy();
     };
-    near.on("data", (data) => self.isFrozen || far.write(data));
+    near.on("data", (data) => self.isFrozen || self.isDeaf || far.write(data));
     far.on("data", (data) => self.isFrozen || self.isMute || near.write(data));
     for (const socket of [near, far]) socket.on("close", end).on("error", end);
   });
@@ -74,7 +74,7 @@ export async function wire(target) {
       drop();
     },
     mend() {
-      self.isCut = self.isFrozen = self.isMute = false;
+      self.isCut = self.isFrozen = self.isMute = self.isDeaf = false;
     },
     close() {
       self.cut();

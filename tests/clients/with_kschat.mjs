@@ -95,6 +95,20 @@ async function acknowledging() {
   await eventually("what was not dealt with comes to the next page, and nothing else", ["slow"], () => next.heard);
   next.close();
 
+  // The other way round: it was dealt with, and the ack got lost.
+  const line = await wire(wsUrl);
+  const unheard = open(bob, { storage, url: line.url });
+  await connected(unheard, "bob");
+  line.isDeaf = true;
+  await a.send(bob, "dealt with");
+  await eventually("a message comes", ["dealt with"], () => unheard.heard);
+  unheard.close();
+  line.close();
+  const after = open(bob, { storage });
+  await a.send(bob, "the next one");
+  await eventually("what was dealt with is not handed to the next page", ["the next one"], () => after.heard);
+  after.close();
+
   // A handler that fails has not dealt with it.
   const stubborn = open(bob, { storage });
   let tries = 0;
@@ -217,7 +231,13 @@ async function rolling() {
 async function expiring() {
   const [alice, bob] = [somebody("alice"), somebody("bob")];
   let asked = 0;
-  const getToken = () => (asked++, sign(secret, alice, 2));
+  let end = Infinity;
+  const early = [];
+  const getToken = () => {
+    early.push(Date.now() < end);
+    end = Math.floor(Date.now() / 1000 + 2) * 1000;
+    return asked++, sign(secret, alice, 2);
+  };
   const line = await wire(wsUrl);
   const [a, b] = [open(alice, { getToken, url: line.url }), open(bob)];
   const words = range(30);
@@ -226,7 +246,7 @@ async function expiring() {
     await sleep(150);
   }
   await eventually("tokens of two seconds are renewed in time", words, () => b.heard);
-  check("they were asked for", true, asked >= 3);
+  check("they were asked for, before the last one ended", [true, true], [asked >= 3, !early.includes(false)]);
   check("over the open connection", [1, ["connecting", "connected"]], [line.opened, a.seen]);
   a.close();
   line.close();
@@ -278,6 +298,17 @@ async function odd() {
   const again = { action: "ack", mId: "m1", pos: "r.1", again: true };
   await eventually("a frame that was lost is asked for", again, () => frames.at(-1));
   check("… and what came after it waits", ["fine"], a.heard);
+
+  a.off("message").on("message", async ({ id }) => {
+    if (id === "m2") throw await sleep(50, new Error("not yet"));
+  });
+  const { error } = console;
+  console.error = () => {};
+  socket.send('{"event":"RESPRECEIVER","PREV":"r.1","MSG":[{"uId":7,"msg":"hard","mId":"m2"}],"POS":"r.2"}');
+  socket.send('{"event":"RESPRECEIVER","PREV":"r.2","MSG":[{"uId":7,"msg":"easy","mId":"m3"}],"POS":"r.3"}');
+  await sleep(1_100);
+  console.error = error;
+  check("what came after a failure is not acknowledged for it", again, frames.at(-1));
 
   a.typing("bob");
   await eventually("typing is told", "typing", () => frames.at(-1).action);
