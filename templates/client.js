@@ -21,7 +21,7 @@ const people = new Map(); // conv → conversation, with `unread`
 const presence = new Map(); // user → { on, last }
 const typing = new Set(); // users who type
 const drafts = new Map(); // conv → what is written and not sent
-let open = null; // the conversation that is shown
+let open; // the conversation that is shown
 
 const convOf = ({ room, mine, from, to }) => (room ? `r/${room}` : `u/${mine === false ? from : to}`);
 const isRoom = (conv) => conv.startsWith("r/");
@@ -86,8 +86,12 @@ function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** What is looked at is about to be read: counting it would only flicker. */
+const unreadOf = ({ conv, unread }) => (conv === open && log.following && isWatched() ? 0 : unread);
+
 function paintRow(row, record) {
-  const { conv, last, unread, name } = record;
+  const { conv, last, name } = record;
+  const unread = unreadOf(record);
   const part = (selector) => row.querySelector(selector);
   const here = !record.room && presence.get(name)?.on;
   row.classList.toggle("here", Boolean(here));
@@ -130,7 +134,7 @@ function paintList() {
   nodes.forEach((row, index) => row === list.children[index] || list.insertBefore(row, list.children[index] ?? null));
   $("list-hint").hidden = shown.length > 0;
   setText($("list-hint"), wanted ? "Nobody by that name here. Start a new conversation with +." : "No conversations yet. Start one with +.");
-  const unread = all.reduce((sum, record) => sum + record.unread, 0);
+  const unread = all.reduce((sum, record) => sum + unreadOf(record), 0);
   document.title = `${unread ? `(${unread}) ` : ""}${open ? `${nameOf(open)} · ` : ""}kschat`;
 }
 
@@ -362,7 +366,7 @@ function onConnection({ state, attempt = 0, retryAt, reason }) {
   clearInterval(countdown);
   if (state === "connected" || isOver) clearTimeout(lossTimer);
   if (state === "connected") return onConnected();
-  if (isOver) return banner(`Your session has ended. ${reason ?? ""}`.trim(), "Reload", () => location.reload());
+  if (isOver) return banner(`You are signed out: ${reason ?? state}.`, "Reload", () => location.reload());
   lossTimer ??= setTimeout(() => tellLoss(), SHOW_LOSS_MS);
   if (!$("banner").hidden || attempt >= HINT_AFTER) tellLoss(state, attempt, retryAt);
 }

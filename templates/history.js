@@ -95,20 +95,26 @@ export class History {
     return this.conversation(conv);
   }
 
-  /** With the number of messages that have not been read. */
   async conversation(conv) {
     const [, conversations, messages] = this.#stores("readonly", "conversations", "messages");
     const record = await done(conversations.get(conv));
-    if (!record) return null;
-    const unread = await done(messages.index("theirs").count(between(conv, [0, record.readTime], [0, []])));
-    return { ...record, unread };
+    return record ? this.#counted(record, messages) : null;
   }
 
+  /** With the number of messages that have not been read. */
+  async #counted(record, messages) {
+    const { conv, readTime } = record;
+    return { ...record, unread: await done(messages.index("theirs").count(between(conv, [0, readTime], [0, []]))) };
+  }
+
+  /** All of them, the newest first. */
   async conversations() {
-    const [, conversations] = this.#stores("readonly", "conversations");
+    const [, conversations, messages] = this.#stores("readonly", "conversations", "messages");
     const all = (await done(conversations.getAll())).sort((a, b) => b.at - a.at);
+    const counted = all.slice(0, MAX_CONVERSATIONS).map((record) => this.#counted(record, messages));
+    const kept = await Promise.all(counted);
     for (const { conv } of all.slice(MAX_CONVERSATIONS)) await this.remove(conv);
-    return Promise.all(all.slice(0, MAX_CONVERSATIONS).map(({ conv }) => this.conversation(conv)));
+    return kept;
   }
 
   async remove(conv) {

@@ -48,6 +48,7 @@ const RATE = 9;
 const REUSED_RNO = 13;
 const UNKNOWN_ACTION = 15;
 const FORGOTTEN = 17; // or the registry can't be asked
+const KICKED = 19;
 const TRANSIENT = new Set([1, 2, 9, 17, 18, 20]);
 const STATUS = { 3: "delivered", 4: "read" };
 
@@ -1197,7 +1198,7 @@ export class Kschat extends Emitter {
   }
 
   #onControl(frame) {
-    if (frame.OP === "kick") return this.#connection.end(errorOf(frame).message);
+    if (frame.OP === "kick") return this.#connection.end(plain(frame.WHY) || MEANINGS[KICKED]);
     // A link that is replaced shows a new token, where that is what is missing.
     if (ENDED.has(codeOf(frame))) this.#connection.renew();
     else if (frame.OP === "reconnect" || frame.OP === "drain") this.#connection.comeAgain(Number(frame.AFTER) || 0);

@@ -29,7 +29,7 @@ async fn page(stack: &Stack, parts: &[&str], checks: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn people_chat_in_windows_and_tabs() {
     let stack = embedded().await;
-    page(&stack, &["chatting", "tabs"], 26).await;
+    page(&stack, &["chatting", "tabs"], 31).await;
     stack.stop().await;
 }
 
@@ -37,21 +37,21 @@ async fn people_chat_in_windows_and_tabs() {
 async fn people_chat_on_rabbitmq_and_redis() {
     let services = Services::start().await;
     let stack = Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("it starts");
-    page(&stack, &["chatting", "bursting"], 29).await;
+    page(&stack, &["chatting", "bursting"], 32).await;
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_bears_being_offline_and_rolls_over_and_outlives_its_tokens() {
     let stack = embedded().await;
-    page(&stack, &["offline", "rolling"], 17).await;
+    page(&stack, &["offline", "rolling"], 19).await;
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_messages_come_through_reloads_and_ten_thousand_do_not_jump() {
     let stack = embedded().await;
-    page(&stack, &["bursting", "scrolling"], 15).await;
+    page(&stack, &["bursting", "scrolling"], 16).await;
     stack.stop().await;
 }
 

@@ -27,7 +27,12 @@ async function open(me, other = "", { at = page, context, token, clocks = {}, ..
     const text = message.text();
     if (message.type() === "error" && !/ERR_|WebSocket|Failed to load resource/.test(text)) fail("a quiet console", "nothing", text);
   });
-  if (token) await window.route("**/token?*", (route) => route.fulfill({ body: token() }));
+  if (token) {
+    await window.route("**/token?*", (route) => {
+      const body = token();
+      return route.fulfill(body ? { body } : { status: 401 });
+    });
+  }
   // As a host application would render it.
   await window.addInitScript((values) => {
     document.addEventListener("readystatechange", () => Object.assign(document.querySelector(".app").dataset, values));
@@ -109,6 +114,11 @@ async function chatting() {
   await shot(b, "list-phone");
   await b.goBack();
   await eventually("the browser's back button leads back", true, () => b.locator("#chat").isVisible());
+
+  await a.goto(`${page}?uid=${alice}`);
+  await eventually("without anybody the page asks for somebody", "Pick a conversation", () => a.locator("#empty-lead").textContent());
+  check("in sight", true, await a.locator("#empty-lead").isVisible());
+  await shot(a, "nobody");
 
   await a.fill("#search", "CAR");
   await eventually("the list can be searched", 1, () => a.locator("#list li").count());
@@ -234,6 +244,14 @@ async function scrolling() {
   await a.reload();
   await eventually("ten thousand messages are there", true, async () => (await texts(a)).at(-1)?.startsWith("message 9999"));
   check("and shown in less than two seconds", true, Date.now() - began < 2_000);
+  const shifts = await a.evaluate(async () => {
+    const seen = await new Promise((done) => {
+      new PerformanceObserver((list) => done(list.getEntries())).observe({ type: "layout-shift", buffered: true });
+      setTimeout(() => done([]), 500);
+    });
+    return seen.filter(({ value }) => value > 0.001).map(({ value, sources }) => `${value} ${sources.map(({ node }) => node?.id || node?.className || node?.nodeName)}`);
+  });
+  check("nothing in the page moves while it loads", [], shifts);
   // While the reader scrolls far up, what is in view must move by what was scrolled, and by nothing else.
   const worst = await a.evaluate(async () => {
     const log = document.getElementById("messages");
@@ -293,7 +311,12 @@ async function rolling() {
   await eventually("a page outlives its tokens", true, async () => (await states(c)).every((state) => state === "accepted"));
   check("it asked for new ones", true, asked >= 4);
   check("nobody is told", false, await c.locator("#banner").isVisible());
-  for (const window of [a, b, c]) await window.home.close();
+  let given = 0;
+  const dave = somebody("dave");
+  const d = await open(dave, bob, { token: () => (given++ ? null : sign(secret, dave, 2)), clocks: { renewBefore: 1_000 } });
+  await connected(d);
+  await eventually("who is not given a token any more is told", "You are signed out: the session has ended.", () => d.locator("#banner-text").textContent());
+  for (const window of [a, b, c, d]) await window.home.close();
   line.close();
 }
 
