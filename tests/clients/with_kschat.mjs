@@ -228,6 +228,24 @@ async function rolling() {
   lineB.close();
 }
 
+async function suffering() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const [a, b] = [open(alice), open(bob)];
+  await Promise.all([connected(a), connected(b)]);
+  const faults = new URL("/_edge/faults", wsUrl.replace("ws:", "http:"));
+  const headers = { "content-type": "application/json" };
+  for (const rule of ["post=swallow", "post=410", "post=429", "invoke=fail", "invoke=duplicate", "invoke=reorder"]) {
+    const answer = await fetch(faults, { method: "POST", headers, body: JSON.stringify({ rule: `${rule} share=7%` }) });
+    check(`the edge breaks on purpose: ${rule}`, 201, answer.status);
+  }
+  const words = range(250);
+  await Promise.all(words.flatMap((word) => [a.send(bob, word), b.send(alice, word)]));
+  check("it is mended", true, (await fetch(faults, { method: "DELETE" })).ok);
+  for (const chat of [a, b]) await eventually("all come through an edge that loses, refuses, doubles and swaps, in order, once", words, () => chat.heard, 60);
+  a.close();
+  b.close();
+}
+
 async function expiring() {
   const [alice, bob] = [somebody("alice"), somebody("bob")];
   let asked = 0;
@@ -425,7 +443,7 @@ async function agreed() {
 // Node.js has one of its own since version 22.
 const natively = () => globalThis.WebSocket && sending(globalThis.WebSocket);
 
-const parts = { sending, natively, acknowledging, losing, bursting, rolling, expiring, typing, odd, agreed };
+const parts = { sending, natively, acknowledging, losing, bursting, rolling, suffering, expiring, typing, odd, agreed };
 const wanted = process.argv.slice(4);
 for (const [name, part] of Object.entries(parts)) {
   if (wanted.length && !wanted.includes(name)) continue;
