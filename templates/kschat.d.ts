@@ -38,6 +38,8 @@ export interface Options {
   ackAfter?: number;
   /** … or after how many messages: 16. */
   ackEvery?: number;
+  /** How often it is told what has been read: 1,000. */
+  readEvery?: number;
   /** How often `typing` is told while it goes on: 3,000. */
   typingEvery?: number;
   /** How long it is shown: 6,000. */

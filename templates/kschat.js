@@ -23,6 +23,7 @@ const DEFAULTS = {
   renewBefore: 60_000, // before a token ends; never more than a quarter of its life
   ackAfter: 1_000,
   ackEvery: 16, // messages
+  readEvery: 1_000,
   typingEvery: 3_000,
   typingShown: 6_000,
   presenceEvery: 5 * 60_000,
@@ -918,7 +919,9 @@ export class Kschat extends Emitter {
   #typing = new Map(); // who types, until when that is shown
   #watched = [];
   #watch = new Timer();
-  #reads = new Map(); // sender → the last message that was read, to be told
+  #reads = new Map(); // sender → the last message that was read, to be told …
+  #pause = new Timer(); // … but not all the time
+  #pausing = false;
 
   constructor(options) {
     super();
@@ -992,9 +995,9 @@ export class Kschat extends Emitter {
   }
 
   read(to, id) {
-    const { told, ...last } = this.#reads.get(to) ?? {};
-    if (!id || (last.id >= id && told)) return;
-    this.#reads.set(to, { id, told: this.#mention("receipts", { action: "read", pId: to, mId: id }) });
+    if (!id || this.#reads.get(to)?.id >= id) return;
+    this.#reads.set(to, { id, told: false });
+    if (!this.#pausing) this.#tellReads();
   }
 
   typing(to, on = true) {
@@ -1050,6 +1053,7 @@ export class Kschat extends Emitter {
     if (state === "closed" || state === "ended") {
       this.#listen(false);
       this.#watch.clear();
+      this.#pause.clear();
       this.#outbox.close(new KschatError(state));
       this.#finish(new KschatError(state));
     }
@@ -1085,7 +1089,15 @@ export class Kschat extends Emitter {
     this.#inbox.flush();
     this.#outbox.pump();
     if (this.#watched.length) this.#askPresence().catch(() => {});
-    for (const [to, { id, told }] of this.#reads) if (!told) this.read(to, id);
+    this.#tellReads();
+  }
+
+  /** One mark stands for many, so it has time. */
+  #tellReads() {
+    const untold = [...this.#reads].filter(([, { told }]) => !told);
+    for (const [to, one] of untold) one.told = this.#mention("receipts", { action: "read", pId: to, mId: one.id });
+    this.#pausing = untold.some(([, { told }]) => told);
+    if (this.#pausing) this.#pause.set(this.#options.readEvery, () => this.#tellReads());
   }
 
   #onLost(link) {

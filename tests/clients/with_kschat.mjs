@@ -390,7 +390,7 @@ async function agreed() {
     });
   });
   const push = (frame) => socket.send(JSON.stringify({ RC: 1, ER: 0, ...frame }));
-  const a = open("alice", { url: `ws://127.0.0.1:${server.address().port}/dev`, presenceEvery: 300 });
+  const a = open("alice", { url: `ws://127.0.0.1:${server.address().port}/dev`, presenceEvery: 300, readEvery: 200 });
   const events = { presence: [], state: [], room: [], receipt: [] };
   for (const [event, list] of Object.entries(events)) a.on(event, (value) => list.push(value));
   await connected(a);
@@ -407,9 +407,9 @@ async function agreed() {
   push({ event: "RESPSTATUS", UID: "bob", PID: "alice", STATUS: 4, MID: "0190-2" });
   await eventually("one mark stands for all before it", [["accepted", "delivered", "read"], ["accepted", "read"], ["accepted"]], () =>
     ["0190-1", "0190-2", "0190-3"].map(of));
-  a.read("bob", "0190-9");
-  a.read("bob", "0190-8");
-  await eventually("what is read is told, and not taken back", ["0190-9"], () => heard.filter(({ action }) => action === "read").map(({ mId }) => mId));
+  const reads = () => heard.filter(({ action }) => action === "read").map(({ mId }) => mId);
+  for (const id of ["0190-6", "0190-7", "0190-9", "0190-8"]) a.read("bob", id);
+  await eventually("what is read is told, once for many, and not taken back", ["0190-6", "0190-9"], reads);
 
   await a.join("r1");
   check("a room is joined", [{ room: "r1", joined: true }], events.room);
@@ -425,6 +425,8 @@ async function agreed() {
   await eventually("a room is left", { room: "r1", joined: false }, () => events.room.at(-1));
 
   socket.terminate();
+  a.read("bob", "0191-0");
+  await eventually("what is read meanwhile is told later", "0191-0", () => reads().at(-1));
   await eventually("who is here is asked again after a reconnect", true, () => heard.filter(({ action }) => action === "presence").length >= 2 && a.state === "connected");
   a.close();
 
