@@ -1078,7 +1078,7 @@ export class Kschat extends Emitter {
   #onVisible = () => {
     if (document.hidden) return;
     this.#connection.hurry(this.#options.probeTimeout);
-    if (this.#watched.length) this.#askPresence().catch(() => {});
+    this.#askPresence();
   };
 
   #send(frame) {
@@ -1088,7 +1088,7 @@ export class Kschat extends Emitter {
   #onOpened() {
     this.#inbox.flush();
     this.#outbox.pump();
-    if (this.#watched.length) this.#askPresence().catch(() => {});
+    this.#askPresence();
     this.#tellReads();
   }
 
@@ -1258,13 +1258,17 @@ export class Kschat extends Emitter {
     return this.#send(frame);
   }
 
-  async #askPresence() {
-    this.#watch.set(this.#options.presenceEvery, () => this.#watched.length && this.#onVisible());
-    if (!this.#watched.length) return [];
-    const isAnswer = ({ event, LIST, ER }) => event === "RESPPRESENCE" && (ER !== OK || LIST?.length === asked);
+  /** Asks again after a while, unless nobody looks. */
+  #askPresence() {
     const asked = this.#watched.length;
-    const { LIST } = await this.#ask("presence", { action: "presence", uIds: this.#watched }, isAnswer);
-    return listOf(LIST).map(({ uId, on, last }) => ({ user: plain(uId), on: Number(on) === 1, last }));
+    this.#watch.set(this.#options.presenceEvery, () => globalThis.document?.hidden || this.#askPresence());
+    if (!asked) return Promise.resolve([]);
+    const isAnswer = ({ event, LIST, ER }) => event === "RESPPRESENCE" && (ER !== OK || LIST?.length === asked);
+    const answer = this.#ask("presence", { action: "presence", uIds: this.#watched }, isAnswer).then(({ LIST }) => {
+      return listOf(LIST).map(({ uId, on, last }) => ({ user: plain(uId), on: Number(on) === 1, last }));
+    });
+    answer.catch(() => {});
+    return answer;
   }
 
   #askRoom(action, room) {
