@@ -446,3 +446,18 @@ impl Backlogs for RedisRegistry {
         self.run_one("count backlogs", Cmd::zcard(backlogs_key(partition))).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_was_written_before_there_were_dialects_is_a_raw_one() {
+        let old = r#"{"user":"alice","version":1,"connected":7,"expires":null}"#;
+        let session = read_session(old).unwrap();
+        assert_eq!(session.dialect, Dialect::Raw);
+        assert_eq!(serde_json::to_string(&StoredSession::from(&session)).unwrap(), old);
+        let unknown = r#"{"user":"alice","version":1,"connected":7,"expires":null,"dialect":"9"}"#;
+        assert!(read_session(unknown).is_err());
+    }
+}

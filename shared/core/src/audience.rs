@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use kschat_protocol::{
     ConnectionId, Version,
-    dialect::{Dialect, Heartbeat, Revision, SocketIo},
+    dialect::{Heartbeat, Readiness},
 };
 use tokio::time::Instant;
 
@@ -17,15 +17,6 @@ use crate::{
 /// For how long a connection may be unknown to the edge after we first saw it: it is registered before
 /// `$connect` has returned, and until then the edge answers as if it were gone.
 pub(crate) const GRACE: Duration = Duration::from_secs(3);
-
-/// How long a client may take to say where it listens, and who it is. Then its connection is ended, and it connects anew.
-///
-/// Source: as long as the Socket.IO clients themselves wait for a connection.
-pub(crate) const JOIN_WITHIN: Duration = Duration::from_secs(20);
-
-/// How long a client of revision 3 may take to name another namespace than the main one, where it is by itself: until
-/// then nothing is pushed to it, as it would not be heard.
-const MAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// A connection that we have taken over gets its first heartbeat within this part of the time for which it may be late:
 /// the last one may have been long ago, and not all should come at once.
@@ -71,30 +62,23 @@ impl Listener {
     }
 
     pub(crate) fn stage(&self, now: Timestamp) -> Stage {
-        let Dialect::SocketIo(SocketIo { revision, namespace: None }) = self.session.dialect else {
-            return Stage::Hears;
-        };
-        let is_over = |span| self.session.connected.plus(span) <= now;
-        match revision {
-            Revision::Three if is_over(MAIN_AFTER) => Stage::Hears,
-            Revision::Four if is_over(JOIN_WITHIN) => Stage::Overdue,
-            _ if self.greeted => Stage::Greeted,
-            _ => Stage::New,
+        match self.readiness(now) {
+            Readiness::Hears => Stage::Hears,
+            Readiness::Overdue => Stage::Overdue,
+            Readiness::Waits(_) if self.greeted => Stage::Greeted,
+            Readiness::Waits(_) => Stage::New,
         }
+    }
+
+    fn readiness(&self, now: Timestamp) -> Readiness {
+        self.session.dialect.readiness(now.since(self.session.connected))
     }
 
     /// How long until its stage changes by itself.
     fn changes_in(&self, now: Timestamp) -> Option<Duration> {
-        let Dialect::SocketIo(SocketIo { revision, namespace: None }) = self.session.dialect else { return None };
-        let span = if revision == Revision::Three { MAIN_AFTER } else { JOIN_WITHIN };
-        let left = self.session.connected.plus(span).millis().checked_sub(now.millis()).filter(|left| *left > 0);
-        left.map(Duration::from_millis)
-    }
-
-    fn socket_io(&self) -> Option<&SocketIo> {
-        match &self.session.dialect {
-            Dialect::Raw => None,
-            Dialect::SocketIo(client) => Some(client),
+        match self.readiness(now) {
+            Readiness::Waits(left) => Some(left),
+            Readiness::Hears | Readiness::Overdue => None,
         }
     }
 }
@@ -139,9 +123,8 @@ impl Audience {
 
     /// Who comes now gets it in its time; whom somebody else has served until now may have waited long.
     fn first_ping(&self, session: &Session, now: Instant) -> Option<Instant> {
-        let Dialect::SocketIo(client) = &session.dialect else { return None };
-        client.ping()?;
-        let is_new = client.namespace.is_none();
+        session.dialect.ping()?;
+        let is_new = session.dialect.readiness(Duration::ZERO) != Readiness::Hears;
         let wait = (self.heartbeat.timeout / CATCH_UP).mul_f64(fastrand::f64());
         Some(now + if is_new { self.heartbeat.interval } else { wait })
     }
@@ -153,8 +136,8 @@ impl Audience {
 
     /// The packets by which the talk with a connection begins.
     pub(crate) fn greeting(&self, id: &ConnectionId) -> Vec<String> {
-        let client = self.listeners.get(id).and_then(Listener::socket_io);
-        client.map(|client| client.greeting(id, self.heartbeat)).unwrap_or_default()
+        let listener = self.listeners.get(id);
+        listener.map(|listener| listener.session.dialect.greeting(id, self.heartbeat)).unwrap_or_default()
     }
 
     pub(crate) fn set_greeted(&mut self, id: &ConnectionId) {
@@ -183,7 +166,7 @@ impl Audience {
         let due = self.listeners.iter_mut().filter(|(_, listener)| is_due(listener));
         due.filter_map(|(id, listener)| {
             listener.next_ping = Some(now + interval);
-            let ping = listener.socket_io()?.ping()?;
+            let ping = listener.session.dialect.ping()?;
             Some((id.clone(), ping))
         })
         .collect()

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use kschat_protocol::{ConnectionId, UserId, dialect::Dialect};
+use kschat_protocol::{ConnectionId, UserId, dialect::JOIN_WITHIN};
 use tokio::time::Instant;
 
 use crate::{
-    audience::{GRACE, JOIN_WITHIN},
+    audience::GRACE,
     backoff::Backoff,
     deliver::{Deps, End, Signals},
     ports::{PostError, Reachable},
@@ -39,8 +39,8 @@ pub(crate) async fn receive(deps: &Deps, nobody: &UserId, signals: &Signals) -> 
             return turn_away(deps, nobody, &connection).await;
         }
         let mut wait = Duration::from_millis(left);
-        if !greeted && let Dialect::SocketIo(client) = &session.dialect {
-            match greet(deps, &connection, &client.greeting(&connection, deps.heartbeat)).await {
+        if !greeted {
+            match greet(deps, &connection, &session.dialect.greeting(&connection, deps.heartbeat)).await {
                 Ok(()) => greeted = true,
                 Err(PostError::Gone) if seen.elapsed() >= GRACE => return turn_away(deps, nobody, &connection).await,
                 Err(_) => {

@@ -180,6 +180,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_has_no_name_yet_can_be_read_back_and_named_by_nobody() {
+        let nobody = UserId::nameless(&ConnectionId::try_from("L0SM9cOFvHcCIhw=").unwrap());
+        assert!(nobody.is_nameless());
+        assert_eq!(UserId::read_back(nobody.as_str().to_owned()), Ok(nobody.clone()));
+        assert!(UserId::try_from(nobody.as_str()).is_err());
+        assert!(UserId::try_from(&JsonId::Text(nobody.as_str().to_owned())).is_err());
+        assert!(UserId::read_back("\u{1}".to_owned()).is_err());
+        assert_eq!(UserId::read_back("alice".to_owned()), UserId::try_from("alice"));
+    }
+
+    #[test]
     fn a_number_and_its_text_name_the_same_user() {
         let number: JsonId = serde_json::from_str("12345").unwrap();
         let text: JsonId = serde_json::from_str("\"12345\"").unwrap();

@@ -45,6 +45,27 @@ pub enum Revision {
     Four,
 }
 
+/// How long a client of revision 4 may take to say where it listens, and who it is. Then its connection is ended, and it
+/// connects anew.
+///
+/// Source: as long as the Socket.IO clients themselves wait for a connection.
+pub const JOIN_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long a client of revision 3 may take to name another namespace than the main one, where it is by itself: until
+/// then nothing is pushed to it, as it would not be heard.
+const MAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// Whether a connection's client hears what is pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It does.
+    Hears,
+    /// Not yet; that changes by itself after so long.
+    Waits(Duration),
+    /// It was to say where it listens, and has not.
+    Overdue,
+}
+
 /// A namespace of Socket.IO.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace(String);
@@ -127,9 +148,8 @@ impl SocketIo {
         Self { revision, namespace: None }
     }
 
-    /// The packets by which the talk begins: nothing that a client sends is heard before.
-    #[must_use]
-    pub fn greeting(&self, connection: &ConnectionId, heartbeat: Heartbeat) -> Vec<String> {
+    /// The packets by which the talk begins.
+    fn greeting(&self, connection: &ConnectionId, heartbeat: Heartbeat) -> Vec<String> {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let open = format!(
             r#"0{{"sid":{},"upgrades":[],"pingInterval":{},"pingTimeout":{},"maxPayload":{}}}"#,
@@ -164,12 +184,15 @@ impl SocketIo {
         }
     }
 
-    /// The heartbeat that the server sends, if it does.
-    #[must_use]
-    pub const fn ping(&self) -> Option<&'static str> {
-        match self.revision {
-            Revision::Three => None,
-            Revision::Four => Some("2"),
+    fn readiness(&self, age: Duration) -> Readiness {
+        let (span, then) = match self.revision {
+            Revision::Three => (MAIN_AFTER, Readiness::Hears),
+            Revision::Four => (JOIN_WITHIN, Readiness::Overdue),
+        };
+        match (&self.namespace, span.checked_sub(age)) {
+            (Some(_), _) => Readiness::Hears,
+            (None, Some(left)) if !left.is_zero() => Readiness::Waits(left),
+            _ => then,
         }
     }
 }
@@ -187,6 +210,33 @@ impl Dialect {
         let digit: Option<char> = revision.parse().ok();
         let revision = digit.and_then(Revision::from_digit).ok_or(UnsupportedDialect::Revision)?;
         Ok(Self::SocketIo(SocketIo::new(revision)))
+    }
+
+    /// What a client waits for before it says anything itself: packets, as they go over the wire.
+    #[must_use]
+    pub fn greeting(&self, connection: &ConnectionId, heartbeat: Heartbeat) -> Vec<String> {
+        match self {
+            Self::Raw => Vec::new(),
+            Self::SocketIo(client) => client.greeting(connection, heartbeat),
+        }
+    }
+
+    /// The heartbeat that the server sends, if it does.
+    #[must_use]
+    pub const fn ping(&self) -> Option<&'static str> {
+        match self {
+            Self::SocketIo(SocketIo { revision: Revision::Four, .. }) => Some("2"),
+            _ => None,
+        }
+    }
+
+    /// Whether a client that connected so long ago hears what is pushed.
+    #[must_use]
+    pub fn readiness(&self, age: Duration) -> Readiness {
+        match self {
+            Self::Raw => Readiness::Hears,
+            Self::SocketIo(client) => client.readiness(age),
+        }
     }
 
     /// Whether its clients may bring their token after the handshake.
@@ -258,6 +308,14 @@ mod tests {
         for code in ["", "5", "4kschat", "4/a,b", "/kschat"] {
             assert_eq!(Dialect::from_code(code), None, "{code}");
         }
+    }
+
+    #[test]
+    fn who_names_no_namespace_is_in_the_main_one_or_late_by_revision() {
+        let at = |code: &str, seconds| Dialect::from_code(code).unwrap().readiness(Duration::from_secs(seconds));
+        assert_eq!([at("4/kschat", 99), at("3/", 0), Dialect::Raw.readiness(Duration::ZERO)], [Readiness::Hears; 3]);
+        assert_eq!([at("3", 1), at("3", 5)], [Readiness::Waits(Duration::from_secs(4)), Readiness::Hears]);
+        assert_eq!([at("4", 1), at("4", 20)], [Readiness::Waits(Duration::from_secs(19)), Readiness::Overdue]);
     }
 
     #[test]
