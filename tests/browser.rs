@@ -34,6 +34,13 @@ async fn people_chat_in_windows_and_tabs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn receipts_presence_copies_and_rooms_are_shown() {
+    let stack = embedded().await;
+    page(&stack, &["agreed"], 16).await;
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn people_chat_on_rabbitmq_and_redis() {
     let services = Services::start().await;
     let stack = Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("it starts");

@@ -6,6 +6,7 @@ import { readFile } from "node:fs/promises";
 import { gzipSync } from "node:zlib";
 import { createInterface } from "node:readline/promises";
 import { chromium } from "playwright-core";
+import { WebSocketServer } from "ws";
 import { check, deadline, eventually, fail, sign, sleep, wire } from "./kit.mjs";
 
 const [page, secret, folder, ...wanted] = process.argv.slice(2);
@@ -398,6 +399,73 @@ async function size() {
   await window.close();
 }
 
+/** What the server at hand may not know yet, by one that does what the agreement says. */
+async function agreed() {
+  const server = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "kschat.v2" });
+  await new Promise((listening) => server.on("listening", listening));
+  const heard = [];
+  let socket;
+  let sent = 0;
+  const answers = {
+    send: ({ rno }) => ({ event: "RESPSEND", RANDOMNO: rno, MID: `0190-${++sent}`, MSGTIME: Date.now() }),
+    presence: ({ uIds }) => ({ event: "RESPPRESENCE", LIST: uIds.map((uId) => (uId === "bob" ? { uId, on: 1 } : { uId, on: 0, last: Date.now() - 300_000 })) }),
+    status: () => ({ event: "RESPSTATUS", LIST: [{ uId: "bob", delivered: "0190-1" }] }),
+    join: ({ gId }) => ({ event: "RESPROOM", OP: "join", GID: gId, ...(gId === "secret" && { ER: 14, ERMSG: "you are not a member" }) }),
+    leave: ({ gId }) => ({ event: "RESPROOM", OP: "leave", GID: gId }),
+    rooms: () => ({ event: "RESPROOM", OP: "list", LIST: ["lobby"] }),
+  };
+  const push = (frame) => socket.send(JSON.stringify({ RC: 1, ER: 0, ...frame }));
+  server.on("connection", (one) => {
+    socket = one;
+    one.on("message", (data) => {
+      const frame = JSON.parse(data);
+      heard.push(frame);
+      if (answers[frame.action]) push(answers[frame.action](frame));
+    });
+  });
+  const url = `ws://127.0.0.1:${server.address().port}/dev`;
+  const a = await open("alice", "bob", { clocks: { url, readEvery: 100 }, bypassCSP: true });
+  const presence = () => a.locator("#presence").textContent();
+  await eventually("who is here is shown", "online", presence);
+  check("in the list, too", true, await row(a, "bob").evaluate((node) => node.classList.contains("here")));
+  await say(a, "one", "two", "three");
+  await eventually("a new message is accepted", "accepted", async () => (await states(a)).at(-1));
+  push({ event: "RESPSTATUS", UID: "bob", PID: "alice", STATUS: 3, MID: "0190-2" });
+  await eventually("what has arrived has two ticks", ["delivered", "delivered", "accepted"], () => states(a));
+  push({ event: "RESPSTATUS", UID: "bob", PID: "alice", STATUS: 4, MID: "0190-1" });
+  await eventually("what has been read is told", ["read", "delivered", "accepted"], () => states(a));
+  const item = (id, from, to, msg, more) => ({ uId: from, pId: to, msg, mId: id, msgTime: Date.now(), ...more });
+  push({ event: "RESPRECEIVER", MSG: [item("0191-1", "bob", "alice", "hi")], POS: "x.1" });
+  await eventually("what is looked at is read", "0191-1", () => heard.findLast(({ action }) => action === "read")?.mId);
+  push({ event: "RESPRECEIVER", MSG: [item("0191-2", "alice", "bob", "from my phone")], POS: "x.2" });
+  await eventually("what another device wrote is shown as one's own", "from my phone", async () => (await texts(a, "mine")).at(-1));
+  push({ event: "RESPPRESENCE", LIST: [{ uId: "bob", on: 0, last: Date.now() - 120_000 }] });
+  await eventually("who goes is told, and when", "last seen 2 minutes ago", presence);
+  await shot(a, "agreed");
+  await a.reload();
+  await eventually("marks outlive a reload", ["read", "delivered", "accepted"], async () => (await states(a)).slice(0, 3));
+
+  await eventually("rooms are listed", true, () => row(a, "lobby").isVisible());
+  await a.click("#new");
+  await a.locator("[name=kind][value=r]").check();
+  await a.fill("#dialog-name", "secret");
+  await a.press("#dialog-name", "Enter");
+  await eventually("a closed room says why", "That did not work: you are not a member", () => a.locator("#dialog-problem").textContent());
+  await a.fill("#dialog-name", "r1");
+  await a.press("#dialog-name", "Enter");
+  await eventually("a room is opened", ["r1", "Room"], async () => [await a.locator("#name").textContent(), await presence()]);
+  await say(a, "hello all");
+  await eventually("a message to it is accepted", ["accepted"], () => states(a));
+  check("it is sent to the room", "r1", heard.findLast(({ action }) => action === "send").gId);
+  push({ event: "RESPRECEIVER", MSG: [item("0192-1", "bob", "r1", "hi", { gId: "r1" }), item("0192-2", "carol", "r1", "hey", { gId: "r1" })], POS: "x.3" });
+  await eventually("who wrote stands above", ["bob", "carol"], () => a.locator(".message.theirs .name").allTextContents());
+  await shot(a, "room");
+  await a.click("#leave");
+  await eventually("who leaves a room loses it from the list", 0, () => row(a, "r1").count());
+  await a.home.close();
+  server.close();
+}
+
 /** Pictures for the README. */
 async function pictures() {
   const alice = await open("alice", "bob", { viewport: { width: 1180, height: 700 } });
@@ -452,7 +520,7 @@ async function restarting() {
   lines.close();
 }
 
-const parts = { chatting, tabs, offline, bursting, scrolling, rolling, hostile, looks, size };
+const parts = { chatting, tabs, offline, bursting, scrolling, rolling, agreed, hostile, looks, size };
 const all = { ...parts, pictures, restarting };
 for (const name of wanted.length ? wanted : Object.keys(parts)) await all[name]();
 await browser.close();
