@@ -1181,7 +1181,8 @@ export class Kschat extends Emitter {
 
   #onPresence({ LIST }) {
     for (const { uId, on, last } of listOf(LIST)) {
-      this.emit("presence", { user: plain(uId), on: Number(on) === 1, last: Number(last) > 0 ? timeOf(last) : undefined });
+      const seen = Number(last) > 0 ? timeOf(last) : undefined;
+      this.emit("presence", { user: plain(uId), on: Number(on) === 1, last: seen });
     }
   }
 

@@ -43,7 +43,7 @@ export function paintAvatar(node, name, room) {
 // ---- times
 
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
-const longDate = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
+const longDate = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
 const shortDate = new Intl.DateTimeFormat(undefined, { dateStyle: "short" });
 const weekday = new Intl.DateTimeFormat(undefined, { weekday: "short" });
 

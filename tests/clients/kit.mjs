@@ -41,7 +41,7 @@ export function sign(secret, user, seconds = 3600) {
   return `${said}.${createHmac("sha256", secret).update(said).digest("base64url")}`;
 }
 
-/** A wire to a server that can be cut, frozen, or made to lose what the server says (mute) or what the client says (deaf). */
+/** A wire to a server that can be cut, frozen, or lose what the server says (mute) or what the client says (deaf). */
 export async function wire(target) {
   const { hostname, port } = new URL(target);
   const pairs = new Set();

@@ -31,11 +31,15 @@ const SCRIPT_TYPE: &str = "text/javascript; charset=utf-8";
 const STYLE_TYPE: &str = "text/css; charset=utf-8";
 
 /// What the page loads: path, content type, content.
-const FILES: [(&str, &str, &str); 7] = [
+const FILES: [(&str, &str, &str); 11] = [
     ("/kschat.js", SCRIPT_TYPE, include_str!("../../../templates/kschat.js")),
     ("/client.js", SCRIPT_TYPE, include_str!("../../../templates/client.js")),
+    ("/composer.js", SCRIPT_TYPE, include_str!("../../../templates/composer.js")),
     ("/history.js", SCRIPT_TYPE, include_str!("../../../templates/history.js")),
+    ("/list.js", SCRIPT_TYPE, include_str!("../../../templates/list.js")),
     ("/log.js", SCRIPT_TYPE, include_str!("../../../templates/log.js")),
+    ("/notices.js", SCRIPT_TYPE, include_str!("../../../templates/notices.js")),
+    ("/state.js", SCRIPT_TYPE, include_str!("../../../templates/state.js")),
     ("/words.js", SCRIPT_TYPE, include_str!("../../../templates/words.js")),
     ("/client.css", STYLE_TYPE, include_str!("../../../templates/client.css")),
     ("/icon.svg", "image/svg+xml", ICON),
