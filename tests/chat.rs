@@ -24,6 +24,7 @@ macro_rules! scenarios {
             a_fresh_token_brings_a_connection_back_to_life
             who_is_writing_is_told_to_version_two_only_and_never_queued
             a_connection_can_not_ask_without_end
+            a_sender_learns_what_was_delivered_and_read_and_can_ask_later
         }
     };
 }
@@ -107,4 +108,29 @@ async fn a_connection_can_not_ask_without_end(url: &str) {
     let refused = alice.next("RESPERROR").await;
     assert_eq!((&refused["ER"], &refused["RETRY"]), (&json!(9), &json!(10_000)));
     assert_eq!(alice.send(&b, "messages are not counted").await["ER"], 0);
+}
+
+async fn a_sender_learns_what_was_delivered_and_read_and_can_ask_later(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
+    let first = alice.send(&b, "one").await;
+    let last = alice.send(&b, "two").await;
+    assert_eq!(bob.texts(2).await, ["one", "two"]);
+    loop {
+        let told = alice.next("RESPSTATUS").await;
+        assert_eq!((&told["UID"], &told["PID"], &told["STATUS"]), (&json!(b), &json!(a), &json!(3)));
+        if told["MID"] == last["MID"] {
+            break;
+        }
+        assert_eq!(told["MID"], first["MID"], "the first one may be told apart");
+    }
+    bob.say(json!({ "action": "read", "pId": a, "mId": first["MID"] }).to_string()).await;
+    let told = alice.next("RESPSTATUS").await;
+    assert_eq!((&told["STATUS"], &told["MID"]), (&json!(4), &first["MID"]));
+    alice.close().await;
+    let mut alice = connect(url, &a).await;
+    let known = alice.ask(json!({ "action": "status", "pIds": [b, "nobody"] }), "RESPSTATUS").await;
+    let bobs = json!({ "uId": b, "delivered": last["MID"], "read": first["MID"] });
+    assert_eq!(known["LIST"], json!([bobs, { "uId": "nobody" }]));
+    assert_eq!(bob.try_next("RESPSTATUS", A_WHILE).await, None, "it is not his");
 }

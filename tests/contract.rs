@@ -102,8 +102,9 @@ mod ownership {
     use kschat_core::{
         Partition, Partitions,
         contract::ownership,
-        ports::{Ownership, OwnershipEvent, Queues, Requested},
+        ports::{Notices, Ownership, OwnershipEvent, Queues, Requested},
     };
+    use kschat_protocol::{JsonId, Notice};
     use tokio::time::timeout;
 
     /// How long nothing may change until we believe that nothing will.
@@ -144,7 +145,25 @@ mod ownership {
             .expect("the broker failed");
         let user = kschat_core::contract::somebody();
         assert_eq!(pokes.request(&user).await.expect("the broker works"), Requested::Asked);
-        assert_eq!(timeout(QUIET, first.next()).await.expect("it is asked"), OwnershipEvent::Wanted(user));
+        let wanted = OwnershipEvent::Wanted(user.clone());
+        assert_eq!(timeout(QUIET, first.next()).await.expect("it is asked"), wanted);
+        let side = Consuming::new(rabbitmq.url().parse().expect("a URL"), partitions, 32, queues);
+        let notice = Notice::Typing { from: JsonId::Text("alice".to_owned()), on: true };
+        side.notify(&user, &notice).await.expect_err("it is not connected");
+        let connected = side.ownership();
+        kschat_tests::eventually("the consuming side is connected", async || side.is_connected()).await;
+        side.notify(&user, &notice).await.expect("the broker works");
+        let heard = async {
+            loop {
+                match first.next().await {
+                    OwnershipEvent::Noticed(to, heard) => return (to, heard),
+                    OwnershipEvent::Asked(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        assert_eq!(timeout(QUIET, heard).await.expect("it is told"), (user, notice));
+        drop(connected);
         let mut first_owns = all.clone();
         let (mut second, mut second_owns) = (member(), BTreeSet::new());
         for _ in 0..2 {

@@ -46,6 +46,11 @@ const WATCH: Duration = Duration::from_secs(2);
 
 /// Serves until `shutdown`; then lets posts under way finish, gives everything else back, and leaves.
 pub async fn run(deps: deliver::Deps, mut ownership: impl Ownership, shutdown: CancellationToken) {
+    let clerk = deps.receipts.clone().map(|clerk| {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        (stop, tokio::spawn(async move { clerk.work(stopped).await }))
+    });
     let mut shift = Shift {
         deps,
         owned: HashSet::new(),
@@ -80,6 +85,11 @@ pub async fn run(deps: deliver::Deps, mut ownership: impl Ownership, shutdown: C
         }
     }
     shift.finish().await;
+    if let Some((stop, clerk)) = clerk {
+        stop.cancel();
+        // Whoever can't be told by then is told of the next message.
+        let _ = timeout(SHORT_REST, clerk).await;
+    }
     ownership.resign().await;
 }
 

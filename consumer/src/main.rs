@@ -15,7 +15,7 @@ use kschat_adapters::{
     telemetry::{self, Traces},
 };
 use kschat_consumer::{health, run};
-use kschat_core::{SystemClock, deliver};
+use kschat_core::{SystemClock, deliver, receipts::Clerk};
 use tokio_util::sync::CancellationToken;
 
 /// How often spans go to the collector.
@@ -98,7 +98,8 @@ async fn serve(settings: Settings, metrics: &Collected) -> io::Result<()> {
         stop.cancel();
     });
     let broker = Consuming::new(backends.broker, backends.partitions, settings.prefetch, queues);
-    let registry = RedisRegistry::new(backends.redis, backends.partitions, DEFAULT_RNO_WINDOW);
+    let registry = RedisRegistry::new(backends.redis, backends.partitions, DEFAULT_RNO_WINDOW)
+        .keeping_receipts_for(queues.retention);
     let connections = ApiGateway::new(&settings.callback_url).await;
     let asked = broker.clone();
     let (ready, scraped) = (Arc::new(move || asked.is_connected()), metrics.prometheus.clone());
@@ -111,8 +112,13 @@ async fn serve(settings: Settings, metrics: &Collected) -> io::Result<()> {
     tracing::info!(health = %settings.health_addr, callback = %settings.callback_url, "the consumer starts");
     let ownership = broker.ownership();
     let (registry, clock) = (Arc::new(registry), Arc::new(SystemClock));
-    let (mailbox, connections) = (Arc::new(broker), Arc::new(connections));
-    let deps = deliver::Deps::new(registry.clone(), mailbox, registry, connections, clock, backends.partitions);
+    let (broker, connections) = (Arc::new(broker), Arc::new(connections));
+    let clerk = settings.receipts.then(|| Arc::new(Clerk::new(registry.clone(), broker.clone())));
+    let deps = deliver::Deps::new(registry.clone(), broker, registry, connections, clock, backends.partitions);
+    let deps = match clerk {
+        Some(clerk) => deps.with_receipts(clerk),
+        None => deps,
+    };
     run(deps, ownership, shutdown).await;
     tracing::info!("the consumer has stopped");
     Ok(())

@@ -1,6 +1,6 @@
 //! Which adapters a deployed function has.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kschat_adapters::{
     config::{Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, jwt, queues},
@@ -15,15 +15,15 @@ fn publishing(backends: &Backends, queues: QueueSettings) -> Arc<Publishing> {
     Arc::new(Publishing::new(backends.broker.clone(), backends.partitions, queues))
 }
 
-fn registry(backends: Backends, window: std::time::Duration) -> Arc<RedisRegistry> {
-    Arc::new(RedisRegistry::new(backends.redis, backends.partitions, window))
+fn registry(backends: Backends, window: Duration) -> RedisRegistry {
+    RedisRegistry::new(backends.redis, backends.partitions, window)
 }
 
 pub(crate) fn connect(env: &mut Environment) -> Option<connect::Deps> {
     let (backends, queues, verifier) = (Backends::read(env), queues(env), jwt(env));
     let (backends, verifier) = (backends?, Arc::new(verifier?));
     let broker = publishing(&backends, queues?);
-    let registry = registry(backends, DEFAULT_RNO_WINDOW);
+    let registry = Arc::new(registry(backends, DEFAULT_RNO_WINDOW));
     Some(connect::Deps { verifier, registry, queues: broker.clone(), pokes: broker, clock: Arc::new(SystemClock) })
 }
 
@@ -31,15 +31,17 @@ pub(crate) fn disconnect(env: &mut Environment) -> Option<disconnect::Deps> {
     let backends = Backends::read(env)?;
     // It makes no queues.
     let pokes = publishing(&backends, QueueSettings::default());
-    Some(disconnect::Deps { registry: registry(backends, DEFAULT_RNO_WINDOW), pokes })
+    Some(disconnect::Deps { registry: Arc::new(registry(backends, DEFAULT_RNO_WINDOW)), pokes })
 }
 
 pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
     let (backends, queues, settings) = (Backends::read(env), queues(env), SendSettings::read(env));
     let verifier = jwt(env);
     let (backends, settings, verifier) = (backends?, settings?, Arc::new(verifier?));
-    let broker = publishing(&backends, queues?);
-    let registry = registry(backends, settings.rno_window);
+    let queues = queues?;
+    let broker = publishing(&backends, queues);
+    let registry = registry(backends, settings.rno_window).keeping_receipts_for(queues.retention);
+    let registry = Arc::new(registry);
     let clock = Arc::new(SystemClock);
     Some(send::Deps {
         send: kschat_core::send::Deps {
@@ -55,6 +57,7 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
         request: kschat_core::request::Deps {
             registry: registry.clone(),
             rates: registry.clone(),
+            receipts: registry.clone(),
             verifier: verifier.clone(),
             pokes: broker.clone(),
             notices: broker.clone(),

@@ -59,6 +59,7 @@ impl Scene {
                 request: request::Deps {
                     registry: registry.clone(),
                     rates: registry.clone(),
+                    receipts: registry.clone(),
                     verifier,
                     pokes: shared.clone(),
                     notices: shared.clone(),

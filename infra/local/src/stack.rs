@@ -15,8 +15,9 @@ use kschat_core::{
     memory::{MemoryBroker, MemoryRegistry},
     ports::{
         Acks, Backlogs, ConnectionRegistry, IdempotencyStore, Mailbox, Notices, Ownership, Pokes, Publisher, Queues,
-        RateLimits, Replies, Unavailable,
+        RateLimits, Receipts, Replies, Unavailable,
     },
+    receipts::Clerk,
     request,
     send::Strangers,
 };
@@ -126,6 +127,7 @@ struct Parts {
     notices: Arc<dyn Notices>,
     rates: Arc<dyn RateLimits>,
     replies: Arc<dyn Replies>,
+    receipts: Arc<dyn Receipts>,
     work: Work,
 }
 
@@ -144,7 +146,8 @@ impl Parts {
             registry: registry.clone(),
             idempotency: registry.clone(),
             backlogs: registry.clone(),
-            rates: registry,
+            rates: registry.clone(),
+            receipts: registry,
             publisher: Arc::new(broker.clone()),
             queues: Arc::new(broker.clone()),
             pokes: Arc::new(broker.clone()),
@@ -166,7 +169,8 @@ impl Parts {
             registry: registry.clone(),
             idempotency: registry.clone(),
             backlogs: registry.clone(),
-            rates: registry,
+            rates: registry.clone(),
+            receipts: registry,
             publisher: broker.clone(),
             queues: broker.clone(),
             pokes: broker.clone(),
@@ -204,6 +208,7 @@ impl Parts {
                 request: request::Deps {
                     registry: self.registry.clone(),
                     rates: self.rates.clone(),
+                    receipts: self.receipts.clone(),
                     verifier,
                     pokes: self.pokes.clone(),
                     notices: self.notices.clone(),
@@ -216,17 +221,19 @@ impl Parts {
     }
 
     fn into_consumer(self, connections: ApiGateway, partitions: Partitions) -> (deliver::Deps, Box<dyn Ownership>) {
-        let (mailbox, ownership): (Arc<dyn Mailbox>, Box<dyn Ownership>) = match self.work {
-            Work::Memory(mailbox, ownership) => (mailbox.into(), ownership),
+        let (mailbox, notices, ownership): (Arc<dyn Mailbox>, Arc<dyn Notices>, Box<dyn Ownership>) = match self.work {
+            Work::Memory(mailbox, ownership) => (mailbox.into(), self.notices, ownership),
             Work::Real(broker) => {
                 let ownership = broker.ownership();
-                (Arc::new(broker), Box::new(ownership))
+                let broker = Arc::new(broker);
+                (broker.clone(), broker, Box::new(ownership))
             }
         };
         let clock = Arc::new(SystemClock);
         let connections = Arc::new(connections);
+        let clerk = Arc::new(Clerk::new(self.receipts, notices));
         let deps = deliver::Deps::new(self.registry, mailbox, self.backlogs, connections, clock, partitions);
-        (deps, ownership)
+        (deps.with_receipts(clerk), ownership)
     }
 }
 

@@ -16,6 +16,7 @@
 //! | `MESSAGE_RETENTION` | connect, send, consumer: seconds for which a message waits for its receiver | 1209600 |
 //! | `QUEUE_MAX_MESSAGES` | connect, send, consumer: messages that wait for one user at most | 100000 |
 //! | `RNO_WINDOW` | send: seconds for which an `rno` is remembered | 86400 |
+//! | `RECEIPTS` | consumer: `on` or `off`: whether senders are told what was delivered | `on` |
 //! | `CALLBACK_URL` | consumer: the connections API | required |
 //! | `PREFETCH` | consumer: messages of one user that wait to be taken or acknowledged, at most | 64 |
 //! | `HEALTH_ADDR` | consumer: where `/healthz` and `/metrics` listen | `127.0.0.1:8080` |
@@ -250,6 +251,18 @@ impl SendSettings {
     }
 }
 
+#[cfg(feature = "api-gateway")]
+fn receipts(env: &mut Environment) -> Option<bool> {
+    match env.text("RECEIPTS") {
+        None | Some("on") => Some(true),
+        Some("off") => Some(false),
+        Some(_) => {
+            env.problem("RECEIPTS", "must be `on` or `off`");
+            None
+        }
+    }
+}
+
 fn strangers(env: &mut Environment) -> Option<Strangers> {
     match env.text("UNKNOWN_RECIPIENT") {
         None | Some("queue") => Some(Strangers::Queue),
@@ -305,18 +318,22 @@ pub struct ConsumerSettings {
     pub prefetch: u16,
     /// Where `/healthz` and `/metrics` listen.
     pub health_addr: SocketAddr,
+    /// Whether senders are told what was delivered.
+    pub receipts: bool,
 }
 
 #[cfg(feature = "api-gateway")]
 impl ConsumerSettings {
-    /// Reads `CALLBACK_URL`, `PREFETCH` and `HEALTH_ADDR`.
+    /// Reads `CALLBACK_URL`, `PREFETCH`, `HEALTH_ADDR` and `RECEIPTS`.
     pub fn read(env: &mut Environment) -> Option<Self> {
         let callback_url =
             env.required("CALLBACK_URL", "set it to the stage's https URL, or to http://127.0.0.1:3000/dev locally");
         let prefetch = env.number("PREFETCH", DEFAULT_PREFETCH, "from 1 to 65535");
         let default = Address(SocketAddr::from(([127, 0, 0, 1], 8080)));
         let health_addr = env.optional("HEALTH_ADDR", default);
-        Some(Self { callback_url: callback_url?, prefetch: prefetch?.get(), health_addr: health_addr?.0 })
+        let receipts = receipts(env);
+        let (callback_url, prefetch) = (callback_url?, prefetch?.get());
+        Some(Self { callback_url, prefetch, health_addr: health_addr?.0, receipts: receipts? })
     }
 }
 
@@ -405,7 +422,7 @@ mod tests {
         let send = SendSettings::read(&mut env).unwrap();
         assert_eq!(send, SendSettings { strangers: Strangers::Queue, rno_window: DEFAULT_RNO_WINDOW });
         let consumer = ConsumerSettings::read(&mut env).unwrap();
-        assert_eq!((consumer.prefetch, consumer.health_addr.port()), (64, 8080));
+        assert_eq!((consumer.prefetch, consumer.health_addr.port(), consumer.receipts), (64, 8080, true));
         assert_eq!(partitions(&mut env), Some(Partitions::default()));
         let Telemetry { metrics, traces, .. } = Telemetry::read(&mut env).unwrap();
         assert_eq!((metrics.emf, traces.endpoint), (None, None));

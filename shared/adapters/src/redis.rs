@@ -1,4 +1,5 @@
-//! Redis (or Valkey) behind [`ConnectionRegistry`], [`IdempotencyStore`], [`Backlogs`] and [`RateLimits`].
+//! Redis (or Valkey) behind [`ConnectionRegistry`], [`IdempotencyStore`], [`Backlogs`], [`RateLimits`] and
+//! [`Receipts`](kschat_core::ports::Receipts).
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -7,11 +8,14 @@
 //! | `ks:on:{<partition>}` | sorted set | the partition's users, by the time until which each can be reached |
 //! | `ks:i:{<user>}:<rno>` | string | what the first send with that `rno` settled |
 //! | `ks:q:{<partition>}` | sorted set | the partition's users who are away and for whom messages wait, by the time at which their queues must be looked at |
+//! | `ks:r:{<author>}:<reader>` | hash | the last of the author's messages that the reader has got (`d`) and read (`r`) |
 //! | `ks:n:<connection>` | number | how many requests of the connection were counted within the present window |
 //! | `ks:m:{<partition>}` | string | the mark that is gone when Redis has lost everything |
 //!
 //! No command touches two slots of a cluster, and every write may be repeated blindly: a command that was
 //! under way when the connection broke is simply sent again on a new one.
+
+mod receipts;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -41,6 +45,9 @@ const TRIES: u32 = 2;
 
 /// From the call to its answer, whatever happens.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// For how long receipts are remembered after the last one of a pair, unless messages are kept for another span.
+const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// Where Redis is. Cannot be printed with its password.
 #[derive(Clone)]
@@ -72,6 +79,7 @@ pub struct RedisRegistry {
     url: RedisUrl,
     partitions: Partitions,
     window: Duration,
+    retention: Duration,
     connection: Mutex<Link>,
 }
 
@@ -86,7 +94,13 @@ impl RedisRegistry {
     /// Uses the Redis at `url`, once there is something to ask, and remembers an `rno` for `window`.
     #[must_use]
     pub fn new(url: RedisUrl, partitions: Partitions, window: Duration) -> Self {
-        Self { url, partitions, window, connection: Mutex::default() }
+        Self { url, partitions, window, retention: RETENTION, connection: Mutex::default() }
+    }
+
+    /// The same, but receipts are remembered for as long as messages are kept.
+    #[must_use]
+    pub fn keeping_receipts_for(self, retention: Duration) -> Self {
+        Self { retention, ..self }
     }
 
     /// Asks whether Redis is there.

@@ -26,6 +26,7 @@ use crate::{
         Undeliverable,
     },
     posting::{MAX_ATTEMPTS_ONCE_REACHED, Posted, Tally, Verdict},
+    receipts::Clerk,
     retire::retire,
     trace,
     unacked::{Pushed, Unacked},
@@ -72,6 +73,8 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// Into how many parts the users are cut.
     pub partitions: Partitions,
+    /// Tells senders what was delivered, unless nobody shall be told.
+    pub receipts: Option<Arc<Clerk>>,
     /// Bounds how many users are looked up and opened at once: after a fail-over all come together.
     opening: Arc<Semaphore>,
     /// Bounds how many are connected and have not said who they are.
@@ -92,8 +95,14 @@ impl Deps {
         partitions: Partitions,
     ) -> Self {
         let (opening, lobby) = (Arc::new(Semaphore::new(OPENING)), Arc::new(Semaphore::new(lobby::PLACES)));
-        let heartbeat = HEARTBEAT;
-        Self { registry, mailbox, backlogs, connections, clock, partitions, opening, lobby, heartbeat }
+        let (heartbeat, receipts) = (HEARTBEAT, None);
+        Self { registry, mailbox, backlogs, connections, clock, partitions, receipts, opening, lobby, heartbeat }
+    }
+
+    /// The same, and senders are told what was delivered.
+    #[must_use]
+    pub fn with_receipts(self, clerk: Arc<Clerk>) -> Self {
+        Self { receipts: Some(clerk), ..self }
     }
 }
 
@@ -188,11 +197,11 @@ struct Batch {
     frame: String,
 }
 
-impl Batch {
-    fn tags(&self) -> Vec<Tag> {
-        self.messages.iter().map(|pushed| pushed.tag).collect()
-    }
+fn tags(messages: &[Pushed]) -> Vec<Tag> {
+    messages.iter().map(|pushed| pushed.tag).collect()
+}
 
+impl Batch {
     /// Where the log and the traces of its messages meet.
     fn span(&self) -> Span {
         let first = self.messages.first().map(|pushed| pushed.message.id.as_str());
@@ -242,7 +251,7 @@ impl Courier<'_> {
         let settled = match posted {
             Posted::Settled => {
                 self.unacked.note_settled(batch.messages.iter().map(|pushed| &pushed.message.id));
-                self.deliveries.ack(&batch.tags()).await
+                self.deliveries.ack(&tags(&batch.messages)).await
             }
             Posted::Refused => self.discard(&batch.messages).await,
             Posted::Reached => {
@@ -340,11 +349,14 @@ impl Courier<'_> {
     /// Removes from the queue what a client has acknowledged; hurries for one that has missed something.
     async fn settle(&mut self) -> Result<(), End> {
         let waiting = self.signals.acks.take();
-        let tags = self.unacked.settle(&waiting.acked);
+        let settled = self.unacked.settle(&waiting.acked);
         if waiting.again {
             self.unacked.hurry();
         }
-        self.ack(&tags).await
+        if let Some(clerk) = self.deps.receipts.as_ref().filter(|_| !settled.is_empty()) {
+            clerk.delivered(self.user, settled.iter().map(|pushed| &pushed.message));
+        }
+        self.ack(&tags(&settled)).await
     }
 
     async fn ack(&mut self, tags: &[Tag]) -> Result<(), End> {
@@ -429,8 +441,8 @@ impl Courier<'_> {
         }
         if !self.audience.acks(id) {
             // The edge's word counts for it.
-            let tags = self.unacked.settle_all();
-            self.ack(&tags).await?;
+            let settled = self.unacked.settle_all();
+            self.ack(&tags(&settled)).await?;
         }
         Ok(Verdict::Reached)
     }

@@ -258,6 +258,53 @@ pub trait Notices: Send + Sync {
     async fn notify(&self, user: &UserId, notice: &Notice) -> Result<(), Unavailable>;
 }
 
+/// How much of what one user sent another one has got or read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Who sent it.
+    pub author: UserId,
+    /// Who has it.
+    pub reader: UserId,
+    /// What the reader has done with it.
+    pub stage: Stage,
+    /// The last message that it holds for; it holds for all before it.
+    pub message: MessageId,
+}
+
+/// How far a message has come at its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// A client of the receiver has it.
+    Delivered,
+    /// The receiver has read it.
+    Read,
+}
+
+/// What is known of what one user sent to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The last message that was delivered.
+    pub delivered: Option<MessageId>,
+    /// The last message that was read.
+    pub read: Option<MessageId>,
+}
+
+/// Remembers receipts.
+#[async_trait]
+pub trait Receipts: Send + Sync {
+    /// Notes receipts. A mark never moves back, by the order of message ids as texts.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: some may be noted.
+    async fn note_receipts(&self, receipts: &[Receipt]) -> Result<(), Unavailable>;
+
+    /// What each of the readers has done with what the author sent, in their order.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn marks(&self, author: &UserId, readers: &[UserId]) -> Result<Vec<Marks>, Unavailable>;
+}
+
 /// Counts what connections ask for.
 #[async_trait]
 pub trait RateLimits: Send + Sync {

@@ -7,7 +7,8 @@ use kschat_protocol::{AuthReply, ConnectionId, Er, ErrorFrame, Request};
 
 use crate::{
     Clock, Session,
-    ports::{ConnectionRegistry, Notices, Pokes, RateLimits, TokenError, TokenVerifier, Unavailable},
+    ports::{ConnectionRegistry, Notices, Pokes, RateLimits, Receipts, TokenError, TokenVerifier, Unavailable},
+    receipts,
     renew::renew,
     typing::typing,
 };
@@ -29,6 +30,8 @@ pub struct Deps {
     pub verifier: Arc<dyn TokenVerifier>,
     /// Tells the user's owner to look again.
     pub pokes: Arc<dyn Pokes>,
+    /// Remembers who has got and read what.
+    pub receipts: Arc<dyn Receipts>,
     /// Tells other users.
     pub notices: Arc<dyn Notices>,
     /// Tells the time.
@@ -93,7 +96,7 @@ pub async fn answer(deps: &Deps, connection: &ConnectionId, request: &Request) -
     let frame = match (request, &error) {
         (_, RequestError::TooMany) => ErrorFrame::rate_limited(WINDOW.as_secs() * 1_000).to_text(),
         (Request::Auth { .. }, _) => AuthReply::failed(code),
-        (Request::Typing { .. }, _) => ErrorFrame::new(code).to_text(),
+        (Request::Typing { .. } | Request::Read { .. } | Request::Status { .. }, _) => ErrorFrame::new(code).to_text(),
     };
     (code, Some(frame))
 }
@@ -120,5 +123,7 @@ async fn grant_to(deps: &Deps, session: &Session, request: &Request) -> Result<O
         // It was dealt with before, as it needs no good session.
         Request::Auth { .. } => Ok(None),
         Request::Typing { to, on } => typing(deps, session, to, *on).await.map(|()| None),
+        Request::Read { peer, pid, message } => receipts::read(deps, session, peer, pid, message).await.map(|()| None),
+        Request::Status { peers } => receipts::status(deps, session, peers).await.map(Some),
     }
 }

@@ -120,7 +120,7 @@ impl Unacked {
     }
 
     /// Takes out what those acks stand for: all up to the furthest of them that is known.
-    pub(crate) fn settle<'a>(&mut self, acked: impl IntoIterator<Item = &'a Acked>) -> Vec<Tag> {
+    pub(crate) fn settle<'a>(&mut self, acked: impl IntoIterator<Item = &'a Acked>) -> Vec<Pushed> {
         let count = acked.into_iter().map(|ack| self.reach(ack)).max().unwrap_or_default();
         if count == 0 {
             return Vec::new();
@@ -145,14 +145,14 @@ impl Unacked {
     }
 
     /// Takes out everything.
-    pub(crate) fn settle_all(&mut self) -> Vec<Tag> {
+    pub(crate) fn settle_all(&mut self) -> Vec<Pushed> {
         self.take(self.entries.len())
     }
 
-    fn take(&mut self, count: usize) -> Vec<Tag> {
+    fn take(&mut self, count: usize) -> Vec<Pushed> {
         let taken: Vec<Pushed> = self.entries.drain(..count).collect();
         self.note_settled(taken.iter().map(|entry| &entry.message.id));
-        taken.into_iter().map(|entry| entry.tag).collect()
+        taken
     }
 
     /// When everything should be pushed again, if nothing is acknowledged until then.

@@ -231,7 +231,7 @@ fn rno(raw: &RawValue) -> Result<JsonId, FieldError> {
     Ok(rno)
 }
 
-fn message_id(raw: &RawValue) -> Result<MessageId, FieldError> {
+pub(crate) fn message_id(raw: &RawValue) -> Result<MessageId, FieldError> {
     let id = serde_json::from_str::<String>(raw.get()).ok().filter(|id| !id.is_empty() && id.len() <= MAX_MESSAGE_ID);
     id.map(MessageId::from).ok_or_else(|| invalid("mId", format!("must be a string of 1 to {MAX_MESSAGE_ID} bytes")))
 }

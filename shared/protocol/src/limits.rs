@@ -30,6 +30,8 @@ pub const MAX_NAMESPACE: usize = 64;
 
 /// How much longer than the frame itself an event of Socket.IO can be: a namespace, an id, and what is around them.
 pub const MAX_WRAPPING: usize = MAX_NAMESPACE + 24;
+/// Users whom one request may ask about.
+pub const MAX_ASKED: usize = 100;
 
 /// How long the managed edge keeps a connection at most.
 ///

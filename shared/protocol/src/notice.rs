@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Er, JsonId, reply::Frame};
+use crate::{Er, JsonId, MessageId, Status, reply::Frame};
 
 /// Something that a user may like to know now, and that means little later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,26 @@ pub enum Notice {
         /// Whether it goes on.
         on: bool,
     },
+    /// Somebody has got, or read, all that the author sent, up to a message.
+    Status {
+        /// Who has.
+        reader: JsonId,
+        /// Who sent it: the user whom this is for.
+        author: JsonId,
+        /// [`Status::Delivered`] or [`Status::Read`].
+        status: Status,
+        /// The last of those messages.
+        message: MessageId,
+    },
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+struct StatusFields<'a> {
+    uid: &'a JsonId,
+    pid: &'a JsonId,
+    status: Status,
+    mid: &'a MessageId,
 }
 
 #[derive(Serialize)]
@@ -42,6 +62,9 @@ impl Notice {
     pub fn to_text(&self) -> String {
         match self {
             Self::Typing { from: uid, on } => Frame::bare("RESPTYPING", Er::Ok, TypingFields { uid, on: *on }),
+            Self::Status { reader: uid, author: pid, status, message: mid } => {
+                Frame::bare("RESPSTATUS", Er::Ok, StatusFields { uid, pid, status: *status, mid })
+            }
         }
     }
 
@@ -50,6 +73,7 @@ impl Notice {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Typing { .. } => "typing",
+            Self::Status { .. } => "status",
         }
     }
 
@@ -58,6 +82,10 @@ impl Notice {
     pub fn is_replaced_by(&self, newer: &Self) -> bool {
         match (self, newer) {
             (Self::Typing { from, .. }, Self::Typing { from: again, .. }) => from == again,
+            (Self::Status { reader, status, .. }, Self::Status { reader: again, status: it, .. }) => {
+                reader == again && status == it
+            }
+            _ => false,
         }
     }
 }

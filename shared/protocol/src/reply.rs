@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{Er, server::json};
+use crate::{Er, JsonId, MessageId, server::json};
 
 /// What all frames have in common, around what is of one kind only.
 #[derive(Serialize)]
@@ -49,5 +49,34 @@ impl AuthReply {
     #[must_use]
     pub fn failed(er: Er) -> String {
         Frame::text("RESPAUTH", er, Self { exp: None })
+    }
+}
+
+/// `RESPSTATUS`: how much of what a user sent others have got and read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StatusReply {
+    #[serde(rename = "LIST")]
+    list: Vec<PeerStatus>,
+}
+
+/// How much one of them has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerStatus {
+    /// Who, in the JSON type in which the client asked.
+    #[serde(rename = "uId")]
+    pub user: JsonId,
+    /// The last message that this one has got, as far as is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivered: Option<MessageId>,
+    /// The last one that was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read: Option<MessageId>,
+}
+
+impl StatusReply {
+    /// What is known of each of them.
+    #[must_use]
+    pub fn of(list: Vec<PeerStatus>) -> String {
+        Frame::text("RESPSTATUS", Er::Ok, Self { list })
     }
 }

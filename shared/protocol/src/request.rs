@@ -4,8 +4,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    Er, FieldError, FrameError, UserId,
-    client::{Faults, invalid, required, switch, user},
+    Er, FieldError, FrameError, JsonId, MessageId, UserId,
+    client::{Faults, invalid, message_id, required, switch, user},
+    limits::MAX_ASKED,
 };
 
 /// One thing that a client asks for.
@@ -23,6 +24,20 @@ pub enum Request {
         /// Whether it goes on.
         on: bool,
     },
+    /// I have read all that somebody sent to me.
+    Read {
+        /// Who sent it.
+        peer: UserId,
+        /// The same in the client's JSON type.
+        pid: JsonId,
+        /// Up to which message.
+        message: MessageId,
+    },
+    /// How much of what I sent to them have these got and read?
+    Status {
+        /// Each of them, also in the client's JSON type.
+        peers: Vec<(JsonId, UserId)>,
+    },
 }
 
 /// Shows neither tokens nor users.
@@ -31,6 +46,8 @@ impl std::fmt::Debug for Request {
         match self {
             Self::Auth { .. } => f.write_str("Auth"),
             Self::Typing { .. } => f.write_str("Typing"),
+            Self::Read { .. } => f.write_str("Read"),
+            Self::Status { .. } => f.write_str("Status"),
         }
     }
 }
@@ -42,6 +59,10 @@ struct RawRequest<'a> {
     token: Option<&'a RawValue>,
     #[serde(borrow, rename = "pId")]
     pid: Option<&'a RawValue>,
+    #[serde(borrow, rename = "pIds")]
+    pids: Option<&'a RawValue>,
+    #[serde(borrow, rename = "mId")]
+    mid: Option<&'a RawValue>,
     #[serde(borrow)]
     on: Option<&'a RawValue>,
 }
@@ -54,6 +75,8 @@ impl Request {
         let request = match action {
             "auth" => faults.keep(required("token", raw.token).and_then(token)).map(|token| Self::Auth { token }),
             "typing" => raw.typing(&mut faults),
+            "read" => raw.read(&mut faults),
+            "status" => raw.status(&mut faults),
             _ => return Err(FrameError::whole(Er::UnknownAction)),
         };
         request.ok_or_else(|| faults.into_refusal())
@@ -66,6 +89,27 @@ impl RawRequest<'_> {
         let on = faults.keep(required("on", self.on).and_then(|raw| switch("on", raw)));
         Some(Request::Typing { to: to?.1, on: on? })
     }
+
+    fn read(&self, faults: &mut Faults) -> Option<Request> {
+        let peer = faults.keep(required("pId", self.pid).and_then(|raw| user("pId", raw)));
+        let message = faults.keep(required("mId", self.mid).and_then(message_id));
+        let (pid, peer) = peer?;
+        Some(Request::Read { peer, pid, message: message? })
+    }
+
+    fn status(&self, faults: &mut Faults) -> Option<Request> {
+        let peers = faults.keep(required("pIds", self.pids).and_then(|raw| users("pIds", raw)))?;
+        Some(Request::Status { peers })
+    }
+}
+
+/// A list of users.
+fn users(field: &'static str, raw: &RawValue) -> Result<Vec<(JsonId, UserId)>, FieldError> {
+    let list: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|_| invalid(field, "must be an array"))?;
+    if !(1..=MAX_ASKED).contains(&list.len()) {
+        return Err(invalid(field, format!("must name 1 to {MAX_ASKED} users")));
+    }
+    list.into_iter().map(|raw| user(field, raw)).collect()
 }
 
 fn token(raw: &RawValue) -> Result<String, FieldError> {
@@ -96,6 +140,10 @@ mod tests {
         assert_eq!(request(r#"{"action":"typing","pId":7,"on":false}"#), Ok(Request::Typing { to, on: false }));
         let error = request(r#"{"action":"typing","pId":"","on":1}"#).unwrap_err();
         assert_eq!(error.fields.iter().map(|fault| fault.field).collect::<Vec<_>>(), ["pId", "on"]);
+        for wrong in ["7", "[]", "[1.5]", "[\"\"]", &format!("[7{}]", ",7".repeat(MAX_ASKED))] {
+            let error = request(&format!(r#"{{"action":"status","pIds":{wrong}}}"#)).unwrap_err();
+            assert_eq!((error.code, error.fields[0].field), (Er::InvalidField, "pIds"), "{wrong}");
+        }
         assert_eq!(request(r#"{"action":"fly"}"#).unwrap_err().code, Er::UnknownAction);
         assert_eq!(request(r#"{"action":"auth","token":"a","token":"b"}"#).unwrap_err().code, Er::Malformed);
     }

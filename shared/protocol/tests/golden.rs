@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
 use kschat_protocol::{
-    AckFrame, AuthReply, ClientFrame, Control, Er, ErrorFrame, JsonId, Message, MessageId, Notice, PONG, Position,
-    ReceiverFrame, Request, SendFrame, SendReply, Status, UserId, refusal,
+    AckFrame, AuthReply, ClientFrame, Control, Er, ErrorFrame, JsonId, Message, MessageId, Notice, PONG, PeerStatus,
+    Position, ReceiverFrame, Request, SendFrame, SendReply, Status, StatusReply, UserId, refusal,
 };
 
 const PLACE: Position = Position { run: 0x0a1b_2c3d, number: 2 };
@@ -125,6 +125,22 @@ fn who_is_writing_is_told() {
     assert_eq!(request(include_str!("golden/client_typing.json")), Request::Typing { to, on: true });
     let typing = Notice::Typing { from: JsonId::Text("alice".into()), on: true };
     assert_eq!(pushed(&typing), golden(include_str!("golden/resp_typing.json")));
+}
+
+#[test]
+fn what_was_got_and_read_is_told_and_can_be_asked_for() {
+    let (alice, bob) = (JsonId::Text("alice".into()), JsonId::Text("bob".into()));
+    let peer = UserId::try_from("bob").unwrap();
+    let read = Request::Read { peer: peer.clone(), pid: bob.clone(), message: message().id };
+    assert_eq!(request(include_str!("golden/client_read.json")), read);
+    let seven: JsonId = serde_json::from_str("7").unwrap();
+    let peers = vec![(bob.clone(), peer), (seven.clone(), UserId::try_from("7").unwrap())];
+    assert_eq!(request(include_str!("golden/client_status.json")), Request::Status { peers });
+    let notice = Notice::Status { reader: alice, author: bob.clone(), status: Status::Read, message: message().id };
+    assert_eq!(pushed(&notice), golden(include_str!("golden/resp_status.json")));
+    let known = PeerStatus { user: bob, delivered: Some(message().id), read: Some(message().id) };
+    let unknown = PeerStatus { user: seven, delivered: None, read: None };
+    assert_eq!(StatusReply::of(vec![known, unknown]), golden(include_str!("golden/resp_status_list.json")));
 }
 
 #[test]

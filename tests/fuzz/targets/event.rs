@@ -83,6 +83,7 @@ impl Scene {
                     registry: registry.clone(),
                     rates: registry.clone(),
                     verifier: VERIFIER.clone(),
+                    receipts: registry.clone(),
                     pokes: shared.clone(),
                     notices: shared.clone(),
                     clock,

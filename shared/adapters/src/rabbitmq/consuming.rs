@@ -15,12 +15,15 @@ use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use kschat_core::{
     Partitions,
-    ports::{BoxError, Deliveries, Delivery, Mailbox, Retired, Tag, Unavailable, Undeliverable},
+    ports::{BoxError, Deliveries, Delivery, Mailbox, Notices, Retired, Tag, Unavailable, Undeliverable},
 };
-use kschat_protocol::UserId;
+use kschat_protocol::{Notice, UserId};
 use lapin::{
     Channel, Connection, Consumer,
-    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions,
+        BasicQosOptions,
+    },
     types::FieldTable,
 };
 use tokio::{
@@ -31,8 +34,9 @@ use tokio::{
 use super::{
     BrokerUrl, PartitionOwnership, QueueKind, QueueSettings,
     dead::DeadLetters,
-    queues::UserQueues,
-    topology::{declare_partitions, declare_shared, user_queue},
+    notices::with_notice,
+    queues::{UserQueues, reopened},
+    topology::{control_queue, declare_partitions, declare_shared, user_queue},
     traces::trace_of,
     unavailable,
 };
@@ -64,6 +68,8 @@ pub(super) struct Link {
     prefetch: u16,
     queues: UserQueues,
     dead: DeadLetters,
+    /// For what is written to other owners, without waiting for confirms.
+    notices: Mutex<Option<Channel>>,
     drains: Mutex<Vec<Arc<DrainChannel>>>,
 }
 
@@ -142,7 +148,8 @@ impl Link {
         declare_partitions(&declares, partitions).await?;
         declares.close(200, "done".into()).await?;
         let (lease, queues, dead) = (Lease::start(url.heartbeat()), UserQueues::default(), DeadLetters::default());
-        Ok(Self { connection, lease, prefetch, queues, dead, drains: Mutex::default() })
+        let (notices, drains) = Default::default();
+        Ok(Self { connection, lease, prefetch, queues, dead, notices, drains })
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -253,6 +260,21 @@ impl Mailbox for Consuming {
         let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
         let retired = timeout(PATIENCE, link.queues.retire(&link.connection, user, &self.queues, called_back)).await;
         retired.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))
+    }
+}
+
+#[async_trait]
+impl Notices for Consuming {
+    async fn notify(&self, user: &UserId, notice: &Notice) -> Result<(), Unavailable> {
+        const ACTION: &str = "pass on a notice";
+        let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
+        let queue = control_queue(self.partitions.of(user));
+        let sent = timeout(PATIENCE, async {
+            let channel = reopened(&link.connection, &mut *link.notices.lock().await).await?;
+            let (options, body) = (BasicPublishOptions::default(), user.as_str().as_bytes());
+            channel.basic_publish("".into(), queue, options, body, with_notice(notice)).await.map(drop)
+        });
+        sent.await.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))
     }
 }
 

@@ -219,7 +219,7 @@ impl QueueSettings {
 }
 
 /// The channel, or a new one in its place.
-async fn reopened(connection: &Connection, channel: &mut Option<Channel>) -> Result<Channel, lapin::Error> {
+pub(super) async fn reopened(connection: &Connection, channel: &mut Option<Channel>) -> Result<Channel, lapin::Error> {
     match channel {
         Some(open) if open.status().connected() => Ok(open.clone()),
         _ => Ok(channel.insert(connection.create_channel().await?).clone()),

@@ -7,7 +7,10 @@ use kschat_protocol::{ConnectionId, MessageId, UserId, Version, dialect::Dialect
 use super::{connection, session, somebody};
 use crate::{
     Clock, Partitions, Session, SystemClock, Timestamp,
-    ports::{Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, RateLimits, Reachable, Unavailable},
+    ports::{
+        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, RateLimits, Reachable, Receipt,
+        Receipts, Stage, Unavailable,
+    },
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -203,6 +206,29 @@ pub async fn requests_are_counted_by_connection_and_window(
     Ok(())
 }
 
+/// Marks are kept for each pair and stage, never move back, and come in the order in which they were asked for.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_receipt_moves_its_mark_forward_only(receipts: &impl Receipts) -> Outcome {
+    let (author, one, two) = (somebody(), somebody(), somebody());
+    let id = |id: &str| MessageId::from(id.to_owned());
+    let receipt = |reader: &UserId, stage, message: &str| {
+        let (author, reader) = (author.clone(), reader.clone());
+        Receipt { author, reader, stage, message: id(message) }
+    };
+    let noted = [receipt(&one, Stage::Delivered, "m-5"), receipt(&two, Stage::Delivered, "m-2")];
+    receipts.note_receipts(&noted).await?;
+    receipts.note_receipts(&[receipt(&one, Stage::Read, "m-4")]).await?;
+    receipts.note_receipts(&[receipt(&one, Stage::Read, "m-3"), receipt(&one, Stage::Delivered, "m-6")]).await?;
+    let marks = receipts.marks(&author, &[two.clone(), somebody(), one.clone()]).await?;
+    let first = Marks { delivered: Some(id("m-2")), read: None };
+    let last = Marks { delivered: Some(id("m-6")), read: Some(id("m-4")) };
+    assert_eq!(marks, [first, Marks::default(), last]);
+    assert_eq!(receipts.marks(&one, &[author]).await?, [Marks::default()], "they are not the other's");
+    Ok(())
+}
+
 /// A backlog is counted once, in its user's partition, until it is cleared, and is due from the moment noted last.
 ///
 /// # Errors
@@ -243,6 +269,7 @@ macro_rules! registry_contract {
             the_first_claim_stands,
             a_backlog_is_counted_once_and_due_in_its_time,
             requests_are_counted_by_connection_and_window,
+            a_receipt_moves_its_mark_forward_only,
         );
     };
     (@ $setup:expr, $($clause:ident,)*) => {

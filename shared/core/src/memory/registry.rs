@@ -12,7 +12,10 @@ use tokio::time::Instant;
 
 use crate::{
     Partition, Partitions, Session, Timestamp,
-    ports::{Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, RateLimits, Reachable, Unavailable},
+    ports::{
+        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, RateLimits, Reachable, Receipt,
+        Receipts, Stage, Unavailable,
+    },
 };
 
 /// How many `rno`s are remembered; then the oldest is forgotten.
@@ -35,6 +38,8 @@ struct State {
     marks: HashSet<Partition>,
     /// When the queue of a user who is away must be looked at.
     backlogs: HashMap<UserId, Timestamp>,
+    /// What each author's readers have done with it.
+    receipts: HashMap<(UserId, UserId), Marks>,
     /// The window of each connection: when it began, and how many requests it holds.
     requests: HashMap<ConnectionId, (Instant, u64)>,
 }
@@ -134,6 +139,30 @@ impl IdempotencyStore for MemoryRegistry {
             *entry = (claim.clone(), true);
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Receipts for MemoryRegistry {
+    async fn note_receipts(&self, receipts: &[Receipt]) -> Result<(), Unavailable> {
+        let mut state = self.state();
+        for Receipt { author, reader, stage, message } in receipts {
+            let marks = state.receipts.entry((author.clone(), reader.clone())).or_default();
+            let mark = match stage {
+                Stage::Delivered => &mut marks.delivered,
+                Stage::Read => &mut marks.read,
+            };
+            if mark.as_ref().is_none_or(|mark| mark < message) {
+                *mark = Some(message.clone());
+            }
+        }
+        Ok(())
+    }
+
+    async fn marks(&self, author: &UserId, readers: &[UserId]) -> Result<Vec<Marks>, Unavailable> {
+        let state = self.state();
+        let marks = |reader: &UserId| state.receipts.get(&(author.clone(), reader.clone())).cloned();
+        Ok(readers.iter().map(|reader| marks(reader).unwrap_or_default()).collect())
     }
 }
 

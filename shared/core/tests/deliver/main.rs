@@ -8,4 +8,5 @@ mod expiry;
 mod notices;
 mod posting;
 mod presence;
+mod receipts;
 mod scene;

@@ -111,9 +111,13 @@ impl Scene {
     }
 
     pub(crate) fn serve(&self) -> JoinHandle<End> {
+        self.serve_with(|deps| deps)
+    }
+
+    pub(crate) fn serve_with(&self, more: impl FnOnce(Deps) -> Deps) -> JoinHandle<End> {
         let broker = Arc::new(self.broker.clone());
         let (registry, edge, clock) = (self.registry.clone(), self.edge.clone(), self.clock.clone());
-        let deps = Deps::new(registry.clone(), broker, registry, edge, clock, Partitions::default());
+        let deps = more(Deps::new(registry.clone(), broker, registry, edge, clock, Partitions::default()));
         let (user, signals) = (self.user.clone(), self.signals.clone());
         tokio::spawn(async move { serve(&deps, &user, &signals).await })
     }
