@@ -25,6 +25,7 @@ macro_rules! scenarios {
             who_is_writing_is_told_to_version_two_only_and_never_queued
             a_connection_can_not_ask_without_end
             a_sender_learns_what_was_delivered_and_read_and_can_ask_later
+            who_comes_and_goes_is_told_to_those_who_asked
         }
     };
 }
@@ -133,4 +134,24 @@ async fn a_sender_learns_what_was_delivered_and_read_and_can_ask_later(url: &str
     let bobs = json!({ "uId": b, "delivered": last["MID"], "read": first["MID"] });
     assert_eq!(known["LIST"], json!([bobs, { "uId": "nobody" }]));
     assert_eq!(bob.try_next("RESPSTATUS", A_WHILE).await, None, "it is not his");
+}
+
+async fn who_comes_and_goes_is_told_to_those_who_asked(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let mut alice = connect(url, &a).await;
+    let ask = json!({ "action": "presence", "uIds": [b, "nobody"] });
+    let known = alice.ask(ask.clone(), "RESPPRESENCE").await;
+    assert_eq!(known["LIST"], json!([{ "uId": b, "on": 0 }, { "uId": "nobody", "on": 0 }]));
+    let bob = connect(url, &b).await;
+    assert_eq!(alice.next("RESPPRESENCE").await["LIST"], json!([{ "uId": b, "on": 1 }]));
+    bob.close().await;
+    // Away for a moment only: nobody hears of it.
+    let bob = connect(url, &b).await;
+    assert_eq!(alice.try_next("RESPPRESENCE", Duration::from_secs(7)).await, None);
+    assert_eq!(alice.ask(ask.clone(), "RESPPRESENCE").await["LIST"][0], json!({ "uId": b, "on": 1 }));
+    bob.close().await;
+    let told = alice.next("RESPPRESENCE").await["LIST"][0].clone();
+    assert_eq!((&told["uId"], &told["on"]), (&json!(b), &json!(0)));
+    assert!(told["last"].is_u64(), "{told}");
+    assert_eq!(alice.ask(ask, "RESPPRESENCE").await["LIST"][0]["last"], told["last"]);
 }

@@ -129,6 +129,10 @@ enum Chore {
     LookAgain(Partition),
     /// A user has rested.
     Rested(UserId),
+    /// A partition has its mark.
+    Marked(Partition),
+    /// A mark can't be set for now; that is tried again.
+    Unmarked,
     /// The marks were looked at: each partition with whether it has one.
     Watched(Vec<(Partition, bool)>),
     /// These users' queues must be looked at.
@@ -142,7 +146,7 @@ impl Shift {
                 self.leaving.remove(&partition);
                 self.owned.insert(partition);
                 self.look_at(partition);
-                self.watch();
+                self.mark(partition);
             }
             OwnershipEvent::Lost(partition) => {
                 self.leaving.remove(&partition);
@@ -262,6 +266,8 @@ impl Shift {
                 self.look_at(partition);
             }
             Chore::Rested(user) => self.touch(user),
+            Chore::Marked(partition) => self.on_mark(partition, true),
+            Chore::Unmarked => {}
             Chore::Watched(marks) => {
                 self.watching = false;
                 marks.into_iter().for_each(|(partition, is_there)| self.on_mark(partition, is_there));
@@ -272,6 +278,17 @@ impl Shift {
                 users.into_iter().for_each(|user| self.touch(user));
             }
         }
+    }
+
+    /// Sets the mark of a partition at once: without it nobody is believed to have left.
+    fn mark(&mut self, partition: Partition) {
+        let registry = self.deps.registry.clone();
+        self.chores.spawn(async move {
+            match registry.mark(partition).await {
+                Ok(_) => Chore::Marked(partition),
+                Err(_) => Chore::Unmarked,
+            }
+        });
     }
 
     /// Looks at the marks that we have seen, and sets those that we have not.

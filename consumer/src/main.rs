@@ -15,7 +15,7 @@ use kschat_adapters::{
     telemetry::{self, Traces},
 };
 use kschat_consumer::{health, run};
-use kschat_core::{SystemClock, deliver, receipts::Clerk};
+use kschat_core::{SystemClock, deliver, presence::Crier, receipts::Clerk};
 use tokio_util::sync::CancellationToken;
 
 /// How often spans go to the collector.
@@ -114,7 +114,9 @@ async fn serve(settings: Settings, metrics: &Collected) -> io::Result<()> {
     let (registry, clock) = (Arc::new(registry), Arc::new(SystemClock));
     let (broker, connections) = (Arc::new(broker), Arc::new(connections));
     let clerk = settings.receipts.then(|| Arc::new(Clerk::new(registry.clone(), broker.clone())));
+    let crier = Arc::new(Crier::new(registry.clone(), registry.clone(), broker.clone(), clock.clone()));
     let deps = deliver::Deps::new(registry.clone(), broker, registry, connections, clock, backends.partitions);
+    let deps = deps.with_presence(crier);
     let deps = match clerk {
         Some(clerk) => deps.with_receipts(clerk),
         None => deps,

@@ -58,6 +58,7 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
             registry: registry.clone(),
             rates: registry.clone(),
             receipts: registry.clone(),
+            presences: registry.clone(),
             verifier: verifier.clone(),
             pokes: broker.clone(),
             notices: broker.clone(),

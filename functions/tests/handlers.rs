@@ -60,6 +60,7 @@ impl Scene {
                     registry: registry.clone(),
                     rates: registry.clone(),
                     receipts: registry.clone(),
+                    presences: registry.clone(),
                     verifier,
                     pokes: shared.clone(),
                     notices: shared.clone(),

@@ -14,9 +14,10 @@ use kschat_core::{
     Partitions, SystemClock, ack, deliver,
     memory::{MemoryBroker, MemoryRegistry},
     ports::{
-        Acks, Backlogs, ConnectionRegistry, IdempotencyStore, Mailbox, Notices, Ownership, Pokes, Publisher, Queues,
-        RateLimits, Receipts, Replies, Unavailable,
+        Acks, Backlogs, ConnectionRegistry, IdempotencyStore, Mailbox, Notices, Ownership, Pokes, Presences, Publisher,
+        Queues, RateLimits, Receipts, Replies, Unavailable,
     },
+    presence::Crier,
     receipts::Clerk,
     request,
     send::Strangers,
@@ -128,6 +129,7 @@ struct Parts {
     rates: Arc<dyn RateLimits>,
     replies: Arc<dyn Replies>,
     receipts: Arc<dyn Receipts>,
+    presences: Arc<dyn Presences>,
     work: Work,
 }
 
@@ -147,7 +149,8 @@ impl Parts {
             idempotency: registry.clone(),
             backlogs: registry.clone(),
             rates: registry.clone(),
-            receipts: registry,
+            receipts: registry.clone(),
+            presences: registry,
             publisher: Arc::new(broker.clone()),
             queues: Arc::new(broker.clone()),
             pokes: Arc::new(broker.clone()),
@@ -170,7 +173,8 @@ impl Parts {
             idempotency: registry.clone(),
             backlogs: registry.clone(),
             rates: registry.clone(),
-            receipts: registry,
+            receipts: registry.clone(),
+            presences: registry,
             publisher: broker.clone(),
             queues: broker.clone(),
             pokes: broker.clone(),
@@ -209,6 +213,7 @@ impl Parts {
                     registry: self.registry.clone(),
                     rates: self.rates.clone(),
                     receipts: self.receipts.clone(),
+                    presences: self.presences.clone(),
                     verifier,
                     pokes: self.pokes.clone(),
                     notices: self.notices.clone(),
@@ -231,9 +236,10 @@ impl Parts {
         };
         let clock = Arc::new(SystemClock);
         let connections = Arc::new(connections);
-        let clerk = Arc::new(Clerk::new(self.receipts, notices));
+        let clerk = Arc::new(Clerk::new(self.receipts, notices.clone()));
+        let crier = Arc::new(Crier::new(self.registry.clone(), self.presences, notices, clock.clone()));
         let deps = deliver::Deps::new(self.registry, mailbox, self.backlogs, connections, clock, partitions);
-        (deps.with_receipts(clerk), ownership)
+        (deps.with_receipts(clerk).with_presence(crier), ownership)
     }
 }
 

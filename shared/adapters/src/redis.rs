@@ -1,5 +1,5 @@
-//! Redis (or Valkey) behind [`ConnectionRegistry`], [`IdempotencyStore`], [`Backlogs`], [`RateLimits`] and
-//! [`Receipts`](kschat_core::ports::Receipts).
+//! Redis (or Valkey) behind [`ConnectionRegistry`], [`IdempotencyStore`], [`Backlogs`], [`RateLimits`],
+//! [`Receipts`](kschat_core::ports::Receipts) and [`Presences`](kschat_core::ports::Presences).
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -9,12 +9,15 @@
 //! | `ks:i:{<user>}:<rno>` | string | what the first send with that `rno` settled |
 //! | `ks:q:{<partition>}` | sorted set | the partition's users who are away and for whom messages wait, by the time at which their queues must be looked at |
 //! | `ks:r:{<author>}:<reader>` | hash | the last of the author's messages that the reader has got (`d`) and read (`r`) |
+//! | `ks:l:{<user>}` | string | `here`, or when the user left, in milliseconds |
+//! | `ks:w:{<user>}` | sorted set | who is told when the user comes and goes, by the time until which |
 //! | `ks:n:<connection>` | number | how many requests of the connection were counted within the present window |
 //! | `ks:m:{<partition>}` | string | the mark that is gone when Redis has lost everything |
 //!
 //! No command touches two slots of a cluster, and every write may be repeated blindly: a command that was
 //! under way when the connection broke is simply sent again on a new one.
 
+mod presence;
 mod receipts;
 
 use std::{fmt, str::FromStr, time::Duration};

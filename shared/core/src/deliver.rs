@@ -7,7 +7,11 @@
 
 use std::{borrow::Cow, future::ready, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, join},
+    stream,
+};
 use kschat_protocol::{ConnectionId, Message, Position, ReceiverFrame, UserId, dialect::Heartbeat};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -26,6 +30,7 @@ use crate::{
         Undeliverable,
     },
     posting::{MAX_ATTEMPTS_ONCE_REACHED, Posted, Tally, Verdict},
+    presence::Crier,
     receipts::Clerk,
     retire::retire,
     trace,
@@ -75,6 +80,8 @@ pub struct Deps {
     pub partitions: Partitions,
     /// Tells senders what was delivered, unless nobody shall be told.
     pub receipts: Option<Arc<Clerk>>,
+    /// Tells those who watch a user when it comes and goes, if anybody shall be told.
+    pub presence: Option<Arc<Crier>>,
     /// Bounds how many users are looked up and opened at once: after a fail-over all come together.
     opening: Arc<Semaphore>,
     /// Bounds how many are connected and have not said who they are.
@@ -95,14 +102,32 @@ impl Deps {
         partitions: Partitions,
     ) -> Self {
         let (opening, lobby) = (Arc::new(Semaphore::new(OPENING)), Arc::new(Semaphore::new(lobby::PLACES)));
-        let (heartbeat, receipts) = (HEARTBEAT, None);
-        Self { registry, mailbox, backlogs, connections, clock, partitions, receipts, opening, lobby, heartbeat }
+        let (receipts, presence, heartbeat) = (None, None, HEARTBEAT);
+        Self {
+            registry,
+            mailbox,
+            backlogs,
+            connections,
+            clock,
+            partitions,
+            receipts,
+            presence,
+            opening,
+            lobby,
+            heartbeat,
+        }
     }
 
     /// The same, and senders are told what was delivered.
     #[must_use]
     pub fn with_receipts(self, clerk: Arc<Clerk>) -> Self {
         Self { receipts: Some(clerk), ..self }
+    }
+
+    /// The same, and those who watch a user are told when it comes and goes.
+    #[must_use]
+    pub fn with_presence(self, crier: Arc<Crier>) -> Self {
+        Self { presence: Some(crier), ..self }
     }
 }
 
@@ -152,6 +177,9 @@ pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
             let mut courier = Courier { deps, user, signals, audience, look_at, notices_at, deliveries, unacked, held };
             let end = courier.run().await;
             courier.deliveries.close().await;
+            if let Some(crier) = deps.presence.as_ref().filter(|_| end == End::Offline) {
+                crier.left(user).await;
+            }
             end
         }
         Err(end) => end,
@@ -185,7 +213,13 @@ async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience
         tracing::warn!(error = &error as &dyn std::error::Error, "a user's queue can't be opened");
         End::Stuck
     })?;
-    if let Err(error) = deps.backlogs.clear(user).await {
+    let came = async {
+        if let Some(crier) = &deps.presence {
+            crier.came(user).await;
+        }
+    };
+    // Both at once, as they go to the same place.
+    if let (Err(error), ()) = join(deps.backlogs.clear(user), came).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "a user who is back still counts as away");
     }
     Ok((audience, deliveries))

@@ -5,7 +5,7 @@
 //!   smaller ones.
 //! - [`deliver`]: the consumer's use-case, from a user's queue to the user's connections; [`retire`]: what becomes of
 //!   the queue when the user is away.
-//! - [`receipts`]: who has got and read what.
+//! - [`receipts`]: who has got and read what; [`presence`]: who is there.
 //! - [`metrics`]: what is counted and timed on the way; [`trace`]: what ties it together beyond one process.
 //! - [`memory`]: every port without a service behind it, for the embedded local stack and fast tests.
 //! - `contract` (feature): the clauses that every adapter of a port must pass.
@@ -29,6 +29,7 @@ mod notices;
 mod partition;
 pub mod ports;
 mod posting;
+pub mod presence;
 pub mod receipts;
 mod renew;
 mod replies;

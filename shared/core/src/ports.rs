@@ -305,6 +305,61 @@ pub trait Receipts: Send + Sync {
     async fn marks(&self, author: &UserId, readers: &[UserId]) -> Result<Vec<Marks>, Unavailable>;
 }
 
+/// When a user was there last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Nobody knows.
+    Never,
+    /// The user came, and was not seen to leave.
+    Here,
+    /// The user left then.
+    Left(Timestamp),
+}
+
+/// What is known of whether a user is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// Whether a connection is registered.
+    pub is_reachable: bool,
+    /// When the user was there last.
+    pub seen: Seen,
+}
+
+/// Remembers who was there, and who wants to be told of whom.
+#[async_trait]
+pub trait Presences: Send + Sync {
+    /// Has a watcher told of these users until then; says how each of them is at that moment, in their order. Of too many
+    /// who watch one user, those whose time ends first are forgotten.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the watcher may be told of some.
+    async fn watch(
+        &self,
+        watcher: &UserId,
+        users: &[UserId],
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Presence>, Unavailable>;
+
+    /// Notes that a user is there; says what was noted before.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be noted.
+    async fn came(&self, user: &UserId) -> Result<Seen, Unavailable>;
+
+    /// Notes that a user has left.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be noted.
+    async fn left(&self, user: &UserId, now: Timestamp) -> Result<(), Unavailable>;
+
+    /// Who is to be told of a user at that moment.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn watchers(&self, user: &UserId, now: Timestamp) -> Result<Vec<UserId>, Unavailable>;
+}
+
 /// Counts what connections ask for.
 #[async_trait]
 pub trait RateLimits: Send + Sync {

@@ -7,7 +7,10 @@ use kschat_protocol::{AuthReply, ConnectionId, Er, ErrorFrame, Request};
 
 use crate::{
     Clock, Session,
-    ports::{ConnectionRegistry, Notices, Pokes, RateLimits, Receipts, TokenError, TokenVerifier, Unavailable},
+    ports::{
+        ConnectionRegistry, Notices, Pokes, Presences, RateLimits, Receipts, TokenError, TokenVerifier, Unavailable,
+    },
+    presence::presence,
     receipts,
     renew::renew,
     typing::typing,
@@ -32,6 +35,8 @@ pub struct Deps {
     pub pokes: Arc<dyn Pokes>,
     /// Remembers who has got and read what.
     pub receipts: Arc<dyn Receipts>,
+    /// Remembers who is there.
+    pub presences: Arc<dyn Presences>,
     /// Tells other users.
     pub notices: Arc<dyn Notices>,
     /// Tells the time.
@@ -96,7 +101,7 @@ pub async fn answer(deps: &Deps, connection: &ConnectionId, request: &Request) -
     let frame = match (request, &error) {
         (_, RequestError::TooMany) => ErrorFrame::rate_limited(WINDOW.as_secs() * 1_000).to_text(),
         (Request::Auth { .. }, _) => AuthReply::failed(code),
-        (Request::Typing { .. } | Request::Read { .. } | Request::Status { .. }, _) => ErrorFrame::new(code).to_text(),
+        _ => ErrorFrame::new(code).to_text(),
     };
     (code, Some(frame))
 }
@@ -125,5 +130,6 @@ async fn grant_to(deps: &Deps, session: &Session, request: &Request) -> Result<O
         Request::Typing { to, on } => typing(deps, session, to, *on).await.map(|()| None),
         Request::Read { peer, pid, message } => receipts::read(deps, session, peer, pid, message).await.map(|()| None),
         Request::Status { peers } => receipts::status(deps, session, peers).await.map(Some),
+        Request::Presence { users } => presence(deps, session, users).await.map(Some),
     }
 }

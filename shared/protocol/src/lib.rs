@@ -35,7 +35,7 @@ pub use id::{ConnectionId, InvalidId, JsonId, MessageId, UserId};
 pub use message::{Message, MessageError, Status};
 pub use notice::{Control, Notice, Order};
 pub use position::{InvalidPosition, Position};
-pub use reply::{AuthReply, PeerStatus, StatusReply};
+pub use reply::{AuthReply, PeerPresence, PeerStatus, PresenceReply, StatusReply};
 pub use request::Request;
 pub use server::{ErrorFrame, PONG, ReceiverFrame, SendReply, refusal};
 pub use trace::{MAX_TRACESTATE, TraceContext};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Er, JsonId, MessageId, Status, reply::Frame};
+use crate::{Er, JsonId, MessageId, PeerPresence, PresenceReply, Status, reply::Frame};
 
 /// Something that a user may like to know now, and that means little later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub enum Notice {
         /// The last of those messages.
         message: MessageId,
     },
+    /// Somebody has come or gone.
+    Presence(PeerPresence),
 }
 
 #[derive(Serialize)]
@@ -65,6 +67,7 @@ impl Notice {
             Self::Status { reader: uid, author: pid, status, message: mid } => {
                 Frame::bare("RESPSTATUS", Er::Ok, StatusFields { uid, pid, status: *status, mid })
             }
+            Self::Presence(one) => PresenceReply::of(vec![one.clone()]),
         }
     }
 
@@ -74,6 +77,7 @@ impl Notice {
         match self {
             Self::Typing { .. } => "typing",
             Self::Status { .. } => "status",
+            Self::Presence(_) => "presence",
         }
     }
 
@@ -85,6 +89,7 @@ impl Notice {
             (Self::Status { reader, status, .. }, Self::Status { reader: again, status: it, .. }) => {
                 reader == again && status == it
             }
+            (Self::Presence(one), Self::Presence(again)) => one.user == again.user,
             _ => false,
         }
     }

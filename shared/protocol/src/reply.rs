@@ -1,6 +1,6 @@
 //! The answers to what a client asks for.
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Er, JsonId, MessageId, server::json};
 
@@ -78,5 +78,43 @@ impl StatusReply {
     #[must_use]
     pub fn of(list: Vec<PeerStatus>) -> String {
         Frame::text("RESPSTATUS", Er::Ok, Self { list })
+    }
+}
+
+/// `RESPPRESENCE`: who is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PresenceReply {
+    #[serde(rename = "LIST")]
+    list: Vec<PeerPresence>,
+}
+
+/// Whether one user is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerPresence {
+    /// Who, in the JSON type in which the client asked, if it did.
+    #[serde(rename = "uId")]
+    pub user: JsonId,
+    /// Whether there is a connection: 1 or 0.
+    #[serde(serialize_with = "as_digit", deserialize_with = "from_digit")]
+    pub on: bool,
+    /// When the last one ended, in milliseconds since 1970, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn as_digit<S: Serializer>(on: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u8(u8::from(*on))
+}
+
+fn from_digit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    u8::deserialize(deserializer).map(|digit| digit == 1)
+}
+
+impl PresenceReply {
+    /// What is known of each of them.
+    #[must_use]
+    pub fn of(list: Vec<PeerPresence>) -> String {
+        Frame::text("RESPPRESENCE", Er::Ok, Self { list })
     }
 }

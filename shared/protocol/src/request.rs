@@ -38,6 +38,11 @@ pub enum Request {
         /// Each of them, also in the client's JSON type.
         peers: Vec<(JsonId, UserId)>,
     },
+    /// Who of these is there? Tell me for a while when that changes.
+    Presence {
+        /// Each of them, also in the client's JSON type.
+        users: Vec<(JsonId, UserId)>,
+    },
 }
 
 /// Shows neither tokens nor users.
@@ -48,6 +53,7 @@ impl std::fmt::Debug for Request {
             Self::Typing { .. } => f.write_str("Typing"),
             Self::Read { .. } => f.write_str("Read"),
             Self::Status { .. } => f.write_str("Status"),
+            Self::Presence { .. } => f.write_str("Presence"),
         }
     }
 }
@@ -61,6 +67,8 @@ struct RawRequest<'a> {
     pid: Option<&'a RawValue>,
     #[serde(borrow, rename = "pIds")]
     pids: Option<&'a RawValue>,
+    #[serde(borrow, rename = "uIds")]
+    uids: Option<&'a RawValue>,
     #[serde(borrow, rename = "mId")]
     mid: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -77,6 +85,7 @@ impl Request {
             "typing" => raw.typing(&mut faults),
             "read" => raw.read(&mut faults),
             "status" => raw.status(&mut faults),
+            "presence" => raw.presence(&mut faults),
             _ => return Err(FrameError::whole(Er::UnknownAction)),
         };
         request.ok_or_else(|| faults.into_refusal())
@@ -100,6 +109,11 @@ impl RawRequest<'_> {
     fn status(&self, faults: &mut Faults) -> Option<Request> {
         let peers = faults.keep(required("pIds", self.pids).and_then(|raw| users("pIds", raw)))?;
         Some(Request::Status { peers })
+    }
+
+    fn presence(&self, faults: &mut Faults) -> Option<Request> {
+        let users = faults.keep(required("uIds", self.uids).and_then(|raw| users("uIds", raw)))?;
+        Some(Request::Presence { users })
     }
 }
 

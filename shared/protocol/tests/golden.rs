@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
 
 use kschat_protocol::{
-    AckFrame, AuthReply, ClientFrame, Control, Er, ErrorFrame, JsonId, Message, MessageId, Notice, PONG, PeerStatus,
-    Position, ReceiverFrame, Request, SendFrame, SendReply, Status, StatusReply, UserId, refusal,
+    AckFrame, AuthReply, ClientFrame, Control, Er, ErrorFrame, JsonId, Message, MessageId, Notice, PONG, PeerPresence,
+    PeerStatus, Position, PresenceReply, ReceiverFrame, Request, SendFrame, SendReply, Status, StatusReply, UserId,
+    refusal,
 };
 
 const PLACE: Position = Position { run: 0x0a1b_2c3d, number: 2 };
@@ -141,6 +142,17 @@ fn what_was_got_and_read_is_told_and_can_be_asked_for() {
     let known = PeerStatus { user: bob, delivered: Some(message().id), read: Some(message().id) };
     let unknown = PeerStatus { user: seven, delivered: None, read: None };
     assert_eq!(StatusReply::of(vec![known, unknown]), golden(include_str!("golden/resp_status_list.json")));
+}
+
+#[test]
+fn who_is_there_can_be_asked_for_and_a_change_is_told() {
+    let named = |name: &str| (JsonId::Text(name.to_owned()), UserId::try_from(name).unwrap());
+    let asked = Request::Presence { users: vec![named("bob"), named("carol")] };
+    assert_eq!(request(include_str!("golden/client_presence.json")), asked);
+    let bob = PeerPresence { user: named("bob").0, on: true, last: None };
+    let carol = PeerPresence { user: named("carol").0, on: false, last: Some(1_700_000_000_123) };
+    assert_eq!(PresenceReply::of(vec![bob, carol.clone()]), golden(include_str!("golden/resp_presence.json")));
+    assert_eq!(pushed(&Notice::Presence(carol)), golden(include_str!("golden/resp_presence_change.json")));
 }
 
 #[test]

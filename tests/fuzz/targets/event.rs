@@ -84,6 +84,7 @@ impl Scene {
                     rates: registry.clone(),
                     verifier: VERIFIER.clone(),
                     receipts: registry.clone(),
+                    presences: registry.clone(),
                     pokes: shared.clone(),
                     notices: shared.clone(),
                     clock,

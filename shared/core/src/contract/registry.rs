@@ -8,8 +8,8 @@ use super::{connection, session, somebody};
 use crate::{
     Clock, Partitions, Session, SystemClock, Timestamp,
     ports::{
-        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, RateLimits, Reachable, Receipt,
-        Receipts, Stage, Unavailable,
+        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, Presence, Presences, RateLimits,
+        Reachable, Receipt, Receipts, Seen, Stage, Unavailable,
     },
 };
 
@@ -229,6 +229,43 @@ pub async fn a_receipt_moves_its_mark_forward_only(receipts: &impl Receipts) -> 
     Ok(())
 }
 
+/// Who watches a user is known until its time ends; who is there is known from the first connection to the last, and when
+/// the last one ended.
+///
+/// # Errors
+/// The port's own.
+pub async fn who_is_watched_by_whom_is_known_for_a_while(presences: &(impl Presences + ConnectionRegistry)) -> Outcome {
+    let (user, other, now) = (somebody(), somebody(), SystemClock.now());
+    let (one, two) = (somebody(), somebody());
+    let (soon, later) = (now.plus(HOUR / 2), now.plus(HOUR));
+    let asked = [user.clone(), other.clone()];
+    let unknown = Presence { is_reachable: false, seen: Seen::Never };
+    assert_eq!(presences.watch(&one, &asked, now, soon).await?, [unknown, unknown]);
+    assert_eq!(presences.came(&user).await?, Seen::Never);
+    assert_eq!(presences.came(&user).await?, Seen::Here);
+    let id = connection();
+    presences.register(&id, &session(&user, now, HOUR)).await?;
+    let here = Presence { is_reachable: true, seen: Seen::Here };
+    assert_eq!(presences.watch(&two, &asked[..1], now, later).await?, [here]);
+    let watchers = async |user: &UserId, now| {
+        let mut watchers = presences.watchers(user, now).await?;
+        watchers.sort();
+        Ok::<_, Unavailable>(watchers)
+    };
+    let mut both = [one.clone(), two.clone()];
+    both.sort();
+    assert_eq!(watchers(&user, now).await?, both);
+    assert_eq!(watchers(&other, now).await?, [one]);
+    assert_eq!(watchers(&user, soon.plus(Duration::from_secs(1))).await?, [two.clone()]);
+    assert!(watchers(&two, now).await?.is_empty());
+    presences.remove(&user, &id).await?;
+    presences.left(&user, now).await?;
+    let gone = Presence { is_reachable: false, seen: Seen::Left(now) };
+    assert_eq!(presences.watch(&two, &asked[..1], now, later).await?, [gone]);
+    assert_eq!(presences.came(&user).await?, Seen::Left(now));
+    Ok(())
+}
+
 /// A backlog is counted once, in its user's partition, until it is cleared, and is due from the moment noted last.
 ///
 /// # Errors
@@ -270,6 +307,7 @@ macro_rules! registry_contract {
             a_backlog_is_counted_once_and_due_in_its_time,
             requests_are_counted_by_connection_and_window,
             a_receipt_moves_its_mark_forward_only,
+            who_is_watched_by_whom_is_known_for_a_while,
         );
     };
     (@ $setup:expr, $($clause:ident,)*) => {

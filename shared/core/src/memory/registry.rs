@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use crate::{
     Partition, Partitions, Session, Timestamp,
     ports::{
-        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, RateLimits, Reachable, Receipt,
-        Receipts, Stage, Unavailable,
+        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, Presence, Presences, RateLimits,
+        Reachable, Receipt, Receipts, Seen, Stage, Unavailable,
     },
 };
 
@@ -40,6 +40,10 @@ struct State {
     backlogs: HashMap<UserId, Timestamp>,
     /// What each author's readers have done with it.
     receipts: HashMap<(UserId, UserId), Marks>,
+    /// When users were there last.
+    seen: HashMap<UserId, Seen>,
+    /// Who watches a user, and until when.
+    watchers: HashMap<UserId, HashMap<UserId, Timestamp>>,
     /// The window of each connection: when it began, and how many requests it holds.
     requests: HashMap<ConnectionId, (Instant, u64)>,
 }
@@ -163,6 +167,44 @@ impl Receipts for MemoryRegistry {
         let state = self.state();
         let marks = |reader: &UserId| state.receipts.get(&(author.clone(), reader.clone())).cloned();
         Ok(readers.iter().map(|reader| marks(reader).unwrap_or_default()).collect())
+    }
+}
+
+#[async_trait]
+impl Presences for MemoryRegistry {
+    async fn watch(
+        &self,
+        watcher: &UserId,
+        users: &[UserId],
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Presence>, Unavailable> {
+        let mut state = self.state();
+        let mut known = Vec::new();
+        for user in users {
+            let watchers = state.watchers.entry(user.clone()).or_default();
+            watchers.retain(|_, end| *end > now);
+            watchers.insert(watcher.clone(), until);
+            let mut sessions = state.sessions.values();
+            let is_reachable = sessions.any(|session| session.user == *user && session.reachable_until() > now);
+            known.push(Presence { is_reachable, seen: state.seen.get(user).copied().unwrap_or(Seen::Never) });
+        }
+        Ok(known)
+    }
+
+    async fn came(&self, user: &UserId) -> Result<Seen, Unavailable> {
+        Ok(self.state().seen.insert(user.clone(), Seen::Here).unwrap_or(Seen::Never))
+    }
+
+    async fn left(&self, user: &UserId, now: Timestamp) -> Result<(), Unavailable> {
+        self.state().seen.insert(user.clone(), Seen::Left(now));
+        Ok(())
+    }
+
+    async fn watchers(&self, user: &UserId, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
+        let state = self.state();
+        let watchers = state.watchers.get(user).into_iter().flatten();
+        Ok(watchers.filter(|(_, end)| **end > now).map(|(watcher, _)| watcher.clone()).collect())
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 
 mod acking;
+mod coming;
 mod dialects;
 mod expiry;
 mod notices;
