@@ -26,6 +26,7 @@ macro_rules! scenarios {
             a_connection_can_not_ask_without_end
             a_sender_learns_what_was_delivered_and_read_and_can_ask_later
             who_comes_and_goes_is_told_to_those_who_asked
+            what_is_sent_by_one_device_is_shown_on_the_others_once
         }
     };
 }
@@ -154,4 +155,25 @@ async fn who_comes_and_goes_is_told_to_those_who_asked(url: &str) {
     assert_eq!((&told["uId"], &told["on"]), (&json!(b), &json!(0)));
     assert!(told["last"].is_u64(), "{told}");
     assert_eq!(alice.ask(ask, "RESPPRESENCE").await["LIST"][0]["last"], told["last"]);
+}
+
+async fn what_is_sent_by_one_device_is_shown_on_the_others_once(url: &str) {
+    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (mut phone, mut desk, mut bob) = (connect(url, &a).await, connect(url, &a).await, connect(url, &b).await);
+    let mut seed = Client::connect(url, &format!("token={}", token(SECRET, &a)), &a).await.expect("connected");
+    let sent = phone.send_as(&b, "hello", "r").await;
+    let copy = desk.items().await.remove(0);
+    assert_eq!((&copy["uId"], &copy["pId"], &copy["mId"]), (&json!(a), &json!(b), &sent["MID"]));
+    assert_eq!(phone.send_as(&b, "hello", "r").await["DUP"], 1);
+    desk.send(&b, "from the desk").await;
+    bob.send(&a, "hello to you").await;
+    assert_eq!(phone.texts(2).await, ["from the desk", "hello to you"]);
+    assert_eq!(desk.texts(1).await, ["hello to you"]);
+    assert_eq!(seed.texts(1).await, ["hello to you"]);
+    assert_eq!(bob.texts(2).await, ["hello", "from the desk"]);
+    assert_eq!(phone.send_as(&a, "a note to myself", "note").await["ER"], 0);
+    assert_eq!(
+        (phone.texts(1).await, desk.texts(1).await),
+        (vec!["a note to myself".to_owned()], vec!["a note to myself".to_owned()])
+    );
 }

@@ -187,6 +187,11 @@ fn read_session(stored: &str) -> Result<Session, BoxError> {
     Session::try_from(serde_json::from_str::<StoredSession>(stored)?)
 }
 
+fn read_connection((connection, session): (String, String)) -> Option<Reachable> {
+    let connection = readable(ConnectionId::try_from(connection))?;
+    Some(Reachable { connection, session: readable(read_session(&session))? })
+}
+
 fn online_key(partition: Partition) -> String {
     format!("ks:on:{{{partition}}}")
 }
@@ -326,6 +331,20 @@ impl ConnectionRegistry for RedisRegistry {
         stored.map(|stored| read_session(&stored).map_err(undecodable)).transpose()
     }
 
+    async fn session_and_connections(
+        &self,
+        connection: &ConnectionId,
+        user: &UserId,
+        now: Timestamp,
+    ) -> Result<(Option<Session>, Vec<Reachable>), Unavailable> {
+        let mut pipeline = redis::pipe();
+        pipeline.get(session_key(connection)).hgetall(connections_key(user));
+        let (stored, found): (Option<String>, Vec<(String, String)>) = self.run("read a session", &pipeline).await?;
+        let session = stored.map(|stored| read_session(&stored).map_err(undecodable)).transpose()?;
+        let reachable = found.into_iter().filter_map(read_connection);
+        Ok((session, reachable.filter(|one| one.session.reachable_until() > now).collect()))
+    }
+
     async fn remove(&self, user: &UserId, connection: &ConnectionId) -> Result<(), Unavailable> {
         const ACTION: &str = "remove a connection";
         let connections = connections_key(user);
@@ -360,11 +379,7 @@ impl ConnectionRegistry for RedisRegistry {
     async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<Reachable>, Unavailable> {
         let command = Cmd::hgetall(connections_key(user));
         let found: Vec<(String, String)> = self.run_one("read a user's connections", command).await?;
-        let read = |(connection, session): (String, String)| {
-            let connection = readable(ConnectionId::try_from(connection))?;
-            Some(Reachable { connection, session: readable(read_session(&session))? })
-        };
-        let all: Vec<Reachable> = found.into_iter().filter_map(read).collect();
+        let all: Vec<Reachable> = found.into_iter().filter_map(read_connection).collect();
         // Disconnects get lost now and then: what has surely ended makes room here.
         let (over, open): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.session.forgotten_at() <= now);
         if !over.is_empty() {

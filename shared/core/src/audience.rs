@@ -12,6 +12,7 @@ use crate::{
     Session, Timestamp,
     metrics::{self, Present},
     ports::Reachable,
+    unacked::Viewer,
 };
 
 /// For how long a connection may be unknown to the edge after we first saw it: it is registered before
@@ -210,6 +211,16 @@ impl Audience {
 
     pub(crate) fn acks(&self, id: &ConnectionId) -> bool {
         self.listeners.get(id).is_some_and(Listener::acks)
+    }
+
+    /// As whom a connection looks at the messages.
+    pub(crate) fn viewer<'a>(&self, id: &'a ConnectionId) -> Viewer<'a> {
+        if self.acks(id) { Viewer::V2(id) } else { Viewer::Seed }
+    }
+
+    /// All connections.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &ConnectionId> {
+        self.0.keys()
     }
 
     pub(crate) fn set_up_to_date(&mut self, id: &ConnectionId) {

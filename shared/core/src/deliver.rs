@@ -34,12 +34,15 @@ use crate::{
     receipts::Clerk,
     retire::retire,
     trace,
-    unacked::{Pushed, Unacked},
+    unacked::{Pushed, Unacked, Viewer},
 };
 
 mod expiry;
+mod frames;
 mod notices;
 mod tending;
+
+use frames::Frames;
 
 pub use crate::{notices::NoticeBox, replies::ReplyBox, unacked::AckBox};
 
@@ -228,7 +231,7 @@ async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience
 /// Messages that share one frame.
 struct Batch {
     messages: Vec<Pushed>,
-    frame: String,
+    frames: Frames,
 }
 
 fn tags(messages: &[Pushed]) -> Vec<Tag> {
@@ -280,7 +283,7 @@ impl Courier<'_> {
         let first = self.next().await?;
         let Some(batch) = self.gather(first).await? else { return Ok(()) };
         let span = batch.span();
-        let posted = self.post(&batch.frame).instrument(span.clone()).await?;
+        let posted = self.post(&batch).instrument(span.clone()).await?;
         span.in_scope(|| tracing::debug!("a frame was pushed"));
         let settled = match posted {
             Posted::Settled => {
@@ -405,21 +408,34 @@ impl Courier<'_> {
             return Err(End::Stuck);
         }
         self.drop_expired();
-        for frame in self.unacked.frames() {
-            let targets = self.audience.who(|listener| listener.acks() && listener.is_up_to_date);
+        let targets = self.audience.who(|listener| listener.acks() && listener.is_up_to_date);
+        // Nearly always all get the same.
+        let alike = if self.unacked.has_own() { 1 } else { targets.len().max(1) };
+        for targets in targets.chunks(alike) {
+            self.push_again_to(targets).await?;
+        }
+        if self.audience.is_empty() {
+            self.look_again().await?;
+            self.bring_up_to_date().await?;
+        }
+        Ok(())
+    }
+
+    /// Pushes once more to connections that get the same.
+    async fn push_again_to(&mut self, targets: &[ConnectionId]) -> Result<(), End> {
+        let Some(first) = targets.first() else { return Ok(()) };
+        let mut targets = targets.to_vec();
+        for frame in self.unacked.frames(Viewer::V2(first)) {
             if !self.deliveries.is_ours() {
                 return Err(End::Lost);
             }
             metrics::REPETITIONS.add(targets.len());
             for (id, verdict) in self.post_once(&targets, &frame).await {
                 if verdict == Verdict::Forget {
+                    targets.retain(|target| *target != id);
                     self.forget(&id).await;
                 }
             }
-        }
-        if self.audience.is_empty() {
-            self.look_again().await?;
-            self.bring_up_to_date().await?;
         }
         Ok(())
     }
@@ -463,7 +479,7 @@ impl Courier<'_> {
 
     /// Posts all that waits for an ack to one connection; stops at the first frame that it does not take.
     async fn repeat_to(&mut self, id: &ConnectionId) -> Result<Verdict, End> {
-        for frame in self.unacked.frames() {
+        for frame in self.unacked.frames(self.audience.viewer(id)) {
             if !self.deliveries.is_ours() {
                 return Err(End::Lost);
             }
@@ -484,8 +500,8 @@ impl Courier<'_> {
     /// Somebody else may have written into the queue: what is no message is set aside, not pushed. The second copy of
     /// what was pushed before leaves the queue; the first one stays until it is acknowledged.
     async fn read(&mut self, mut delivery: Delivery) -> Result<Option<Read>, End> {
-        let trace = delivery.trace.take();
-        match Message::from_slice(&delivery.body).map(|message| Message { trace, ..message }) {
+        let (trace, via) = (delivery.trace.take(), delivery.via.take());
+        match Message::from_slice(&delivery.body).map(|message| Message { trace, via, ..message }) {
             Ok(message) if self.unacked.has(&message.id) => {
                 self.ack(&[delivery.tag]).await?;
                 Ok(None)
@@ -518,8 +534,8 @@ impl Courier<'_> {
 
     /// Puts what already waits into one frame, as much as it holds.
     async fn gather(&mut self, first: Read) -> Result<Option<Batch>, End> {
-        let mut frame = ReceiverFrame::after(self.unacked.last());
-        let mut messages = Vec::new();
+        let mut frame = ReceiverFrame::after(self.unacked.last(None));
+        let (mut messages, mut redelivered) = (Vec::new(), Vec::new());
         let mut end: Option<Position> = None;
         let mut next = Some(first);
         while let Some((delivery, message)) = next.take() {
@@ -534,11 +550,15 @@ impl Courier<'_> {
             }
             let position = self.unacked.next_position();
             end = Some(position);
-            messages.push(Pushed::new(delivery.tag, message, position));
+            messages.push(Pushed::new(delivery.tag, message, position, self.user));
+            redelivered.push(delivery.redelivered);
             next = self.next_here(&messages).await?;
         }
         metrics::FRAME_MESSAGES.counted(messages.len());
-        Ok(end.map(|position| Batch { messages, frame: frame.into_text(position) }))
+        Ok(end.map(|position| {
+            let frames = self.frames(&messages, &redelivered, frame.into_text(position));
+            Batch { messages, frames }
+        }))
     }
 
     /// The next message that is here already and not in the batch, which may hold its first copy.
@@ -554,17 +574,20 @@ impl Courier<'_> {
     }
 
     /// Posts a frame to every connection until each has it, is gone, or has had its chances.
-    async fn post(&mut self, frame: &str) -> Result<Posted, End> {
+    async fn post(&mut self, batch: &Batch) -> Result<Posted, End> {
         let mut tally = Tally::new();
         while tally.attempts < tally.chances() {
             if let Err(end) = self.bring_up_to_date().await {
                 return tally.posted().ok_or(end);
             }
             self.drop_expired();
-            let targets = self.targets(&tally);
+            let targets = self.targets(&tally, &batch.frames);
             if targets.is_empty() {
                 if let Some(posted) = tally.posted() {
                     return Ok(posted);
+                }
+                if self.is_for_nobody(batch) {
+                    return Ok(Posted::Settled);
                 }
                 if self.wait_for_listeners().await? {
                     continue;
@@ -573,7 +596,7 @@ impl Courier<'_> {
                 self.look_again().await?;
                 tally.attempts += 1;
             } else if self.deliveries.is_ours() {
-                if let Some(wait) = self.round(&targets, frame, &mut tally).await
+                if let Some(wait) = self.round(&targets, &batch.frames, &mut tally).await
                     && let Err(end) = self.pause(wait).await
                 {
                     return tally.posted().ok_or(end);
@@ -586,9 +609,11 @@ impl Courier<'_> {
     }
 
     /// Posts once to each target; says how long to wait before those that are left.
-    async fn round(&mut self, targets: &[ConnectionId], frame: &str, tally: &mut Tally) -> Option<Duration> {
+    async fn round(&mut self, targets: &[ConnectionId], frames: &Frames, tally: &mut Tally) -> Option<Duration> {
         let (mut early, mut busy, first) = (false, false, tally.reached.is_empty());
-        for (id, verdict) in self.post_once(targets, frame).await {
+        let text = |id| self.audience.encode(id, frames.of(self.audience.viewer(id)).unwrap_or_default());
+        let texts = targets.iter().map(|id| (id.clone(), text(id))).collect();
+        for (id, verdict) in self.post_texts(texts).await {
             match verdict {
                 Verdict::Reached => {
                     tally.is_settled |= !self.audience.acks(&id);
@@ -614,9 +639,10 @@ impl Courier<'_> {
         busy.then(|| BUSY.wait(tally.attempts))
     }
 
-    fn targets(&self, tally: &Tally) -> Vec<ConnectionId> {
+    fn targets(&self, tally: &Tally, frames: &Frames) -> Vec<ConnectionId> {
         let mut targets = self.audience.who(|listener| listener.is_up_to_date);
         targets.retain(|id| !tally.reached.contains(id) && !tally.refused.contains(id));
+        targets.retain(|id| frames.of(self.audience.viewer(id)).is_some());
         targets
     }
 

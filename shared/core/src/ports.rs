@@ -103,6 +103,20 @@ pub trait ConnectionRegistry: Send + Sync {
     /// [`Unavailable`] when nobody could be asked.
     async fn session(&self, connection: &ConnectionId) -> Result<Option<Session>, Unavailable>;
 
+    /// Who is behind a connection, and by which connections the user of that name can be reached: whoever sends says who
+    /// it is, so that both can be asked for at once.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn session_and_connections(
+        &self,
+        connection: &ConnectionId,
+        user: &UserId,
+        now: Timestamp,
+    ) -> Result<(Option<Session>, Vec<Reachable>), Unavailable> {
+        Ok((self.session(connection).await?, self.connections(user, now).await?))
+    }
+
     /// Forgets a connection; one that is unknown is forgotten already.
     ///
     /// # Errors
@@ -426,6 +440,8 @@ pub struct Delivery {
     pub redelivered: bool,
     /// The trace that came beside the body.
     pub trace: Option<TraceContext>,
+    /// The connection that sent it, if it came beside the body.
+    pub via: Option<ConnectionId>,
 }
 
 /// Opens users' queues.

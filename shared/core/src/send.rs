@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join;
 use kschat_protocol::{ConnectionId, Er, Message, MessageId, SendFrame, SendReply, Status, UserId, Version};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -10,8 +11,8 @@ use crate::{
     Clock, Session, Timestamp,
     hash::stable,
     ports::{
-        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, PublishError, Publisher, Queues, Requested,
-        Unavailable,
+        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, PublishError, Publisher, Queues, Reachable,
+        Requested, Unavailable,
     },
     retire::FIRST_LOOK,
     trace,
@@ -123,7 +124,8 @@ pub async fn send(deps: &Deps, connection: &ConnectionId, frame: SendFrame) -> S
 
 async fn accept(deps: &Deps, connection: &ConnectionId, frame: &SendFrame) -> Result<(Message, bool), SendError> {
     let now = deps.clock.now();
-    let session = deps.registry.session(connection).await.map_err(SendError::Registry)?;
+    let known = deps.registry.session_and_connections(connection, &frame.claimed_sender, now).await;
+    let (session, connections) = known.map_err(SendError::Registry)?;
     let session = session.ok_or(SendError::NoSession)?;
     authorize(&session, frame, now)?;
     let id = MessageId::from(Uuid::now_v7().to_string());
@@ -133,8 +135,23 @@ async fn accept(deps: &Deps, connection: &ConnectionId, frame: &SendFrame) -> Re
             publish(deps, &frame.recipient, &message).await?;
             Ok((message, false))
         }
-        Version::V2 => accept_once(deps, &session.user, frame, id, now).await,
+        Version::V2 => {
+            let sender = Sender { user: &session.user, connection, has_others: has_others(&connections, connection) };
+            accept_once(deps, &sender, frame, id, now).await
+        }
     }
+}
+
+/// Who sends, by a connection of version 2.
+struct Sender<'a> {
+    user: &'a UserId,
+    connection: &'a ConnectionId,
+    /// Whether there are other connections of version 2, which show what the user sends.
+    has_others: bool,
+}
+
+fn has_others(connections: &[Reachable], connection: &ConnectionId) -> bool {
+    connections.iter().any(|one| one.connection != *connection && one.session.version == Version::V2)
 }
 
 /// The token says who sends; a frame that says otherwise is refused.
@@ -160,6 +177,7 @@ fn message(frame: &SendFrame, id: MessageId, time: Timestamp) -> Message {
         id,
         rno: frame.rno.clone(),
         trace: trace::handed_on(frame.trace.clone()),
+        via: None,
     }
 }
 
@@ -168,7 +186,7 @@ fn message(frame: &SendFrame, id: MessageId, time: Timestamp) -> Message {
 /// Says also whether the message was accepted before.
 async fn accept_once(
     deps: &Deps,
-    user: &UserId,
+    sender: &Sender<'_>,
     frame: &SendFrame,
     id: MessageId,
     now: Timestamp,
@@ -176,7 +194,7 @@ async fn accept_once(
     let rno = frame.rno.as_ref().ok_or(SendError::NoRno)?.to_string();
     let digest = stable(&[frame.recipient.as_str().as_bytes(), frame.msg.as_bytes()]);
     let proposal = Claim { id, time: now, digest };
-    let claimed = deps.idempotency.claim(user, &rno, &proposal).await.map_err(SendError::Registry)?;
+    let claimed = deps.idempotency.claim(sender.user, &rno, &proposal).await.map_err(SendError::Registry)?;
     let (claim, done) = match claimed {
         Claimed::First => (proposal, false),
         Claimed::Pending(claim) => (claim, false),
@@ -188,7 +206,7 @@ async fn accept_once(
     let message = message(frame, claim.id.clone(), claim.time);
     if !done {
         publish(deps, &frame.recipient, &message).await?;
-        settle(deps, user, &rno, &claim).await;
+        join(settle(deps, sender.user, &rno, &claim), copy(deps, sender, &message)).await;
     }
     Ok((message, done))
 }
@@ -197,6 +215,18 @@ async fn accept_once(
 async fn settle(deps: &Deps, user: &UserId, rno: &str, claim: &Claim) {
     if let Err(error) = deps.idempotency.settle(user, rno, claim).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "an accepted send was not noted as such");
+    }
+}
+
+/// Shows the user's other devices what was sent. The message is accepted whether or not that succeeds.
+async fn copy(deps: &Deps, sender: &Sender<'_>, message: &Message) {
+    // What the user says to itself gets there anyway.
+    if !sender.has_others || !message.is_own_of(sender.user) {
+        return;
+    }
+    let copy = Message { via: Some(sender.connection.clone()), ..message.clone() };
+    if let Err(error) = deps.publisher.publish(sender.user, &copy).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a sender's other devices do not see what was sent");
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use kschat_protocol::{AckFrame, Message, MessageId, Position, ReceiverFrame};
+use kschat_protocol::{AckFrame, ConnectionId, Message, MessageId, Position, ReceiverFrame, UserId};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
@@ -41,6 +41,9 @@ const GIVE_UP: Duration = Duration::from_secs(5 * 60);
 pub(crate) struct Pushed {
     pub(crate) tag: Tag,
     pub(crate) message: Message,
+    /// Whether it is a copy of what the user has said to somebody else: only for connections that did not say it, and
+    /// know of copies.
+    is_own: bool,
     /// Where it stands in this run.
     number: u64,
     /// Since when it waits for its ack, if it does.
@@ -48,13 +51,32 @@ pub(crate) struct Pushed {
 }
 
 impl Pushed {
-    pub(crate) fn new(tag: Tag, message: Message, position: Position) -> Self {
-        Self { tag, message, number: position.number, waits: None }
+    pub(crate) fn new(tag: Tag, message: Message, position: Position, user: &UserId) -> Self {
+        let is_own = message.is_own_of(user);
+        Self { tag, message, is_own, number: position.number, waits: None }
+    }
+
+    /// Whether that viewer gets it.
+    pub(crate) fn is_for(&self, viewer: Viewer<'_>) -> bool {
+        match viewer {
+            _ if !self.is_own => true,
+            Viewer::Seed => false,
+            Viewer::V2(id) => self.message.via.as_ref() != Some(id),
+        }
     }
 
     fn wait(self) -> Self {
         Self { waits: Some((Instant::now(), metrics::UNACKED_MESSAGES.one_more())), ..self }
     }
+}
+
+/// Who looks at a user's messages.
+#[derive(Clone, Copy)]
+pub(crate) enum Viewer<'a> {
+    /// A client of the seed's kind, which knows of no copies.
+    Seed,
+    /// That connection of a client of version 2.
+    V2(&'a ConnectionId),
 }
 
 /// What was pushed and not acknowledged, in the order in which it was pushed.
@@ -176,21 +198,28 @@ impl Unacked {
         self.again_at = self.again_at.min(soonest);
     }
 
-    /// The place of the last message that was pushed, if it waits for its ack.
-    pub(crate) fn last(&self) -> Option<Position> {
-        self.entries.back().map(|entry| self.position(entry))
+    /// The place of the last message that was pushed to that viewer, or to anybody, if it waits for its ack.
+    pub(crate) fn last(&self, viewer: Option<Viewer<'_>>) -> Option<Position> {
+        let entry = self.entries.iter().rev().find(|entry| viewer.is_none_or(|viewer| entry.is_for(viewer)))?;
+        Some(self.position(entry))
     }
 
-    fn position(&self, entry: &Pushed) -> Position {
+    /// Whether a copy of what the user has said waits for its ack: then not everybody gets the same.
+    pub(crate) fn has_own(&self) -> bool {
+        self.entries.iter().any(|entry| entry.is_own)
+    }
+
+    /// The place of a message of this run.
+    pub(crate) fn position(&self, entry: &Pushed) -> Position {
         Position { run: self.run, number: entry.number }
     }
 
-    /// Everything once more, in as few frames as hold it.
-    pub(crate) fn frames(&self) -> Vec<String> {
+    /// Everything that is for that viewer once more, in as few frames as hold it.
+    pub(crate) fn frames(&self, viewer: Viewer<'_>) -> Vec<String> {
         let mut frames = Vec::new();
         let mut frame = ReceiverFrame::after(None);
         let mut previous = None;
-        for entry in &self.entries {
+        for entry in self.entries.iter().filter(|entry| entry.is_for(viewer)) {
             let message = &entry.message;
             if !frame.push(message, true) {
                 let full = std::mem::replace(&mut frame, ReceiverFrame::after(previous));

@@ -155,6 +155,17 @@ pub enum JsonId {
     Text(String),
 }
 
+impl JsonId {
+    /// Whether it names that user.
+    #[must_use]
+    pub fn names(&self, user: &UserId) -> bool {
+        match self {
+            Self::Number(number) => number.to_string() == user.0,
+            Self::Text(text) => *text == user.0,
+        }
+    }
+}
+
 fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Number, D::Error> {
     let number = Number::deserialize(deserializer)?;
     if number.is_u64() || number.is_i64() { Ok(number) } else { Err(de::Error::custom("not a whole number")) }

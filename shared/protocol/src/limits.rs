@@ -59,6 +59,7 @@ mod tests {
             id: MessageId::from("0".repeat(36)),
             rno: Some(JsonId::Text("\"".repeat(MAX_RNO))),
             trace: TraceContext::new(u128::MAX, u64::MAX, u8::MAX, None),
+            via: None,
         };
         let furthest = Position { run: u32::MAX, number: u64::MAX };
         let mut frame = ReceiverFrame::after(Some(furthest));

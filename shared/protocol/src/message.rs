@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{JsonId, MessageId, TraceContext, limits::MAX_MESSAGE_ID};
+use crate::{ConnectionId, JsonId, MessageId, TraceContext, UserId, limits::MAX_MESSAGE_ID};
 
 /// How far a message has come: `STATUS` in replies, `rStatus` in items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,10 @@ pub struct Message {
     /// The trace that it belongs to. It travels beside the body, as what carries the body has a place for it.
     #[serde(skip)]
     pub trace: Option<TraceContext>,
+    /// The sender's connection that sent it, where the sender itself gets it, too: that one knows it already. It travels
+    /// beside the body, as well.
+    #[serde(skip)]
+    pub via: Option<ConnectionId>,
 }
 
 /// Reads an id that a client can name in an ack, and that leaves room for a message in the frame after it.
@@ -96,6 +100,12 @@ impl Message {
     /// [`MessageError`] when a field is missing or of another type.
     pub fn from_slice(body: &[u8]) -> Result<Self, MessageError> {
         Ok(serde_json::from_slice(body)?)
+    }
+
+    /// Whether it is a copy for its sender, in whose queue it is: what the user has said to somebody else.
+    #[must_use]
+    pub fn is_own_of(&self, user: &UserId) -> bool {
+        self.from.names(user) && !self.to.names(user)
     }
 
     /// The body to queue.

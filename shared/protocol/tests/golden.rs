@@ -32,6 +32,7 @@ fn message() -> Message {
         id: MessageId::from("01890a5d-ac96-774b-bcce-b302099a8057".to_owned()),
         rno: frame.rno,
         trace: None,
+        via: None,
     }
 }
 

@@ -51,6 +51,7 @@ fn check_send(frame: SendFrame) {
         id: MessageId::from("f".repeat(36)),
         rno: frame.rno.clone(),
         trace: None,
+        via: None,
     };
     assert_eq!(Message::from_slice(&message.to_vec()).ok().as_ref(), Some(&message));
     // What was accepted reaches its receiver, also repeated and behind another.

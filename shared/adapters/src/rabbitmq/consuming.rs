@@ -37,7 +37,7 @@ use super::{
     notices::with_notice,
     queues::{UserQueues, reopened},
     topology::{control_queue, declare_partitions, declare_shared, user_queue},
-    traces::trace_of,
+    traces::{trace_of, via_of},
     unavailable,
 };
 
@@ -296,8 +296,9 @@ impl OpenQueue {
         match item {
             Some(Ok(delivery)) => {
                 self.on_loan.push(delivery.delivery_tag);
-                let (tag, trace) = (Tag(delivery.delivery_tag), trace_of(&delivery.properties));
-                Some(Delivery { tag, body: delivery.data, redelivered: delivery.redelivered, trace })
+                let (trace, via) = (trace_of(&delivery.properties), via_of(&delivery.properties));
+                let (tag, redelivered) = (Tag(delivery.delivery_tag), delivery.redelivered);
+                Some(Delivery { tag, body: delivery.data, redelivered, trace, via })
             }
             Some(Err(error)) => {
                 let error = unavailable("deliver", error);

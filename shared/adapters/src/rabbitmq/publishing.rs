@@ -32,7 +32,7 @@ use super::{
     notices::with_notice,
     queues::UserQueues,
     topology::{ACK, AGAIN, EXCHANGE, REPLY, WANTED, control_queue, declare_shared, routing_key},
-    traces::with_trace,
+    traces::beside,
     unavailable,
 };
 
@@ -243,12 +243,12 @@ impl Publisher for Publishing {
             exchange: EXCHANGE,
             routing_key: routing_key(to),
             mandatory: true,
-            properties: with_trace(
+            properties: beside(
                 BasicProperties::default()
                     .with_delivery_mode(PERSISTENT)
                     .with_content_type("application/json".into())
                     .with_message_id(message.id.as_str().into()),
-                message.trace.as_ref(),
+                message,
             ),
             body: message.to_vec(),
         };

@@ -10,7 +10,7 @@ use kschat_protocol::{Message, TraceContext, UserId};
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{message, somebody};
+use super::{connection, message, somebody};
 use crate::ports::{BoxError, Deliveries, Delivery, Mailbox, PublishError, Publisher, Retired, Undeliverable};
 
 /// Nobody calls back.
@@ -148,7 +148,8 @@ pub async fn a_discarded_message_is_out_of_the_way(broker: &impl Broker) -> Outc
     Ok(())
 }
 
-/// The trace of a message comes with it, also the next time; who has none gets none.
+/// The trace of a message comes with it, and so does the connection that sent it, also the next time; who has none gets
+/// none.
 ///
 /// # Errors
 /// The port's own.
@@ -158,10 +159,13 @@ pub async fn a_trace_travels_with_its_message(broker: &impl Broker) -> Outcome {
     let trace = TraceContext::new(7, 8, 1, Some("vendor=1"));
     broker.publish(&user, &Message { trace: trace.clone(), ..message(&user, "traced") }).await?;
     publish(broker, &user, &["plain"]).await?;
+    let via = Some(connection());
+    broker.publish(&user, &Message { via: via.clone(), ..message(&user, "own") }).await?;
     for _ in 0..2 {
         let mut deliveries = broker.open(&user).await?;
-        let got = expect(&mut deliveries, &["traced", "plain"]).await?;
-        assert_eq!([&got[0].trace, &got[1].trace], [&trace, &None]);
+        let got = expect(&mut deliveries, &["traced", "plain", "own"]).await?;
+        assert_eq!([&got[0].trace, &got[1].trace, &got[2].trace], [&trace, &None, &None]);
+        assert_eq!([&got[0].via, &got[1].via, &got[2].via], [&None, &None, &via]);
         deliveries.close().await;
     }
     Ok(())

@@ -67,6 +67,7 @@ pub fn message(to: &UserId, text: &str) -> Message {
         id: MessageId::from(Uuid::now_v7().to_string()),
         rno: None,
         trace: None,
+        via: None,
     }
 }
 

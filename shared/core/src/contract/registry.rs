@@ -87,6 +87,11 @@ pub async fn nobody_outlives_a_token(registry: &impl ConnectionRegistry) -> Outc
     let (before, after) = (now.plus(HOUR - Duration::from_secs(1)), now.plus(HOUR + Duration::from_secs(1)));
     let reachable = Reachable { connection: id.clone(), session: session(&user, now, HOUR) };
     assert_eq!(registry.connections(&user, before).await?, [reachable]);
+    let other = connection();
+    let (known, both) = registry.session_and_connections(&other, &user, before).await?;
+    assert_eq!((known, both.len()), (None, 1));
+    let (known, both) = registry.session_and_connections(&id, &user, after).await?;
+    assert!(known.is_some() && both.is_empty());
     assert!(registry.online(partition, before).await?.contains(&user));
     assert!(registry.connections(&user, after).await?.is_empty());
     assert!(!registry.online(partition, after).await?.contains(&user));

@@ -49,14 +49,15 @@ struct Entry {
     body: Vec<u8>,
     redelivered: bool,
     trace: Option<TraceContext>,
+    via: Option<ConnectionId>,
 }
 
 impl Queue {
     fn lend(&mut self) -> Option<Delivery> {
         let entry = self.ready.pop_front()?;
-        let Entry { tag, body, redelivered, trace } = &entry;
-        let (body, trace) = (body.clone(), trace.clone());
-        let delivery = Delivery { tag: Tag(*tag), body, redelivered: *redelivered, trace };
+        let Entry { tag, body, redelivered, trace, via } = &entry;
+        let (body, trace, via) = (body.clone(), trace.clone(), via.clone());
+        let delivery = Delivery { tag: Tag(*tag), body, redelivered: *redelivered, trace, via };
         self.on_loan.push_back(entry);
         Some(delivery)
     }
@@ -103,8 +104,8 @@ impl Publisher for MemoryBroker {
             return Err(PublishError::Full);
         }
         queue.last_tag += 1;
-        let (body, trace) = (message.to_vec(), message.trace.clone());
-        let entry = Entry { tag: queue.last_tag, body, redelivered: false, trace };
+        let (body, trace, via) = (message.to_vec(), message.trace.clone(), message.via.clone());
+        let entry = Entry { tag: queue.last_tag, body, redelivered: false, trace, via };
         queue.ready.push_back(entry);
         queue.arrival.notify_one();
         Ok(())

@@ -4,6 +4,7 @@
 
 mod acking;
 mod coming;
+mod copies;
 mod dialects;
 mod expiry;
 mod notices;
