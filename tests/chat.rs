@@ -27,6 +27,7 @@ macro_rules! scenarios {
             a_sender_learns_what_was_delivered_and_read_and_can_ask_later
             who_comes_and_goes_is_told_to_those_who_asked
             what_is_sent_by_one_device_is_shown_on_the_others_once
+            what_is_said_in_a_room_comes_to_its_members_also_when_they_are_back
         }
     };
 }
@@ -176,4 +177,41 @@ async fn what_is_sent_by_one_device_is_shown_on_the_others_once(url: &str) {
         (phone.texts(1).await, desk.texts(1).await),
         (vec!["a note to myself".to_owned()], vec!["a note to myself".to_owned()])
     );
+}
+
+async fn what_is_said_in_a_room_comes_to_its_members_also_when_they_are_back(url: &str) {
+    let (a, b, c, room) = (somebody("alice"), somebody("bob"), somebody("carol"), somebody("room"));
+    let (mut alice, mut desk) = (connect(url, &a).await, connect(url, &a).await);
+    let (mut bob, mut carol) = (connect(url, &b).await, connect(url, &c).await);
+    let ask = |action: &str| json!({ "action": action, "gId": room });
+    let say = |from: &str, msg: &str| {
+        json!({ "action": "send", "uId": from, "gId": room, "msg": msg, "rno": format!("{from} {msg}") })
+    };
+    assert_eq!(carol.ask(say(&c, "let me in"), "RESPSEND").await["ER"], 14, "she is not in it");
+    for client in [&mut alice, &mut bob] {
+        let joined = client.ask(ask("join"), "RESPROOM").await;
+        assert_eq!((&joined["ER"], &joined["OP"], &joined["GID"]), (&json!(0), &json!("join"), &json!(room)));
+    }
+    assert_eq!(bob.ask(json!({ "action": "rooms" }), "RESPROOM").await["LIST"], json!([room]));
+    let sent = alice.ask(say(&a, "hello, all"), "RESPSEND").await;
+    assert_eq!((&sent["ER"], &sent["GID"], sent.get("RID")), (&json!(0), &json!(room), None));
+    for client in [&mut bob, &mut desk] {
+        let item = client.items().await.remove(0);
+        assert_eq!((&item["uId"], &item["pId"], &item["gId"]), (&json!(a), &json!(room), &json!(room)));
+        assert_eq!((&item["msg"], &item["mId"]), (&json!("hello, all"), &sent["MID"]));
+    }
+    bob.ask(say(&b, "hello, alice"), "RESPSEND").await;
+    assert_eq!(alice.texts(1).await, ["hello, alice"], "and not her own");
+    // Longer than an empty queue is kept.
+    bob.close().await;
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    assert_eq!(alice.ask(say(&a, "where is bob?"), "RESPSEND").await["ER"], 0);
+    let mut bob = connect(url, &b).await;
+    assert_eq!(bob.texts(1).await, ["where is bob?"]);
+    assert_eq!(bob.ask(ask("leave"), "RESPROOM").await["ER"], 0);
+    alice.ask(say(&a, "he has left"), "RESPSEND").await;
+    assert_eq!(bob.ask(say(&b, "have I?"), "RESPSEND").await["ER"], 14);
+    alice.send(&b, "you have").await;
+    assert_eq!(bob.texts(1).await, ["you have"]);
+    assert_eq!(carol.try_next("RESPRECEIVER", A_WHILE).await, None);
 }

@@ -33,9 +33,9 @@ mod broker {
     use kschat_adapters::rabbitmq::{Consuming, PartitionOwnership, Publishing, QueueKind, QueueSettings};
     use kschat_core::{
         Partitions,
-        ports::{Deliveries, Mailbox, PublishError, Publisher, Retired, Unavailable},
+        ports::{Bound, Deliveries, Mailbox, PublishError, Publisher, Retired, RoomBindings, Unavailable},
     };
-    use kschat_protocol::{Message, UserId};
+    use kschat_protocol::{Message, RoomId, UserId};
     use kschat_tests::eventually;
 
     use super::services;
@@ -63,6 +63,21 @@ mod broker {
         async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError> {
             self.publishing.publish(to, message).await
         }
+
+        async fn publish_to_room(&self, room: &RoomId, message: &Message) -> Result<(), PublishError> {
+            self.publishing.publish_to_room(room, message).await
+        }
+    }
+
+    #[async_trait]
+    impl RoomBindings for RabbitMq {
+        async fn bind(&self, user: &UserId, room: &RoomId) -> Result<Bound, Unavailable> {
+            self.publishing.bind(user, room).await
+        }
+
+        async fn unbind(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
+            self.publishing.unbind(user, room).await
+        }
     }
 
     #[async_trait]
@@ -73,6 +88,14 @@ mod broker {
 
         async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
             self.consuming.ensure(user).await
+        }
+
+        async fn bind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
+            self.consuming.bind_rooms(user, rooms).await
+        }
+
+        async fn look(&self, user: &UserId) -> Result<Retired, Unavailable> {
+            self.consuming.look(user).await
         }
 
         async fn retire(&self, user: &UserId, called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {

@@ -115,8 +115,8 @@ async fn serve(settings: Settings, metrics: &Collected) -> io::Result<()> {
     let (broker, connections) = (Arc::new(broker), Arc::new(connections));
     let clerk = settings.receipts.then(|| Arc::new(Clerk::new(registry.clone(), broker.clone())));
     let crier = Arc::new(Crier::new(registry.clone(), registry.clone(), broker.clone(), clock.clone()));
-    let deps = deliver::Deps::new(registry.clone(), broker, registry, connections, clock, backends.partitions);
-    let deps = deps.with_presence(crier);
+    let deps = deliver::Deps::new(registry.clone(), broker, registry.clone(), connections, clock, backends.partitions);
+    let deps = deps.with_presence(crier).with_rooms(registry);
     let deps = match clerk {
         Some(clerk) => deps.with_receipts(clerk),
         None => deps,

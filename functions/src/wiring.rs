@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kschat_adapters::{
-    config::{Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, jwt, queues},
+    config::{Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, jwt, queues, room_policy},
     rabbitmq::{Publishing, QueueSettings},
     redis::RedisRegistry,
 };
@@ -36,13 +36,19 @@ pub(crate) fn disconnect(env: &mut Environment) -> Option<disconnect::Deps> {
 
 pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
     let (backends, queues, settings) = (Backends::read(env), queues(env), SendSettings::read(env));
-    let verifier = jwt(env);
+    let (verifier, policy) = (jwt(env), room_policy(env));
     let (backends, settings, verifier) = (backends?, settings?, Arc::new(verifier?));
     let queues = queues?;
     let broker = publishing(&backends, queues);
     let registry = registry(backends, settings.rno_window).keeping_receipts_for(queues.retention);
     let registry = Arc::new(registry);
     let clock = Arc::new(SystemClock);
+    let rooms = kschat_core::rooms::Deps {
+        memberships: registry.clone(),
+        bindings: broker.clone(),
+        queues: broker.clone(),
+        policy,
+    };
     Some(send::Deps {
         send: kschat_core::send::Deps {
             registry: registry.clone(),
@@ -51,6 +57,7 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
             publisher: broker.clone(),
             queues: broker.clone(),
             clock: clock.clone(),
+            rooms: rooms.clone(),
             strangers: settings.strangers,
         },
         ack: kschat_core::ack::Deps { registry: registry.clone(), acks: broker.clone(), clock: clock.clone() },
@@ -59,6 +66,7 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
             rates: registry.clone(),
             receipts: registry.clone(),
             presences: registry.clone(),
+            rooms,
             verifier: verifier.clone(),
             pokes: broker.clone(),
             notices: broker.clone(),

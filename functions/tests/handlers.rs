@@ -9,7 +9,7 @@ use kschat_core::{
     Clock, Partitions, SystemClock, Timestamp, ack,
     memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
     ports::{ConnectionRegistry, Deliveries, Mailbox, Ownership, OwnershipEvent},
-    request,
+    request, rooms,
     send::Strangers,
 };
 use kschat_functions::{Event, Response, connect, disconnect, send};
@@ -33,6 +33,12 @@ impl Scene {
         let (broker, ownership) = MemoryBroker::new(Partitions::default());
         let (shared, registry) = (Arc::new(broker.clone()), Arc::new(MemoryRegistry::new(Partitions::default())));
         let clock = Arc::new(SystemClock);
+        let rooms = rooms::Deps {
+            memberships: registry.clone(),
+            bindings: shared.clone(),
+            queues: shared.clone(),
+            policy: Arc::new(rooms::Everybody),
+        };
         let verifier = JwtVerifier::new(&JwtSettings::seed(SECRET.to_owned())).expect("a secret fits HS256");
         let verifier = Arc::new(verifier);
         let connect = connect::Deps {
@@ -53,6 +59,7 @@ impl Scene {
                     publisher: shared.clone(),
                     queues: shared.clone(),
                     clock: clock.clone(),
+                    rooms: rooms.clone(),
                     strangers: Strangers::Queue,
                 },
                 ack: ack::Deps { registry: registry.clone(), acks: shared.clone(), clock: clock.clone() },
@@ -61,6 +68,7 @@ impl Scene {
                     rates: registry.clone(),
                     receipts: registry.clone(),
                     presences: registry.clone(),
+                    rooms,
                     verifier,
                     pokes: shared.clone(),
                     notices: shared.clone(),

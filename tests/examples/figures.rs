@@ -191,6 +191,7 @@ impl Deployment {
             id: MessageId::from(format!("probe-id-{number}-{n}")),
             rno: None,
             trace: None,
+            room: None,
             via: None,
         };
         self.publishing.publish(user, &message).await.expect("the broker takes it");

@@ -14,12 +14,13 @@ use kschat_core::{
     Partitions, SystemClock, ack, deliver,
     memory::{MemoryBroker, MemoryRegistry},
     ports::{
-        Acks, Backlogs, ConnectionRegistry, IdempotencyStore, Mailbox, Notices, Ownership, Pokes, Presences, Publisher,
-        Queues, RateLimits, Receipts, Replies, Unavailable,
+        Acks, Backlogs, ConnectionRegistry, IdempotencyStore, Mailbox, Memberships, Notices, Ownership, Pokes,
+        Presences, Publisher, Queues, RateLimits, Receipts, Replies, RoomBindings, Unavailable,
     },
     presence::Crier,
     receipts::Clerk,
     request,
+    rooms::{self, Everybody},
     send::Strangers,
 };
 use kschat_functions::{connect, disconnect, send};
@@ -128,6 +129,8 @@ struct Parts {
     notices: Arc<dyn Notices>,
     rates: Arc<dyn RateLimits>,
     replies: Arc<dyn Replies>,
+    memberships: Arc<dyn Memberships>,
+    bindings: Arc<dyn RoomBindings>,
     receipts: Arc<dyn Receipts>,
     presences: Arc<dyn Presences>,
     work: Work,
@@ -150,7 +153,9 @@ impl Parts {
             backlogs: registry.clone(),
             rates: registry.clone(),
             receipts: registry.clone(),
-            presences: registry,
+            presences: registry.clone(),
+            memberships: registry,
+            bindings: Arc::new(broker.clone()),
             publisher: Arc::new(broker.clone()),
             queues: Arc::new(broker.clone()),
             pokes: Arc::new(broker.clone()),
@@ -174,7 +179,9 @@ impl Parts {
             backlogs: registry.clone(),
             rates: registry.clone(),
             receipts: registry.clone(),
-            presences: registry,
+            presences: registry.clone(),
+            memberships: registry,
+            bindings: broker.clone(),
             publisher: broker.clone(),
             queues: broker.clone(),
             pokes: broker.clone(),
@@ -195,6 +202,12 @@ impl Parts {
             pokes: self.pokes.clone(),
             clock: clock.clone(),
         };
+        let rooms = rooms::Deps {
+            memberships: self.memberships.clone(),
+            bindings: self.bindings.clone(),
+            queues: self.queues.clone(),
+            policy: Arc::new(Everybody),
+        };
         Ok(InProcess {
             connect: connect.clone(),
             disconnect: disconnect::Deps { registry: self.registry.clone(), pokes: self.pokes.clone() },
@@ -206,6 +219,7 @@ impl Parts {
                     publisher: self.publisher.clone(),
                     queues: self.queues.clone(),
                     clock: clock.clone(),
+                    rooms: rooms.clone(),
                     strangers: options.strangers,
                 },
                 ack: ack::Deps { registry: self.registry.clone(), acks: self.acks.clone(), clock: clock.clone() },
@@ -214,6 +228,7 @@ impl Parts {
                     rates: self.rates.clone(),
                     receipts: self.receipts.clone(),
                     presences: self.presences.clone(),
+                    rooms,
                     verifier,
                     pokes: self.pokes.clone(),
                     notices: self.notices.clone(),
@@ -239,7 +254,7 @@ impl Parts {
         let clerk = Arc::new(Clerk::new(self.receipts, notices.clone()));
         let crier = Arc::new(Crier::new(self.registry.clone(), self.presences, notices, clock.clone()));
         let deps = deliver::Deps::new(self.registry, mailbox, self.backlogs, connections, clock, partitions);
-        (deps.with_receipts(clerk).with_presence(crier), ownership)
+        (deps.with_receipts(clerk).with_presence(crier).with_rooms(self.memberships), ownership)
     }
 }
 

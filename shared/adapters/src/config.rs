@@ -8,6 +8,7 @@
 //! | `JWT_SECRET`, `JWT_PUBLIC_KEY` (PEM), `JWT_JWKS` (JSON) or `JWT_JWKS_URL` | connect, send | one is required |
 //! | `JWT_ALGORITHM` | connect, send | `HS256` |
 //! | `JWT_USER_CLAIM` | connect, send: path of the claim that names the user | `data.id` |
+//! | `JWT_ROOMS_CLAIM` | connect, send: path of the claim that lists the rooms which the user may join | everybody may join |
 //! | `JWT_AUDIENCE`, `JWT_ISSUER` | connect, send | not checked |
 //! | `JWT_LEEWAY` | connect, send: seconds | 0 |
 //! | `JWT_REQUIRE_EXP` | connect, send: `true` or `false` | `true` |
@@ -31,9 +32,14 @@
 
 mod environment;
 
-use std::{net::SocketAddr, num::NonZero, str::FromStr, time::Duration};
+use std::{net::SocketAddr, num::NonZero, str::FromStr, sync::Arc, time::Duration};
 
-use kschat_core::{Partitions, send::Strangers};
+use kschat_core::{
+    Partitions,
+    ports::RoomPolicy,
+    rooms::{Everybody, ListedInToken},
+    send::Strangers,
+};
 
 #[cfg(feature = "api-gateway")]
 use crate::api_gateway::CallbackUrl;
@@ -193,12 +199,19 @@ pub fn jwt(env: &mut Environment) -> Option<JwtVerifier> {
         algorithm: algorithm?,
         keys,
         user_claim: env.text("JWT_USER_CLAIM").unwrap_or(SEED_CLAIM).to_owned(),
+        rooms_claim: env.text("JWT_ROOMS_CLAIM").map(str::to_owned),
         audience: env.text("JWT_AUDIENCE").map(str::to_owned),
         issuer: env.text("JWT_ISSUER").map(str::to_owned),
         leeway: leeway?,
         require_exp: require_exp?,
     };
     JwtVerifier::new(&settings).map_err(|error| env.problem(name, error)).ok()
+}
+
+/// Who may join rooms: whom a token lets in, where `JWT_ROOMS_CLAIM` says that it lists them.
+#[must_use]
+pub fn room_policy(env: &Environment) -> Arc<dyn RoomPolicy> {
+    if env.is_set("JWT_ROOMS_CLAIM") { Arc::new(ListedInToken) } else { Arc::new(Everybody) }
 }
 
 fn key_source(env: &mut Environment) -> Option<(&'static str, KeySource)> {

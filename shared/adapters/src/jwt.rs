@@ -14,11 +14,14 @@ use kschat_core::{
     Timestamp,
     ports::{Identity, TokenError, TokenVerifier},
 };
-use kschat_protocol::{JsonId, UserId};
+use kschat_protocol::{JsonId, UserId, limits::MAX_ROOM_ID};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use keys::Keys;
+
+/// Rooms, or patterns of rooms, that a token may list; more are not looked at.
+const MAX_LISTED: usize = 100;
 
 /// The claim in which the seed names the user.
 pub const SEED_CLAIM: &str = "data.id";
@@ -65,6 +68,8 @@ pub struct JwtSettings {
     pub keys: KeySource,
     /// The path of the claim that names the user, by dots.
     pub user_claim: String,
+    /// The path of the claim that lists the rooms which the user may join, if that is looked at.
+    pub rooms_claim: Option<String>,
     /// Whom the token must be for, if that matters.
     pub audience: Option<String>,
     /// Who must have issued it, if that matters.
@@ -83,6 +88,7 @@ impl JwtSettings {
             algorithm: SignatureAlgorithm::default(),
             keys: KeySource::Secret(secret),
             user_claim: SEED_CLAIM.to_owned(),
+            rooms_claim: None,
             audience: None,
             issuer: None,
             leeway: 0,
@@ -96,6 +102,7 @@ pub struct JwtVerifier {
     keys: Keys,
     validation: Validation,
     user_claim: Vec<String>,
+    rooms_claim: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -128,8 +135,9 @@ impl JwtVerifier {
             validation.required_spec_claims.insert("iss".to_owned());
         }
         let keys = Keys::new(&settings.keys, algorithm)?;
-        let user_claim = settings.user_claim.split('.').map(str::to_owned).collect();
-        Ok(Self { keys, validation, user_claim })
+        let path = |claim: &String| claim.split('.').map(str::to_owned).collect();
+        let (user_claim, rooms_claim) = (path(&settings.user_claim), settings.rooms_claim.as_ref().map(path));
+        Ok(Self { keys, validation, user_claim, rooms_claim })
     }
 
     async fn key(&self, token: &str) -> Result<DecodingKey, TokenError> {
@@ -142,10 +150,22 @@ impl JwtVerifier {
     }
 
     fn user(&self, claims: &Value) -> Option<UserId> {
-        let claim = self.user_claim.iter().try_fold(claims, |value, name| value.get(name))?;
+        let claim = find(claims, &self.user_claim)?;
         let id: JsonId = serde_json::from_value(claim.clone()).ok()?;
         UserId::try_from(&id).ok()
     }
+
+    /// The rooms that the token lists; none if it lists none, or no texts. They are kept with the session.
+    fn rooms(&self, claims: &Value) -> Option<Vec<String>> {
+        let path = self.rooms_claim.as_ref()?;
+        let listed = find(claims, path).and_then(Value::as_array).into_iter().flatten();
+        let texts = listed.filter_map(Value::as_str).filter(|room| room.len() <= MAX_ROOM_ID);
+        Some(texts.take(MAX_LISTED).map(str::to_owned).collect())
+    }
+}
+
+fn find<'a>(claims: &'a Value, path: &[String]) -> Option<&'a Value> {
+    path.iter().try_fold(claims, |value, name| value.get(name))
 }
 
 #[async_trait]
@@ -156,8 +176,9 @@ impl TokenVerifier for JwtVerifier {
         let claims = decoded.map_err(|error| refusal(error.kind()))?.claims;
         let leeway = Duration::from_secs(self.validation.leeway);
         let expires = claims.exp.map(|seconds| Timestamp::from_millis(millis(seconds)).plus(leeway));
-        let user = self.user(&Value::Object(claims.all)).ok_or(TokenError::Invalid)?;
-        Ok(Identity { user, expires })
+        let claims = Value::Object(claims.all);
+        let user = self.user(&claims).ok_or(TokenError::Invalid)?;
+        Ok(Identity { user, expires, rooms: self.rooms(&claims) })
     }
 }
 
@@ -258,6 +279,7 @@ mod tests {
     async fn audience_issuer_and_claim_are_as_configured() {
         let settings = JwtSettings {
             user_claim: "sub".to_owned(),
+            rooms_claim: Some("data.rooms".to_owned()),
             audience: Some("chat".to_owned()),
             issuer: Some("us".to_owned()),
             ..JwtSettings::seed(SECRET.to_owned())
@@ -265,6 +287,12 @@ mod tests {
         let verifier = JwtVerifier::new(&settings).unwrap();
         let token = |aud: &str, iss: &str| hs256(&json!({ "sub": "7", "aud": aud, "iss": iss, "exp": now() + 60 }));
         assert!(verifier.verify(&token("chat", "us")).await.is_ok());
+        let listing = json!({
+            "sub": "7", "aud": "chat", "iss": "us", "exp": now() + 60, "data": { "rooms": ["lobby", 7, "team.*"] },
+        });
+        let rooms = async |token: &str| verifier.verify(token).await.unwrap().rooms;
+        assert_eq!(rooms(&hs256(&listing)).await, Some(vec!["lobby".to_owned(), "team.*".to_owned()]));
+        assert_eq!(rooms(&token("chat", "us")).await, Some(vec![]));
         assert!(verifier.verify(&token("shop", "us")).await.is_err());
         assert!(verifier.verify(&token("chat", "them")).await.is_err());
         assert!(verifier.verify(&hs256(&json!({ "sub": "7", "exp": now() + 60 }))).await.is_err());
@@ -347,6 +375,6 @@ mod tests {
         let (user, now) = (UserId::try_from("alice").unwrap(), Timestamp::from_millis(now() * 1000));
         let end = now.plus(std::time::Duration::from_secs(60));
         let token = sign_seed_token(SECRET, &user, now, end).unwrap();
-        assert_eq!(seed().verify(&token).await, Ok(Identity { user, expires: Some(end) }));
+        assert_eq!(seed().verify(&token).await, Ok(Identity { user, expires: Some(end), rooms: None }));
     }
 }

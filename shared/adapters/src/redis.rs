@@ -11,6 +11,7 @@
 //! | `ks:r:{<author>}:<reader>` | hash | the last of the author's messages that the reader has got (`d`) and read (`r`) |
 //! | `ks:l:{<user>}` | string | `here`, or when the user left, in milliseconds |
 //! | `ks:w:{<user>}` | sorted set | who is told when the user comes and goes, by the time until which |
+//! | `ks:g:{<user>}` | set | the rooms that the user is in, for as long as the user's queue is kept |
 //! | `ks:n:<connection>` | number | how many requests of the connection were counted within the present window |
 //! | `ks:m:{<partition>}` | string | the mark that is gone when Redis has lost everything |
 //!
@@ -19,6 +20,7 @@
 
 mod presence;
 mod receipts;
+mod rooms;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -214,6 +216,8 @@ struct StoredSession {
     /// Left out for the raw one, as by those who knew no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dialect: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    rooms: Option<Vec<String>>,
 }
 
 impl From<&Session> for StoredSession {
@@ -224,6 +228,7 @@ impl From<&Session> for StoredSession {
             connected: session.connected.millis(),
             expires: session.expires.map(Timestamp::millis),
             dialect: session.dialect.code(),
+            rooms: session.rooms.clone(),
         }
     }
 }
@@ -242,6 +247,7 @@ impl TryFrom<StoredSession> for Session {
             version: Version::from_number(stored.version).ok_or("unknown version")?,
             connected: Timestamp::from_millis(stored.connected),
             expires: stored.expires.map(Timestamp::from_millis),
+            rooms: stored.rooms,
         })
     }
 }

@@ -101,6 +101,7 @@ pub(crate) async fn admit(deps: &Deps, handshake: &Handshake) -> Result<Session,
         connected: deps.clock.now(),
         expires: identity.expires,
         dialect: handshake.dialect.clone(),
+        rooms: identity.rooms,
     };
     if session.is_expired(session.connected) {
         return Err(TokenError::Expired.into());

@@ -9,7 +9,7 @@ use std::{borrow::Cow, future::ready, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt, StreamExt,
-    future::{BoxFuture, join},
+    future::{BoxFuture, join3},
     stream,
 };
 use kschat_protocol::{ConnectionId, Message, Position, ReceiverFrame, UserId, dialect::Heartbeat};
@@ -26,8 +26,8 @@ use crate::{
     backoff::Backoff,
     lobby, metrics,
     ports::{
-        Backlogs, ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, PostError, Tag, Unavailable,
-        Undeliverable,
+        Backlogs, ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, Memberships, PostError, Tag,
+        Unavailable, Undeliverable,
     },
     posting::{MAX_ATTEMPTS_ONCE_REACHED, Posted, Tally, Verdict},
     presence::Crier,
@@ -85,6 +85,8 @@ pub struct Deps {
     pub receipts: Option<Arc<Clerk>>,
     /// Tells those who watch a user when it comes and goes, if anybody shall be told.
     pub presence: Option<Arc<Crier>>,
+    /// Knows who is in a room, and so needs a queue while away.
+    pub rooms: Option<Arc<dyn Memberships>>,
     /// Bounds how many users are looked up and opened at once: after a fail-over all come together.
     opening: Arc<Semaphore>,
     /// Bounds how many are connected and have not said who they are.
@@ -105,7 +107,6 @@ impl Deps {
         partitions: Partitions,
     ) -> Self {
         let (opening, lobby) = (Arc::new(Semaphore::new(OPENING)), Arc::new(Semaphore::new(lobby::PLACES)));
-        let (receipts, presence, heartbeat) = (None, None, HEARTBEAT);
         Self {
             registry,
             mailbox,
@@ -113,11 +114,12 @@ impl Deps {
             connections,
             clock,
             partitions,
-            receipts,
-            presence,
+            receipts: None,
+            presence: None,
+            rooms: None,
             opening,
             lobby,
-            heartbeat,
+            heartbeat: HEARTBEAT,
         }
     }
 
@@ -125,6 +127,12 @@ impl Deps {
     #[must_use]
     pub fn with_receipts(self, clerk: Arc<Clerk>) -> Self {
         Self { receipts: Some(clerk), ..self }
+    }
+
+    /// The same, and whoever is in a room keeps its queue.
+    #[must_use]
+    pub fn with_rooms(self, memberships: Arc<dyn Memberships>) -> Self {
+        Self { rooms: Some(memberships), ..self }
     }
 
     /// The same, and those who watch a user are told when it comes and goes.
@@ -221,11 +229,24 @@ async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience
             crier.came(user).await;
         }
     };
-    // Both at once, as they go to the same place.
-    if let (Err(error), ()) = join(deps.backlogs.clear(user), came).await {
+    // All at once, as they go to the same place.
+    let (cleared, (), ()) = join3(deps.backlogs.clear(user), came, bind_rooms(deps, user)).await;
+    if let Err(error) = cleared {
         tracing::warn!(error = &error as &dyn std::error::Error, "a user who is back still counts as away");
     }
     Ok((audience, deliveries))
+}
+
+/// Puts a queue that was made anew back into the rooms of its user.
+async fn bind_rooms(deps: &Deps, user: &UserId) {
+    let Some(memberships) = &deps.rooms else { return };
+    let bound = async {
+        let rooms = memberships.rooms(user).await?;
+        if rooms.is_empty() { Ok(()) } else { deps.mailbox.bind_rooms(user, &rooms).await }
+    };
+    if let Err(error) = bound.await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a user may not hear what is said in its rooms");
+    }
 }
 
 /// Messages that share one frame.

@@ -5,7 +5,8 @@
 //!   smaller ones.
 //! - [`deliver`]: the consumer's use-case, from a user's queue to the user's connections; [`retire`]: what becomes of
 //!   the queue when the user is away.
-//! - [`receipts`]: who has got and read what; [`presence`]: who is there.
+//! - [`receipts`]: who has got and read what; [`presence`]: who is there; [`rooms`]: who hears what
+//!   is said to many.
 //! - [`metrics`]: what is counted and timed on the way; [`trace`]: what ties it together beyond one process.
 //! - [`memory`]: every port without a service behind it, for the embedded local stack and fast tests.
 //! - `contract` (feature): the clauses that every adapter of a port must pass.
@@ -35,6 +36,7 @@ mod renew;
 mod replies;
 pub mod request;
 pub mod retire;
+pub mod rooms;
 pub mod send;
 mod session;
 mod time;

@@ -340,6 +340,7 @@ const fn code_label(code: Er) -> &'static str {
         Er::Kicked => "19",
         Er::Draining => "20",
         Er::TooManyDevices => "21",
+        Er::TooManyRooms => "22",
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use kschat_protocol::{AckFrame, ConnectionId, Er, Message, MessageId, Notice, TraceContext, UserId};
+use kschat_protocol::{AckFrame, ConnectionId, Er, Message, MessageId, Notice, RoomId, TraceContext, UserId};
 
 use crate::{Partition, Session, Timestamp};
 
@@ -41,6 +41,8 @@ pub struct Identity {
     pub user: UserId,
     /// Until when the token is to be believed, if not for ever.
     pub expires: Option<Timestamp>,
+    /// The rooms that the token lists, where such a list is looked at.
+    pub rooms: Option<Vec<String>>,
 }
 
 /// Why a token was refused. It never holds the token.
@@ -212,6 +214,76 @@ pub trait Publisher: Send + Sync {
     /// # Errors
     /// [`PublishError`]; the adapter bounds the time until then.
     async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError>;
+
+    /// Returns once the broker keeps the message for those who are in the room. Whoever's queue is full misses it: that
+    /// must not silence the room.
+    ///
+    /// # Errors
+    /// [`PublishError`]; no route means that nobody's queue is bound to the room.
+    async fn publish_to_room(&self, room: &RoomId, message: &Message) -> Result<(), PublishError>;
+}
+
+/// Binds users' queues to rooms: the broker hands what is said in a room to each of them.
+#[async_trait]
+pub trait RoomBindings: Send + Sync {
+    /// Binds a user's queue to a room; it may be bound already.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be bound.
+    async fn bind(&self, user: &UserId, room: &RoomId) -> Result<Bound, Unavailable>;
+
+    /// Takes it out of the room; it may not be bound, or not be there.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be bound.
+    async fn unbind(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable>;
+}
+
+/// What an attempt to bind a queue has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// It is bound.
+    Done,
+    /// There is no such queue.
+    NoQueue,
+}
+
+/// Remembers who is in which room.
+#[async_trait]
+pub trait Memberships: Send + Sync {
+    /// Puts a user into a room, unless the user is in that many others; says whether the user is in it now.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the user may or may not be in it.
+    async fn join(&self, user: &UserId, room: &RoomId, limit: usize) -> Result<bool, Unavailable>;
+
+    /// Takes a user out of a room.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the user may or may not be in it.
+    async fn leave(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable>;
+
+    /// The rooms of a user, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn rooms(&self, user: &UserId) -> Result<Vec<RoomId>, Unavailable>;
+
+    /// Whether a user is in a room.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn is_member(&self, user: &UserId, room: &RoomId) -> Result<bool, Unavailable>;
+}
+
+/// Decides who may join which room.
+#[async_trait]
+pub trait RoomPolicy: Send + Sync {
+    /// Whether the session's user may join the room.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody can tell for now.
+    async fn may_join(&self, session: &Session, room: &RoomId) -> Result<bool, Unavailable>;
 }
 
 /// Has queues made.
@@ -458,6 +530,18 @@ pub trait Mailbox: Send + Sync {
     /// # Errors
     /// [`Unavailable`]: it may or may not exist.
     async fn ensure(&self, user: &UserId) -> Result<(), Unavailable>;
+
+    /// Binds a user's queue, which is there, to rooms.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may be bound to some.
+    async fn bind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable>;
+
+    /// Looks at the queue of a user who is away, and leaves it as it is.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn look(&self, user: &UserId) -> Result<Retired, Unavailable>;
 
     /// Removes the queue of a user who is away, if nothing waits in it. One that nobody has made is empty, too. It may
     /// take a while, and leaves the queue as it is when `called_back` comes first.

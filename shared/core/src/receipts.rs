@@ -76,7 +76,8 @@ impl Clerk {
     /// A client of that user has these messages, the last one being the newest. Nobody waits for what becomes of it.
     pub(crate) fn delivered<'a>(&self, reader: &UserId, messages: impl DoubleEndedIterator<Item = &'a Message>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        for message in messages {
+        // In a room everybody would tell everybody.
+        for message in messages.filter(|message| message.room.is_none()) {
             let Ok(author) = UserId::try_from(&message.from) else { continue };
             let pair = (author, reader.clone());
             if pair.0 != pair.1 && (waiting.len() < PAIRS || waiting.contains_key(&pair)) {

@@ -24,7 +24,7 @@ pub(crate) async fn renew(
         return Err(RequestError::NotYou);
     }
     let expires = old.expires.zip(identity.expires).map(|(old, new)| old.max(new));
-    let renewed = Session { expires, ..old };
+    let renewed = Session { expires, rooms: identity.rooms, ..old };
     deps.registry.register(connection, &renewed).await.map_err(RequestError::Registry)?;
     // The registry is written first: whoever is poked by this will find the new end there.
     deps.pokes.poke(&renewed.user).await.map_err(RequestError::Broker)?;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::try_join;
-use kschat_protocol::{AuthReply, ConnectionId, Er, ErrorFrame, Request};
+use kschat_protocol::{AuthReply, ConnectionId, Er, ErrorFrame, Request, RoomOp, RoomReply};
 
 use crate::{
     Clock, Session,
@@ -13,6 +13,7 @@ use crate::{
     presence::presence,
     receipts,
     renew::renew,
+    rooms,
     typing::typing,
 };
 
@@ -37,6 +38,8 @@ pub struct Deps {
     pub receipts: Arc<dyn Receipts>,
     /// Remembers who is there.
     pub presences: Arc<dyn Presences>,
+    /// Rooms.
+    pub rooms: rooms::Deps,
     /// Tells other users.
     pub notices: Arc<dyn Notices>,
     /// Tells the time.
@@ -61,6 +64,12 @@ pub enum RequestError {
     /// The connection asks too often.
     #[error("too many requests came from the connection")]
     TooMany,
+    /// It is not allowed to this user.
+    #[error("the user may not do that")]
+    Forbidden,
+    /// The user is in as many rooms as one may be in.
+    #[error("the user is in too many rooms")]
+    TooManyRooms,
     /// Nobody can be looked up, or nothing noted.
     #[error("the registry is out of reach")]
     Registry(#[source] Unavailable),
@@ -80,6 +89,8 @@ impl RequestError {
             Self::Token(error) => error.code(),
             Self::NotYou => Er::NotYou,
             Self::TooMany => Er::RateLimited,
+            Self::Forbidden => Er::Forbidden,
+            Self::TooManyRooms => Er::TooManyRooms,
             Self::Registry(_) => Er::RegistryUnavailable,
             Self::Broker(_) => Er::BrokerUnavailable,
         }
@@ -101,6 +112,9 @@ pub async fn answer(deps: &Deps, connection: &ConnectionId, request: &Request) -
     let frame = match (request, &error) {
         (_, RequestError::TooMany) => ErrorFrame::rate_limited(WINDOW.as_secs() * 1_000).to_text(),
         (Request::Auth { .. }, _) => AuthReply::failed(code),
+        (Request::Join { gid, .. }, _) => RoomReply::of(RoomOp::Join, Some(gid.clone()), code),
+        (Request::Leave { gid, .. }, _) => RoomReply::of(RoomOp::Leave, Some(gid.clone()), code),
+        (Request::Rooms, _) => RoomReply::of(RoomOp::List, None, code),
         _ => ErrorFrame::new(code).to_text(),
     };
     (code, Some(frame))
@@ -131,5 +145,8 @@ async fn grant_to(deps: &Deps, session: &Session, request: &Request) -> Result<O
         Request::Read { peer, pid, message } => receipts::read(deps, session, peer, pid, message).await.map(|()| None),
         Request::Status { peers } => receipts::status(deps, session, peers).await.map(Some),
         Request::Presence { users } => presence(deps, session, users).await.map(Some),
+        Request::Join { room, gid } => rooms::join(&deps.rooms, session, room, gid).await.map(Some),
+        Request::Leave { room, gid } => rooms::leave(&deps.rooms, session, room, gid).await.map(Some),
+        Request::Rooms => rooms::list(&deps.rooms, session).await.map(Some),
     }
 }

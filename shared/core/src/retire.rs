@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use kschat_protocol::UserId;
 use tokio::time::sleep;
 
@@ -45,7 +45,7 @@ pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &Signals) {
         // Another one looks after it now.
         () = signals.stop.cancelled() => return,
         () = &mut called_back => deps.mailbox.ensure(user).await.map(|()| Retired::Kept),
-        () = sleep(LINGER) => deps.mailbox.retire(user, called_back.boxed()).await,
+        () = sleep(LINGER) => remove(deps, user, called_back.boxed()).await,
     };
     let look_in = |span| deps.backlogs.note(user, deps.clock.now().plus(span));
     let noted = match retired {
@@ -61,6 +61,15 @@ pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &Signals) {
     if let Err(error) = noted {
         tracing::warn!(error = &error as &dyn std::error::Error, "a backlog is not counted as it is");
     }
+}
+
+/// Removes the queue, unless its user is in a room: what is said there must not be lost.
+async fn remove(deps: &Deps, user: &UserId, called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {
+    let is_in_room = match &deps.rooms {
+        Some(memberships) => !memberships.rooms(user).await?.is_empty(),
+        None => false,
+    };
+    if is_in_room { deps.mailbox.look(user).await } else { deps.mailbox.retire(user, called_back).await }
 }
 
 /// For how many users of these partitions messages wait who are away.

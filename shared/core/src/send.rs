@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join;
-use kschat_protocol::{ConnectionId, Er, Message, MessageId, SendFrame, SendReply, Status, UserId, Version};
+use kschat_protocol::{
+    ConnectionId, Er, Message, MessageId, Recipient, RoomId, SendFrame, SendReply, Status, UserId, Version,
+};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -15,7 +17,7 @@ use crate::{
         Requested, Unavailable,
     },
     retire::FIRST_LOOK,
-    trace,
+    rooms, trace,
 };
 
 /// How long a send waits for the queue of its receiver to be made.
@@ -49,6 +51,8 @@ pub struct Deps {
     pub backlogs: Arc<dyn Backlogs>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// Rooms.
+    pub rooms: rooms::Deps,
     /// What to do for those who have none.
     pub strangers: Strangers,
 }
@@ -65,6 +69,9 @@ pub enum SendError {
     /// The frame names somebody else as its sender.
     #[error("uId is not the session's user")]
     NotYou,
+    /// The sender is not in the room.
+    #[error("the sender is not in the room")]
+    NotInRoom,
     /// A version-2 client must name its message.
     #[error("a version-2 send carries no rno")]
     NoRno,
@@ -88,6 +95,7 @@ impl SendError {
             Self::NoSession => Er::RegistryUnavailable,
             Self::Expired => Er::TokenExpired,
             Self::NotYou => Er::NotYou,
+            Self::NotInRoom => Er::Forbidden,
             Self::NoRno => Er::InvalidField,
             Self::RnoReused => Er::RnoReused,
             Self::Registry(_) => Er::RegistryUnavailable,
@@ -128,11 +136,12 @@ async fn accept(deps: &Deps, connection: &ConnectionId, frame: &SendFrame) -> Re
     let (session, connections) = known.map_err(SendError::Registry)?;
     let session = session.ok_or(SendError::NoSession)?;
     authorize(&session, frame, now)?;
+    check_room(deps, &session, frame).await?;
     let id = MessageId::from(Uuid::now_v7().to_string());
     match session.version {
         Version::Seed => {
-            let message = message(frame, id, now);
-            publish(deps, &frame.recipient, &message).await?;
+            let message = message(frame, connection, id, now);
+            publish(deps, &session.user, &frame.recipient, &message).await?;
             Ok((message, false))
         }
         Version::V2 => {
@@ -165,9 +174,18 @@ fn authorize(session: &Session, frame: &SendFrame, now: Timestamp) -> Result<(),
     Ok(())
 }
 
-fn message(frame: &SendFrame, id: MessageId, time: Timestamp) -> Message {
+/// Who speaks in a room must be in it.
+async fn check_room(deps: &Deps, session: &Session, frame: &SendFrame) -> Result<(), SendError> {
+    let Recipient::Room(room) = &frame.recipient else { return Ok(()) };
+    let is_member = deps.rooms.memberships.is_member(&session.user, room).await.map_err(SendError::Registry)?;
+    if is_member { Ok(()) } else { Err(SendError::NotInRoom) }
+}
+
+fn message(frame: &SendFrame, connection: &ConnectionId, id: MessageId, time: Timestamp) -> Message {
     // The caller's span has a place for it: whatever is said from here on names the message.
     tracing::Span::current().record("mId", id.as_str());
+    // In a room the sender is one of the receivers.
+    let is_in_room = matches!(frame.recipient, Recipient::Room(_));
     Message {
         from: frame.uid.clone(),
         to: frame.pid.clone(),
@@ -177,7 +195,8 @@ fn message(frame: &SendFrame, id: MessageId, time: Timestamp) -> Message {
         id,
         rno: frame.rno.clone(),
         trace: trace::handed_on(frame.trace.clone()),
-        via: None,
+        room: is_in_room.then(|| frame.pid.clone()),
+        via: is_in_room.then(|| connection.clone()),
     }
 }
 
@@ -192,7 +211,11 @@ async fn accept_once(
     now: Timestamp,
 ) -> Result<(Message, bool), SendError> {
     let rno = frame.rno.as_ref().ok_or(SendError::NoRno)?.to_string();
-    let digest = stable(&[frame.recipient.as_str().as_bytes(), frame.msg.as_bytes()]);
+    let msg = frame.msg.as_bytes();
+    let digest = match &frame.recipient {
+        Recipient::User(user) => stable(&[user.as_str().as_bytes(), msg]),
+        Recipient::Room(room) => stable(&[b"room", room.as_str().as_bytes(), msg]),
+    };
     let proposal = Claim { id, time: now, digest };
     let claimed = deps.idempotency.claim(sender.user, &rno, &proposal).await.map_err(SendError::Registry)?;
     let (claim, done) = match claimed {
@@ -203,9 +226,9 @@ async fn accept_once(
     if claim.digest != digest {
         return Err(SendError::RnoReused);
     }
-    let message = message(frame, claim.id.clone(), claim.time);
+    let message = message(frame, sender.connection, claim.id.clone(), claim.time);
     if !done {
-        publish(deps, &frame.recipient, &message).await?;
+        publish(deps, sender.user, &frame.recipient, &message).await?;
         join(settle(deps, sender.user, &rno, &claim), copy(deps, sender, &message)).await;
     }
     Ok((message, done))
@@ -220,19 +243,39 @@ async fn settle(deps: &Deps, user: &UserId, rno: &str, claim: &Claim) {
 
 /// Shows the user's other devices what was sent. The message is accepted whether or not that succeeds.
 async fn copy(deps: &Deps, sender: &Sender<'_>, message: &Message) {
-    // What the user says to itself gets there anyway.
-    if !sender.has_others || !message.is_own_of(sender.user) {
+    // What the user says to itself, or in a room, gets there anyway.
+    if message.room.is_some() || !sender.has_others || !message.is_own_of(sender.user) {
         return;
     }
     let copy = Message { via: Some(sender.connection.clone()), ..message.clone() };
-    if let Err(error) = deps.publisher.publish(sender.user, &copy).await {
+    // The queue may be about to be made: the user has just come.
+    if let Err(error) = publish_to_user(deps, sender.user, &copy).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "a sender's other devices do not see what was sent");
+    }
+}
+
+async fn publish(deps: &Deps, sender: &UserId, to: &Recipient, message: &Message) -> Result<(), SendError> {
+    match to {
+        Recipient::User(user) => publish_to_user(deps, user, message).await,
+        Recipient::Room(room) => publish_to_room(deps, sender, room, message).await,
+    }
+}
+
+/// The sender is in the room, and if the broker does not know that any more, nobody is.
+async fn publish_to_room(deps: &Deps, sender: &UserId, room: &RoomId, message: &Message) -> Result<(), SendError> {
+    match deps.publisher.publish_to_room(room, message).await {
+        Err(PublishError::NoRoute) => {
+            let bound = rooms::bind(&deps.rooms, sender, room).await;
+            bound.map_err(|error| SendError::Publish(PublishError::Unavailable(error)))?;
+            deps.publisher.publish_to_room(room, message).await.map_err(SendError::Publish)
+        }
+        outcome => outcome.map_err(SendError::Publish),
     }
 }
 
 /// Who is away and has no backlog has no queue either: then it is asked for, and the message published again until it
 /// is there.
-async fn publish(deps: &Deps, to: &UserId, message: &Message) -> Result<(), SendError> {
+async fn publish_to_user(deps: &Deps, to: &UserId, message: &Message) -> Result<(), SendError> {
     let began = Instant::now();
     let mut wait = FIRST_WAIT;
     loop {

@@ -22,6 +22,8 @@ pub struct Session {
     pub expires: Option<Timestamp>,
     /// How its frames look.
     pub dialect: Dialect,
+    /// The rooms that its token lists, where a deployment looks at such a list.
+    pub rooms: Option<Vec<String>>,
 }
 
 impl Session {

@@ -14,9 +14,10 @@ use kschat_core::{
     contract::{ManualClock, connection},
     memory::{MemoryBroker, MemoryRegistry},
     ports::{ConnectionRegistry, Mailbox, PublishError, Publisher, Unavailable},
+    rooms,
     send::{Deps, Strangers, send},
 };
-use kschat_protocol::{ClientFrame, ConnectionId, Message, SendFrame, UserId, Version, dialect::Dialect};
+use kschat_protocol::{ClientFrame, ConnectionId, Message, RoomId, SendFrame, UserId, Version, dialect::Dialect};
 
 fn frame(text: &str) -> SendFrame {
     match ClientFrame::parse(text).expect("a frame") {
@@ -35,6 +36,10 @@ struct Faulty {
 
 #[async_trait]
 impl Publisher for Faulty {
+    async fn publish_to_room(&self, room: &RoomId, message: &Message) -> Result<(), PublishError> {
+        self.broker.publish_to_room(room, message).await
+    }
+
     async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError> {
         let fault = self.faults.lock().expect("no test panics here").pop();
         if fault.is_none() || self.gets_through {
@@ -67,10 +72,17 @@ impl Scene {
             connected: NOW,
             expires: Some(NOW.plus(Duration::from_secs(60))),
             dialect: Dialect::Raw,
+            rooms: None,
         };
         registry.register(&alice, &session).await.expect("memory");
         broker.ensure(&bob).await.expect("memory");
         let publisher = Faulty { broker: broker.clone(), faults: Mutex::new(faults), gets_through };
+        let rooms = rooms::Deps {
+            memberships: registry.clone(),
+            bindings: Arc::new(broker.clone()),
+            queues: Arc::new(broker.clone()),
+            policy: Arc::new(rooms::Everybody),
+        };
         let deps = Deps {
             registry: registry.clone(),
             idempotency: registry.clone(),
@@ -78,6 +90,7 @@ impl Scene {
             publisher: Arc::new(publisher),
             queues: Arc::new(broker.clone()),
             clock: clock.clone(),
+            rooms,
             strangers: Strangers::Queue,
         };
         Self { deps, broker, clock, alice, bob }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Er, InvalidPosition, JsonId, MessageId, Position, Request, TraceContext, UserId,
+    Er, InvalidPosition, JsonId, MessageId, Position, Request, RoomId, TraceContext, UserId,
     limits::{MAX_FRAME, MAX_MESSAGE_ID, MAX_MSG, MAX_RNO},
 };
 
@@ -95,7 +95,7 @@ pub struct SendFrame {
     /// The same in the sender's JSON type.
     pub uid: JsonId,
     /// Who shall get it.
-    pub recipient: UserId,
+    pub recipient: Recipient,
     /// The same in the sender's JSON type.
     pub pid: JsonId,
     /// What it says.
@@ -104,6 +104,15 @@ pub struct SendFrame {
     pub rno: Option<JsonId>,
     /// The trace that the client says it belongs to. One that is not valid is ignored.
     pub trace: Option<TraceContext>,
+}
+
+/// Who shall get a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recipient {
+    /// One user.
+    User(UserId),
+    /// Everybody in a room.
+    Room(RoomId),
 }
 
 /// The fields of every frame, each kept as it came, so that every fault can be told at once.
@@ -115,6 +124,8 @@ struct RawFrame<'a> {
     uid: Option<&'a RawValue>,
     #[serde(borrow, rename = "pId")]
     pid: Option<&'a RawValue>,
+    #[serde(borrow, rename = "gId")]
+    gid: Option<&'a RawValue>,
     #[serde(borrow)]
     msg: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -172,7 +183,7 @@ impl RawFrame<'_> {
         let mut faults = Faults::default();
         let rno = self.rno.and_then(|raw| faults.keep(rno(raw)));
         let uid = faults.keep(required("uId", self.uid).and_then(|raw| user("uId", raw)));
-        let pid = faults.keep(required("pId", self.pid).and_then(|raw| user("pId", raw)));
+        let pid = faults.keep(self.recipient());
         let msg = faults.keep(required("msg", self.msg).and_then(message));
         match (uid, pid, msg) {
             (Some((uid, claimed_sender)), Some((pid, recipient)), Some(msg)) if faults.0.is_empty() => {
@@ -180,6 +191,17 @@ impl RawFrame<'_> {
                 Ok(SendFrame { claimed_sender, uid, recipient, pid, msg, rno, trace })
             }
             _ => Err(faults.into_error(rno)),
+        }
+    }
+}
+
+impl RawFrame<'_> {
+    fn recipient(&self) -> Result<(JsonId, Recipient), FieldError> {
+        match self.gid {
+            Some(raw) => room(raw).map(|(id, room)| (id, Recipient::Room(room))),
+            None => {
+                required("pId", self.pid).and_then(|raw| user("pId", raw)).map(|(id, user)| (id, Recipient::User(user)))
+            }
         }
     }
 }
@@ -221,6 +243,13 @@ pub(crate) fn user(field: &'static str, raw: &RawValue) -> Result<(JsonId, UserI
     let id = id(field, raw)?;
     let user = UserId::try_from(&id).map_err(|error| invalid(field, error.to_string()))?;
     Ok((id, user))
+}
+
+/// The field `gId`.
+pub(crate) fn room(raw: &RawValue) -> Result<(JsonId, RoomId), FieldError> {
+    let id = id("gId", raw)?;
+    let room = RoomId::try_from(&id).map_err(|error| invalid("gId", error.to_string()))?;
+    Ok((id, room))
 }
 
 fn rno(raw: &RawValue) -> Result<JsonId, FieldError> {
@@ -280,7 +309,7 @@ mod tests {
         let frame = send(bare).unwrap();
         assert_eq!(frame, send(routed).unwrap());
         assert_eq!(frame.claimed_sender.as_str(), "1");
-        assert_eq!(frame.recipient.as_str(), "bob");
+        assert_eq!(frame.recipient, Recipient::User(UserId::try_from("bob").unwrap()));
         assert_eq!(frame.rno.unwrap().to_string(), "42");
     }
 

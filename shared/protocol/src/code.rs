@@ -48,11 +48,13 @@ pub enum Er {
     Draining = 20,
     /// One user has more connections than allowed.
     TooManyDevices = 21,
+    /// One user is in more rooms than allowed.
+    TooManyRooms = 22,
 }
 
 impl Er {
     /// Every code, in the order of its number.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Ok,
         Self::Internal,
         Self::BrokerUnavailable,
@@ -74,6 +76,7 @@ impl Er {
         Self::Kicked,
         Self::Draining,
         Self::TooManyDevices,
+        Self::TooManyRooms,
     ];
 
     /// The number on the wire.
@@ -107,6 +110,7 @@ impl Er {
             Self::Kicked => "the session was closed by an operator",
             Self::Draining => "the server is going away; reconnect",
             Self::TooManyDevices => "too many connections of this user",
+            Self::TooManyRooms => "too many rooms; leave one first",
         }
     }
 
@@ -132,7 +136,8 @@ impl Er {
             | Self::BacklogFull
             | Self::Expired
             | Self::RnoReused
-            | Self::UnknownAction => 400,
+            | Self::UnknownAction
+            | Self::TooManyRooms => 400,
             Self::Internal => 500,
         }
     }
@@ -151,6 +156,6 @@ mod tests {
     #[test]
     fn numbers_are_the_published_ones() {
         let numbers: Vec<u16> = Er::ALL.iter().map(|er| er.number()).collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21]);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22]);
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Number;
 
-use crate::limits::{MAX_CONNECTION_ID, MAX_USER_ID};
+use crate::limits::{MAX_CONNECTION_ID, MAX_ROOM_ID, MAX_USER_ID};
 
 /// Says what a valid id looks like, to someone who sent another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +85,42 @@ impl FromStr for UserId {
 }
 
 impl TryFrom<&JsonId> for UserId {
+    type Error = InvalidId;
+
+    fn try_from(id: &JsonId) -> Result<Self, InvalidId> {
+        Self::try_from(id.to_string())
+    }
+}
+
+/// Names a room, in which everybody hears what one of them says. Whoever joins first has made it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomId(String);
+
+impl RoomId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for RoomId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        checked(text, MAX_ROOM_ID).map(Self)
+    }
+}
+
+impl TryFrom<&str> for RoomId {
+    type Error = InvalidId;
+
+    fn try_from(text: &str) -> Result<Self, InvalidId> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl TryFrom<&JsonId> for RoomId {
     type Error = InvalidId;
 
     fn try_from(id: &JsonId) -> Result<Self, InvalidId> {

@@ -28,14 +28,14 @@ mod request;
 mod server;
 mod trace;
 
-pub use client::{AckFrame, ClientFrame, FieldError, FrameError, SendFrame};
+pub use client::{AckFrame, ClientFrame, FieldError, FrameError, Recipient, SendFrame};
 pub use code::Er;
 pub use handshake::{BEARER_PREFIX, Handshake, SUBPROTOCOL, Version};
-pub use id::{ConnectionId, InvalidId, JsonId, MessageId, UserId};
+pub use id::{ConnectionId, InvalidId, JsonId, MessageId, RoomId, UserId};
 pub use message::{Message, MessageError, Status};
 pub use notice::{Control, Notice, Order};
 pub use position::{InvalidPosition, Position};
-pub use reply::{AuthReply, PeerPresence, PeerStatus, PresenceReply, StatusReply};
+pub use reply::{AuthReply, PeerPresence, PeerStatus, PresenceReply, RoomOp, RoomReply, StatusReply};
 pub use request::Request;
 pub use server::{ErrorFrame, PONG, ReceiverFrame, SendReply, refusal};
 pub use trace::{MAX_TRACESTATE, TraceContext};

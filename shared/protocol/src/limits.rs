@@ -16,6 +16,9 @@ pub const MAX_MSG: usize = 28 * 1024;
 /// The longest user id: with its prefix it stays well below the 255 bytes of an AMQP routing key.
 pub const MAX_USER_ID: usize = 128;
 
+/// The longest room id: with every byte escaped it still fits into an AMQP routing key.
+pub const MAX_ROOM_ID: usize = 64;
+
 /// The longest connection id. The managed edge mints 16 characters; the room is for other edges.
 pub const MAX_CONNECTION_ID: usize = 128;
 
@@ -59,6 +62,7 @@ mod tests {
             id: MessageId::from("0".repeat(36)),
             rno: Some(JsonId::Text("\"".repeat(MAX_RNO))),
             trace: TraceContext::new(u128::MAX, u64::MAX, u8::MAX, None),
+            room: None,
             via: None,
         };
         let furthest = Position { run: u32::MAX, number: u64::MAX };

@@ -55,6 +55,9 @@ pub struct Message {
     /// Who shall get it, in the sender's JSON type.
     #[serde(rename = "pId")]
     pub to: JsonId,
+    /// The room in which it was said, if it was; then it is `to`, as well.
+    #[serde(rename = "gId", skip_serializing_if = "Option::is_none", default)]
+    pub room: Option<JsonId>,
     /// What it says.
     pub msg: String,
     /// How far it has come.
@@ -105,7 +108,7 @@ impl Message {
     /// Whether it is a copy for its sender, in whose queue it is: what the user has said to somebody else.
     #[must_use]
     pub fn is_own_of(&self, user: &UserId) -> bool {
-        self.from.names(user) && !self.to.names(user)
+        self.from.names(user) && (self.room.is_some() || !self.to.names(user))
     }
 
     /// The body to queue.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Er, JsonId, MessageId, server::json};
+use crate::{Er, JsonId, MessageId, RoomId, server::json};
 
 /// What all frames have in common, around what is of one kind only.
 #[derive(Serialize)]
@@ -116,5 +116,43 @@ impl PresenceReply {
     #[must_use]
     pub fn of(list: Vec<PeerPresence>) -> String {
         Frame::text("RESPPRESENCE", Er::Ok, Self { list })
+    }
+}
+
+/// `RESPROOM`: what became of a request about rooms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub struct RoomReply {
+    op: RoomOp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<JsonId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    list: Option<Vec<String>>,
+}
+
+/// What was asked about rooms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoomOp {
+    /// To be in one.
+    Join,
+    /// To be in one no more.
+    Leave,
+    /// Which ones.
+    List,
+}
+
+impl RoomReply {
+    /// The user is in the room now, or out of it; or why not.
+    #[must_use]
+    pub fn of(op: RoomOp, gid: Option<JsonId>, er: Er) -> String {
+        Frame::text("RESPROOM", er, Self { op, gid, list: None })
+    }
+
+    /// In which rooms the user is.
+    #[must_use]
+    pub fn list(rooms: impl IntoIterator<Item = RoomId>) -> String {
+        let list = rooms.into_iter().map(|room| room.as_str().to_owned()).collect();
+        Frame::text("RESPROOM", Er::Ok, Self { op: RoomOp::List, gid: None, list: Some(list) })
     }
 }

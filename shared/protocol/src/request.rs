@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    Er, FieldError, FrameError, JsonId, MessageId, UserId,
-    client::{Faults, invalid, message_id, required, switch, user},
+    Er, FieldError, FrameError, JsonId, MessageId, RoomId, UserId,
+    client::{Faults, invalid, message_id, required, room, switch, user},
     limits::MAX_ASKED,
 };
 
@@ -43,6 +43,22 @@ pub enum Request {
         /// Each of them, also in the client's JSON type.
         users: Vec<(JsonId, UserId)>,
     },
+    /// Let me hear what is said in a room.
+    Join {
+        /// Which one.
+        room: RoomId,
+        /// The same in the client's JSON type.
+        gid: JsonId,
+    },
+    /// I do not want to hear it any more.
+    Leave {
+        /// Which one.
+        room: RoomId,
+        /// The same in the client's JSON type.
+        gid: JsonId,
+    },
+    /// In which rooms am I?
+    Rooms,
 }
 
 /// Shows neither tokens nor users.
@@ -54,6 +70,9 @@ impl std::fmt::Debug for Request {
             Self::Read { .. } => f.write_str("Read"),
             Self::Status { .. } => f.write_str("Status"),
             Self::Presence { .. } => f.write_str("Presence"),
+            Self::Join { .. } => f.write_str("Join"),
+            Self::Leave { .. } => f.write_str("Leave"),
+            Self::Rooms => f.write_str("Rooms"),
         }
     }
 }
@@ -67,6 +86,8 @@ struct RawRequest<'a> {
     pid: Option<&'a RawValue>,
     #[serde(borrow, rename = "pIds")]
     pids: Option<&'a RawValue>,
+    #[serde(borrow, rename = "gId")]
+    gid: Option<&'a RawValue>,
     #[serde(borrow, rename = "uIds")]
     uids: Option<&'a RawValue>,
     #[serde(borrow, rename = "mId")]
@@ -86,6 +107,9 @@ impl Request {
             "read" => raw.read(&mut faults),
             "status" => raw.status(&mut faults),
             "presence" => raw.presence(&mut faults),
+            "join" => raw.room(&mut faults).map(|(gid, room)| Self::Join { room, gid }),
+            "leave" => raw.room(&mut faults).map(|(gid, room)| Self::Leave { room, gid }),
+            "rooms" => Some(Self::Rooms),
             _ => return Err(FrameError::whole(Er::UnknownAction)),
         };
         request.ok_or_else(|| faults.into_refusal())
@@ -109,6 +133,10 @@ impl RawRequest<'_> {
     fn status(&self, faults: &mut Faults) -> Option<Request> {
         let peers = faults.keep(required("pIds", self.pids).and_then(|raw| users("pIds", raw)))?;
         Some(Request::Status { peers })
+    }
+
+    fn room(&self, faults: &mut Faults) -> Option<(JsonId, RoomId)> {
+        faults.keep(required("gId", self.gid).and_then(room))
     }
 
     fn presence(&self, faults: &mut Faults) -> Option<Request> {

@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use crate::{
-    Er, FieldError, FrameError, JsonId, Message, MessageId, Position, SendFrame, Status, TraceContext,
+    Er, FieldError, FrameError, JsonId, Message, MessageId, Position, Recipient, SendFrame, Status, TraceContext,
     limits::{MAX_FRAME, MAX_WRAPPING},
 };
 
@@ -29,6 +29,8 @@ pub struct SendReply {
     sid: Option<JsonId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rid: Option<JsonId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<JsonId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     msg: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,6 +57,7 @@ impl SendReply {
             er,
             sid: None,
             rid: None,
+            gid: None,
             msg: None,
             randomno: None,
             msgtime: None,
@@ -71,7 +74,8 @@ impl SendReply {
     pub fn accepted(message: Message, repeated: bool) -> Self {
         Self {
             sid: Some(message.from),
-            rid: Some(message.to),
+            rid: message.room.is_none().then_some(message.to),
+            gid: message.room,
             msg: Some(message.msg),
             randomno: message.rno,
             msgtime: Some(message.time),
@@ -85,13 +89,11 @@ impl SendReply {
     /// A well-formed send that failed: the sender gets back what it needs to find and repeat it.
     #[must_use]
     pub fn failed(er: Er, frame: SendFrame) -> Self {
-        Self {
-            sid: Some(frame.uid),
-            rid: Some(frame.pid),
-            randomno: frame.rno,
-            ermsg: Some(er.text()),
-            ..Self::empty(er)
-        }
+        let (rid, gid) = match frame.recipient {
+            Recipient::User(_) => (Some(frame.pid), None),
+            Recipient::Room(_) => (None, Some(frame.pid)),
+        };
+        Self { sid: Some(frame.uid), rid, gid, randomno: frame.rno, ermsg: Some(er.text()), ..Self::empty(er) }
     }
 
     /// A version-2 send that doesn't name its message.

@@ -4,8 +4,8 @@
 
 use kschat_protocol::{
     AckFrame, AuthReply, ClientFrame, Control, Er, ErrorFrame, JsonId, Message, MessageId, Notice, PONG, PeerPresence,
-    PeerStatus, Position, PresenceReply, ReceiverFrame, Request, SendFrame, SendReply, Status, StatusReply, UserId,
-    refusal,
+    PeerStatus, Position, PresenceReply, ReceiverFrame, Recipient, Request, RoomId, RoomOp, RoomReply, SendFrame,
+    SendReply, Status, StatusReply, UserId, refusal,
 };
 
 const PLACE: Position = Position { run: 0x0a1b_2c3d, number: 2 };
@@ -32,6 +32,7 @@ fn message() -> Message {
         id: MessageId::from("01890a5d-ac96-774b-bcce-b302099a8057".to_owned()),
         rno: frame.rno,
         trace: None,
+        room: None,
         via: None,
     }
 }
@@ -154,6 +155,28 @@ fn who_is_there_can_be_asked_for_and_a_change_is_told() {
     let carol = PeerPresence { user: named("carol").0, on: false, last: Some(1_700_000_000_123) };
     assert_eq!(PresenceReply::of(vec![bob, carol.clone()]), golden(include_str!("golden/resp_presence.json")));
     assert_eq!(pushed(&Notice::Presence(carol)), golden(include_str!("golden/resp_presence_change.json")));
+}
+
+#[test]
+fn a_room_is_joined_left_and_spoken_in() {
+    let (room, gid) = (RoomId::try_from("r1").unwrap(), JsonId::Text("r1".into()));
+    let join = Request::Join { room: room.clone(), gid: gid.clone() };
+    assert_eq!(request(include_str!("golden/client_join.json")), join);
+    let leave = Request::Leave { room: room.clone(), gid: gid.clone() };
+    assert_eq!(request(include_str!("golden/client_leave.json")), leave);
+    assert_eq!(request(include_str!("golden/client_rooms.json")), Request::Rooms);
+    let reply = |er| RoomReply::of(RoomOp::Join, Some(gid.clone()), er);
+    assert_eq!(reply(Er::Ok), golden(include_str!("golden/resp_room.json")));
+    assert_eq!(reply(Er::Forbidden), golden(include_str!("golden/resp_room_failed.json")));
+    assert_eq!(RoomReply::list([room.clone()]), golden(include_str!("golden/resp_room_list.json")));
+    let said = ClientFrame::parse(golden(include_str!("golden/client_send_room.json"))).unwrap();
+    let ClientFrame::Send(frame) = said else { panic!("it is a send") };
+    assert_eq!(frame.recipient, Recipient::Room(room));
+    let message = Message { to: frame.pid.clone(), room: Some(frame.pid), ..message() };
+    let mut pushed = ReceiverFrame::after(None);
+    assert!(pushed.push(&message, false));
+    assert_eq!(pushed.into_text(PLACE), golden(include_str!("golden/resp_receiver_room.json")));
+    assert_eq!(SendReply::accepted(message, false).to_text(), golden(include_str!("golden/resp_send_room.json")));
 }
 
 #[test]

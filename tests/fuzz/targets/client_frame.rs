@@ -3,8 +3,8 @@
 #![no_main]
 
 use kschat_protocol::{
-    ClientFrame, Er, ErrorFrame, JsonId, Message, MessageId, Position, ReceiverFrame, SendFrame, SendReply, Status,
-    limits::{MAX_FRAME, MAX_MESSAGE_ID, MAX_MSG, MAX_RNO, MAX_USER_ID},
+    ClientFrame, Er, ErrorFrame, JsonId, Message, MessageId, Position, ReceiverFrame, Recipient, SendFrame, SendReply, Status,
+    limits::{MAX_FRAME, MAX_MESSAGE_ID, MAX_MSG, MAX_RNO, MAX_ROOM_ID, MAX_USER_ID},
     refusal,
 };
 use libfuzzer_sys::fuzz_target;
@@ -34,8 +34,12 @@ fuzz_target!(|text: &str| {
 });
 
 fn check_send(frame: SendFrame) {
-    for user in [&frame.claimed_sender, &frame.recipient] {
-        assert!((1..=MAX_USER_ID).contains(&user.as_str().len()) && !user.as_str().contains(char::is_control));
+    let (recipient, longest, room) = match &frame.recipient {
+        Recipient::User(user) => (user.as_str(), MAX_USER_ID, None),
+        Recipient::Room(room) => (room.as_str(), MAX_ROOM_ID, Some(frame.pid.clone())),
+    };
+    for (id, longest) in [(frame.claimed_sender.as_str(), MAX_USER_ID), (recipient, longest)] {
+        assert!((1..=longest).contains(&id.len()) && !id.contains(char::is_control));
     }
     assert!(!frame.msg.is_empty());
     assert!(serde_json::to_string(&frame.msg).is_ok_and(|json| json.len() <= MAX_MSG));
@@ -51,6 +55,7 @@ fn check_send(frame: SendFrame) {
         id: MessageId::from("f".repeat(36)),
         rno: frame.rno.clone(),
         trace: None,
+        room,
         via: None,
     };
     assert_eq!(Message::from_slice(&message.to_vec()).ok().as_ref(), Some(&message));

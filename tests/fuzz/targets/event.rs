@@ -12,7 +12,7 @@ use kschat_core::{
     Clock, Partitions, SystemClock, ack,
     memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
     ports::{ConnectionRegistry, Mailbox},
-    request,
+    request, rooms,
     send::Strangers,
 };
 use kschat_functions::{Event, Response, connect, disconnect, send};
@@ -65,6 +65,12 @@ impl Scene {
             pokes: shared.clone(),
             clock: clock.clone(),
         };
+        let rooms = rooms::Deps {
+            memberships: registry.clone(),
+            bindings: shared.clone(),
+            queues: shared.clone(),
+            policy: Arc::new(rooms::Everybody),
+        };
         Self {
             connect: connect.clone(),
             disconnect: disconnect::Deps { registry: registry.clone(), pokes: shared.clone() },
@@ -76,6 +82,7 @@ impl Scene {
                     publisher: shared.clone(),
                     queues: shared.clone(),
                     clock: clock.clone(),
+                    rooms: rooms.clone(),
                     strangers: Strangers::Queue,
                 },
                 ack: ack::Deps { registry: registry.clone(), acks: shared.clone(), clock: clock.clone() },
@@ -85,6 +92,7 @@ impl Scene {
                     verifier: VERIFIER.clone(),
                     receipts: registry.clone(),
                     presences: registry.clone(),
+                    rooms,
                     pokes: shared.clone(),
                     notices: shared.clone(),
                     clock,

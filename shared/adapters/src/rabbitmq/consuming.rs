@@ -15,9 +15,9 @@ use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use kschat_core::{
     Partitions,
-    ports::{BoxError, Deliveries, Delivery, Mailbox, Notices, Retired, Tag, Unavailable, Undeliverable},
+    ports::{Bound, BoxError, Deliveries, Delivery, Mailbox, Notices, Retired, Tag, Unavailable, Undeliverable},
 };
-use kschat_protocol::{Notice, UserId};
+use kschat_protocol::{Notice, RoomId, UserId};
 use lapin::{
     Channel, Connection, Consumer,
     options::{
@@ -253,6 +253,23 @@ impl Mailbox for Consuming {
         let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
         let made = timeout(PATIENCE, link.queues.ensure(&link.connection, user, &self.queues)).await;
         made.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))
+    }
+
+    async fn bind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
+        const ACTION: &str = "bind a queue to rooms";
+        let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
+        let bound = timeout(PATIENCE, link.queues.bind_rooms(&link.connection, user, rooms)).await;
+        match bound.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))? {
+            Bound::Done => Ok(()),
+            Bound::NoQueue => Err(unavailable(ACTION, "the queue is gone")),
+        }
+    }
+
+    async fn look(&self, user: &UserId) -> Result<Retired, Unavailable> {
+        const ACTION: &str = "look at a queue";
+        let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
+        let looked = timeout(PATIENCE, link.queues.look_in(&link.connection, user, &self.queues)).await;
+        looked.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))
     }
 
     async fn retire(&self, user: &UserId, called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {

@@ -5,6 +5,8 @@
 //! | what | name |
 //! |---|---|
 //! | exchange of messages, direct | `kschat.direct` |
+//! | exchange of rooms, topic | `kschat.rooms` |
+//! | routing key of a room, escaped | `room.<room>` |
 //! | routing key of a user, the seed's | `ks_<user>` |
 //! | queue of a user | `kschat.user.<user>` |
 //! | exchange and queue of what can't be delivered; its headers say why: `x-kschat-reason`, or the broker's `x-first-death-reason` | `kschat.dead` |

@@ -15,12 +15,16 @@ use std::{
 use async_trait::async_trait;
 use kschat_core::{
     Partitions, metrics,
-    ports::{Acks, BoxError, Notices, Pokes, PublishError, Publisher, Queues, Replies, Requested, Unavailable},
+    ports::{
+        Acks, Bound, BoxError, Notices, Pokes, PublishError, Publisher, Queues, Replies, Requested, RoomBindings,
+        Unavailable,
+    },
 };
-use kschat_protocol::{AckFrame, ConnectionId, Message, Notice, UserId};
+use kschat_protocol::{AckFrame, ConnectionId, Message, Notice, RoomId, UserId};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::ShortString,
 };
 use tokio::{
     sync::{Mutex, Semaphore},
@@ -31,7 +35,7 @@ use super::{
     BrokerUrl, QueueSettings,
     notices::with_notice,
     queues::UserQueues,
-    topology::{ACK, AGAIN, EXCHANGE, REPLY, WANTED, control_queue, declare_shared, routing_key},
+    topology::{ACK, AGAIN, EXCHANGE, REPLY, ROOMS, WANTED, control_queue, declare_shared, room_key, routing_key},
     traces::beside,
     unavailable,
 };
@@ -239,19 +243,53 @@ impl Publishing {
 #[async_trait]
 impl Publisher for Publishing {
     async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError> {
-        let letter = Letter {
-            exchange: EXCHANGE,
-            routing_key: routing_key(to),
-            mandatory: true,
-            properties: beside(
-                BasicProperties::default()
-                    .with_delivery_mode(PERSISTENT)
-                    .with_content_type("application/json".into())
-                    .with_message_id(message.id.as_str().into()),
-                message,
-            ),
-            body: message.to_vec(),
-        };
+        self.publish_by(EXCHANGE, routing_key(to), message).await
+    }
+
+    async fn publish_to_room(&self, room: &RoomId, message: &Message) -> Result<(), PublishError> {
+        match self.publish_by(ROOMS, room_key(room), message).await {
+            // Somebody's queue is: the others have it.
+            Err(PublishError::Full) => {
+                tracing::warn!("somebody in a room misses a message, as a queue is full");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+#[async_trait]
+impl RoomBindings for Publishing {
+    async fn bind(&self, user: &UserId, room: &RoomId) -> Result<Bound, Unavailable> {
+        let bound = self.attempt(Instant::now() + DEADLINE, |link| {
+            let (user, rooms) = (user.clone(), [room.clone()]);
+            async move { Ok(link.queues.bind_rooms(&link.connection, &user, &rooms).await?) }
+        });
+        bound.await.map_err(|failure| unavailable("bind a queue to a room", failure.source))
+    }
+
+    async fn unbind(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
+        let unbound = self.attempt(Instant::now() + DEADLINE, |link| {
+            let (user, room) = (user.clone(), room.clone());
+            async move { Ok(link.queues.unbind_room(&link.connection, &user, &room).await?) }
+        });
+        unbound.await.map_err(|failure| unavailable("take a queue out of a room", failure.source))
+    }
+}
+
+impl Publishing {
+    async fn publish_by(
+        &self,
+        exchange: &'static str,
+        routing_key: ShortString,
+        message: &Message,
+    ) -> Result<(), PublishError> {
+        let properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_content_type("application/json".into())
+            .with_message_id(message.id.as_str().into());
+        let (properties, body) = (beside(properties, message), message.to_vec());
+        let letter = Letter { exchange, routing_key, mandatory: true, properties, body };
         match self.deliver(letter).await {
             Ok(Confirmation::Ack(None)) => Ok(()),
             // Returned and then acked is how a broker says that nobody was there to take it.

@@ -2,9 +2,12 @@
 
 use std::{num::NonZero, str::FromStr, time::Duration};
 
-use futures_util::future::BoxFuture;
-use kschat_core::{Partition, ports::Retired};
-use kschat_protocol::UserId;
+use futures_util::future::{BoxFuture, try_join_all};
+use kschat_core::{
+    Partition,
+    ports::{Bound, Retired},
+};
+use kschat_protocol::{RoomId, UserId};
 use lapin::{Channel, Connection, ErrorKind, options::QueueDeleteOptions, types::ShortString};
 use tokio::{
     sync::Mutex,
@@ -13,7 +16,7 @@ use tokio::{
 
 use super::{
     NOT_FOUND, PRECONDITION_FAILED, QueueKind,
-    topology::{adopt_user, control_queue, declare_user, look_at, unbind_user, user_queue},
+    topology::{adopt_user, bind_room, control_queue, declare_user, look_at, unbind_room, unbind_user, user_queue},
 };
 
 /// How often a declaration is tried that others on the same channel may have spoiled.
@@ -95,6 +98,7 @@ pub(super) struct UserQueues {
     declares: Mutex<Option<Channel>>,
     looks: Mutex<Option<Channel>>,
     removals: Mutex<Option<Channel>>,
+    bindings: Mutex<Option<Channel>>,
 }
 
 impl UserQueues {
@@ -171,6 +175,52 @@ impl UserQueues {
             sleep(GLANCE).await;
         }
         Ok(())
+    }
+
+    /// Whether messages wait in the queue of a user who is away.
+    pub(super) async fn look_in(
+        &self,
+        connection: &Connection,
+        user: &UserId,
+        settings: &QueueSettings,
+    ) -> Result<Retired, lapin::Error> {
+        Ok(match self.waiting(connection, user).await? {
+            None | Some(0) => Retired::Empty,
+            Some(_) => Retired::Waiting(settings.expiry()),
+        })
+    }
+
+    /// Binds a user's queue to rooms.
+    pub(super) async fn bind_rooms(
+        &self,
+        connection: &Connection,
+        user: &UserId,
+        rooms: &[RoomId],
+    ) -> Result<Bound, lapin::Error> {
+        // One user at a time, likewise.
+        let mut bindings = self.bindings.lock().await;
+        let channel = reopened(connection, &mut bindings).await?;
+        let bound = try_join_all(rooms.iter().map(|room| bind_room(&channel, user, room))).await;
+        match bound {
+            Ok(_) => Ok(Bound::Done),
+            Err(error) if code(&error) == Some(NOT_FOUND) => Ok(Bound::NoQueue),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a user's queue, which may not be there, out of a room.
+    pub(super) async fn unbind_room(
+        &self,
+        connection: &Connection,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<(), lapin::Error> {
+        let mut bindings = self.bindings.lock().await;
+        let channel = reopened(connection, &mut bindings).await?;
+        match unbind_room(&channel, user, room).await {
+            Err(error) if code(&error) != Some(NOT_FOUND) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// How many messages a user's queue holds, if there is one.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use futures_util::future::{try_join, try_join4};
+use futures_util::future::{try_join, try_join5};
 use kschat_core::{Partition, Partitions};
-use kschat_protocol::UserId;
+use kschat_protocol::{RoomId, UserId};
 use lapin::{
     Channel, ExchangeKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
@@ -20,6 +20,9 @@ pub(super) const ACK: &str = "ack";
 pub(super) const AGAIN: &str = "again";
 
 pub(super) const EXCHANGE: &str = "kschat.direct";
+/// The exchange of rooms.
+pub(super) const ROOMS: &str = "kschat.rooms";
+
 pub(super) const MEMBERS: &str = "kschat.members";
 pub(super) const DEAD: &str = "kschat.dead";
 
@@ -55,6 +58,20 @@ pub(super) const REPLY: &str = "reply";
 /// The seed's routing key.
 pub(super) fn routing_key(user: &UserId) -> ShortString {
     format!("ks_{}", user.as_str()).into()
+}
+
+/// The routing key of a room. What means something to a topic exchange, or is not printable, is escaped; dots are not, so
+/// that somebody else may listen to `room.team.#`.
+pub(super) fn room_key(room: &RoomId) -> ShortString {
+    let mut key = String::from("room.");
+    for byte in room.as_str().bytes() {
+        if byte.is_ascii_alphanumeric() || b"._-:@".contains(&byte) {
+            key.push(char::from(byte));
+        } else {
+            key.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    key.into()
 }
 
 pub(super) fn user_queue(user: &UserId) -> ShortString {
@@ -116,8 +133,9 @@ async fn durable_exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> 
 pub(super) async fn declare_shared(channel: &Channel) -> Result<(), lapin::Error> {
     let bind = QueueBindOptions::default();
     let dead = [classic(), ("x-message-ttl", millis(DEAD_LIFE)), ("x-max-length", number(DEAD_MESSAGES))];
-    try_join4(
+    try_join5(
         durable_exchange(channel, EXCHANGE, ExchangeKind::Direct),
+        durable_exchange(channel, ROOMS, ExchangeKind::Topic),
         durable_exchange(channel, DEAD, ExchangeKind::Fanout),
         channel.queue_declare(DEAD.into(), QueueDeclareOptions::durable(), table(dead)),
         channel.queue_bind(DEAD.into(), DEAD.into(), "".into(), bind, FieldTable::default()),
@@ -158,6 +176,17 @@ async fn bind_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error>
     channel.queue_bind(queue, EXCHANGE.into(), key, QueueBindOptions::default(), FieldTable::default()).await
 }
 
+/// Binds a user's queue to a room; an error if there is no such queue.
+pub(super) async fn bind_room(channel: &Channel, user: &UserId, room: &RoomId) -> Result<(), lapin::Error> {
+    let (queue, options) = (user_queue(user), QueueBindOptions::default());
+    channel.queue_bind(queue, ROOMS.into(), room_key(room), options, FieldTable::default()).await
+}
+
+/// Takes a user's queue out of a room.
+pub(super) async fn unbind_room(channel: &Channel, user: &UserId, room: &RoomId) -> Result<(), lapin::Error> {
+    channel.queue_unbind(user_queue(user), ROOMS.into(), room_key(room), FieldTable::default()).await
+}
+
 /// Takes a user's queue out of the routing.
 pub(super) async fn unbind_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
     channel.queue_unbind(user_queue(user), EXCHANGE.into(), routing_key(user), FieldTable::default()).await
@@ -168,4 +197,17 @@ pub(super) async fn look_at(channel: &Channel, queue: ShortString) -> Result<(u3
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let queue = channel.queue_declare(queue, options, FieldTable::default()).await?;
     Ok((queue.message_count(), queue.consumer_count()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_is_one_key_and_no_pattern() {
+        let key = |room: &str| room_key(&RoomId::try_from(room).unwrap()).to_string();
+        assert_eq!(key("team.7"), "room.team.7");
+        assert_eq!(key("*.# %2A\u{fc}"), "room.%2A.%23%20%252A%C3%BC");
+        assert!(key(&"%".repeat(kschat_protocol::limits::MAX_ROOM_ID)).len() <= 255);
+    }
 }

@@ -6,12 +6,15 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, join_all},
 };
-use kschat_protocol::{Message, TraceContext, UserId};
+use kschat_protocol::{Message, RoomId, TraceContext, UserId};
+use uuid::Uuid;
 
 use tokio::{sync::Notify, time::Instant};
 
 use super::{connection, message, somebody};
-use crate::ports::{BoxError, Deliveries, Delivery, Mailbox, PublishError, Publisher, Retired, Undeliverable};
+use crate::ports::{
+    Bound, BoxError, Deliveries, Delivery, Mailbox, PublishError, Publisher, Retired, RoomBindings, Undeliverable,
+};
 
 /// Nobody calls back.
 fn never() -> BoxFuture<'static, ()> {
@@ -28,9 +31,9 @@ const SOON: Duration = Duration::from_secs(10);
 const A_WHILE: Duration = Duration::from_millis(200);
 
 /// Everything that a broker is to the use-cases.
-pub trait Broker: Publisher + Mailbox {}
+pub trait Broker: Publisher + Mailbox + RoomBindings {}
 
-impl<T: Publisher + Mailbox> Broker for T {}
+impl<T: Publisher + Mailbox + RoomBindings> Broker for T {}
 
 async fn next(deliveries: &mut Box<dyn Deliveries>) -> Result<Delivery, BoxError> {
     let delivery = tokio::time::timeout(SOON, deliveries.next()).await?;
@@ -280,6 +283,41 @@ pub async fn an_empty_queue_is_removed(broker: &impl Broker) -> Outcome {
     Ok(())
 }
 
+/// What is said in a room comes to everybody whose queue is bound to it, also to those who are away, and to nobody else.
+/// No character of its id makes it another room, or all of them.
+///
+/// # Errors
+/// The port's own.
+pub async fn what_is_said_in_a_room_comes_to_all_who_are_in_it(broker: &impl Broker) -> Outcome {
+    let (one, two, other) = (somebody(), somebody(), somebody());
+    let name = Uuid::now_v7();
+    let room = |suffix: &str| RoomId::try_from(format!("{name}{suffix}"));
+    let (here, all) = (room(".1 \"%\"")?, room(".*#")?);
+    assert_eq!(broker.bind(&one, &here).await?, Bound::NoQueue);
+    let nobody = broker.publish_to_room(&here, &message(&one, "early")).await;
+    assert!(matches!(nobody, Err(PublishError::NoRoute)), "{nobody:?}");
+    for user in [&one, &two, &other] {
+        broker.ensure(user).await?;
+        assert_eq!(broker.look(user).await?, Retired::Empty);
+    }
+    assert_eq!((broker.bind(&one, &here).await?, broker.bind(&one, &here).await?), (Bound::Done, Bound::Done));
+    broker.bind_rooms(&two, &[here.clone(), all.clone()]).await?;
+    assert_eq!(broker.bind(&other, &all).await?, Bound::Done);
+    for text in ["one", "two"] {
+        broker.publish_to_room(&here, &message(&one, text)).await?;
+    }
+    assert!(matches!(broker.look(&two).await?, Retired::Waiting(_)));
+    let mut deliveries = broker.open(&one).await?;
+    expect(&mut deliveries, &["one", "two"]).await?;
+    broker.unbind(&one, &here).await?;
+    broker.unbind(&somebody(), &here).await?;
+    broker.publish_to_room(&here, &message(&one, "three")).await?;
+    expect(&mut broker.open(&two).await?, &["one", "two", "three"]).await?;
+    assert!(tokio::time::timeout(A_WHILE, deliveries.next()).await.is_err(), "it has left");
+    assert!(tokio::time::timeout(A_WHILE, broker.open(&other).await?.next()).await.is_err(), "it is in another");
+    Ok(())
+}
+
 /// How long queues are removed while messages are sent.
 const REMOVING: Duration = Duration::from_secs(4);
 
@@ -349,6 +387,7 @@ macro_rules! broker_contract {
             what_is_here_already_can_be_taken_without_waiting,
             each_publish_hears_of_its_own_route,
             a_queue_in_which_messages_wait_is_kept,
+            what_is_said_in_a_room_comes_to_all_who_are_in_it,
             removing_a_queue_loses_no_message,
         );
     };

@@ -67,6 +67,7 @@ pub fn message(to: &UserId, text: &str) -> Message {
         id: MessageId::from(Uuid::now_v7().to_string()),
         rno: None,
         trace: None,
+        room: None,
         via: None,
     }
 }
@@ -75,5 +76,5 @@ pub fn message(to: &UserId, text: &str) -> Message {
 #[must_use]
 pub fn session(user: &UserId, connected: Timestamp, span: Duration) -> Session {
     let (user, expires) = (user.clone(), Some(connected.plus(span)));
-    Session { user, version: Version::V2, connected, expires, dialect: Dialect::Raw }
+    Session { user, version: Version::V2, connected, expires, dialect: Dialect::Raw, rooms: None }
 }

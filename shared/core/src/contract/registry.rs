@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use kschat_protocol::{ConnectionId, MessageId, UserId, Version, dialect::Dialect};
+use kschat_protocol::{ConnectionId, MessageId, RoomId, UserId, Version, dialect::Dialect};
 
 use super::{connection, session, somebody};
 use crate::{
     Clock, Partitions, Session, SystemClock, Timestamp,
     ports::{
-        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, Presence, Presences, RateLimits,
-        Reachable, Receipt, Receipts, Seen, Stage, Unavailable,
+        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, Memberships, Presence, Presences,
+        RateLimits, Reachable, Receipt, Receipts, Seen, Stage, Unavailable,
     },
 };
 
@@ -271,6 +271,29 @@ pub async fn who_is_watched_by_whom_is_known_for_a_while(presences: &(impl Prese
     Ok(())
 }
 
+/// A user is in the rooms that it joined and did not leave, and in no more than allowed.
+///
+/// # Errors
+/// The port's own.
+pub async fn a_user_is_in_so_many_rooms_at_most(memberships: &impl Memberships) -> Outcome {
+    let user = somebody();
+    let rooms = ["a \"b\"", "team.7", "\u{fc}"].map(|id| RoomId::try_from(id).map_err(|_| id));
+    let [Ok(one), Ok(two), Ok(three)] = rooms else { unreachable!("valid ids") };
+    assert!(memberships.rooms(&user).await?.is_empty() && !memberships.is_member(&user, &one).await?);
+    for room in [&two, &one, &one] {
+        assert!(memberships.join(&user, room, 2).await?);
+    }
+    assert!(!memberships.join(&user, &three, 2).await?);
+    assert_eq!(memberships.rooms(&user).await?, [one.clone(), two.clone()]);
+    assert!(memberships.is_member(&user, &one).await? && !memberships.is_member(&user, &three).await?);
+    memberships.leave(&user, &one).await?;
+    memberships.leave(&user, &one).await?;
+    assert!(memberships.join(&user, &three, 2).await?);
+    assert_eq!(memberships.rooms(&user).await?, [two, three]);
+    assert!(memberships.rooms(&somebody()).await?.is_empty());
+    Ok(())
+}
+
 /// A backlog is counted once, in its user's partition, until it is cleared, and is due from the moment noted last.
 ///
 /// # Errors
@@ -313,6 +336,7 @@ macro_rules! registry_contract {
             requests_are_counted_by_connection_and_window,
             a_receipt_moves_its_mark_forward_only,
             who_is_watched_by_whom_is_known_for_a_while,
+            a_user_is_in_so_many_rooms_at_most,
         );
     };
     (@ $setup:expr, $($clause:ident,)*) => {

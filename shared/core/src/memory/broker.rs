@@ -1,21 +1,21 @@
 //! Queues in a map.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use kschat_protocol::{AckFrame, ConnectionId, Message, Notice, TraceContext, UserId};
+use kschat_protocol::{AckFrame, ConnectionId, Message, Notice, RoomId, TraceContext, UserId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     Partition, Partitions,
     ports::{
-        Acks, Deliveries, Delivery, Mailbox, Notices, Ownership, OwnershipEvent, Pokes, PublishError, Publisher,
-        Queues, Replies, Requested, Retired, Tag, Unavailable, Undeliverable,
+        Acks, Bound, Deliveries, Delivery, Mailbox, Notices, Ownership, OwnershipEvent, Pokes, PublishError, Publisher,
+        Queues, Replies, Requested, Retired, RoomBindings, Tag, Unavailable, Undeliverable,
     },
 };
 
@@ -41,6 +41,7 @@ struct Queue {
     last_tag: u64,
     taken: bool,
     arrival: Arc<Notify>,
+    rooms: HashSet<RoomId>,
 }
 
 #[derive(Debug)]
@@ -60,6 +61,17 @@ impl Queue {
         let delivery = Delivery { tag: Tag(*tag), body, redelivered: *redelivered, trace, via };
         self.on_loan.push_back(entry);
         Some(delivery)
+    }
+
+    fn put(&mut self, message: &Message) -> Result<(), PublishError> {
+        if self.ready.len() >= CAPACITY {
+            return Err(PublishError::Full);
+        }
+        self.last_tag += 1;
+        let (body, trace, via) = (message.to_vec(), message.trace.clone(), message.via.clone());
+        self.ready.push_back(Entry { tag: self.last_tag, body, redelivered: false, trace, via });
+        self.arrival.notify_one();
+        Ok(())
     }
 
     fn give_back(&mut self) {
@@ -99,15 +111,31 @@ impl MemoryBroker {
 impl Publisher for MemoryBroker {
     async fn publish(&self, to: &UserId, message: &Message) -> Result<(), PublishError> {
         let mut queues = self.queues();
-        let queue = queues.get_mut(to).ok_or(PublishError::NoRoute)?;
-        if queue.ready.len() >= CAPACITY {
-            return Err(PublishError::Full);
+        queues.get_mut(to).ok_or(PublishError::NoRoute)?.put(message)
+    }
+
+    async fn publish_to_room(&self, room: &RoomId, message: &Message) -> Result<(), PublishError> {
+        let mut queues = self.queues();
+        let members = queues.values_mut().filter(|queue| queue.rooms.contains(room));
+        // Whoever's queue is full misses it.
+        let count = members.map(|queue| queue.put(message)).count();
+        if count == 0 { Err(PublishError::NoRoute) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl RoomBindings for MemoryBroker {
+    async fn bind(&self, user: &UserId, room: &RoomId) -> Result<Bound, Unavailable> {
+        let mut queues = self.queues();
+        let Some(queue) = queues.get_mut(user) else { return Ok(Bound::NoQueue) };
+        queue.rooms.insert(room.clone());
+        Ok(Bound::Done)
+    }
+
+    async fn unbind(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
+        if let Some(queue) = self.queues().get_mut(user) {
+            queue.rooms.remove(room);
         }
-        queue.last_tag += 1;
-        let (body, trace, via) = (message.to_vec(), message.trace.clone(), message.via.clone());
-        let entry = Entry { tag: queue.last_tag, body, redelivered: false, trace, via };
-        queue.ready.push_back(entry);
-        queue.arrival.notify_one();
         Ok(())
     }
 }
@@ -167,6 +195,16 @@ impl Mailbox for MemoryBroker {
     async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
         self.queues().entry(user.clone()).or_default();
         Ok(())
+    }
+
+    async fn bind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
+        self.queues().entry(user.clone()).or_default().rooms.extend(rooms.iter().cloned());
+        Ok(())
+    }
+
+    async fn look(&self, user: &UserId) -> Result<Retired, Unavailable> {
+        let waits = self.queues().get(user).is_some_and(|queue| queue.taken || !queue.ready.is_empty());
+        Ok(if waits { Retired::Waiting(FOR_EVER) } else { Retired::Empty })
     }
 
     async fn retire(&self, user: &UserId, _called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {

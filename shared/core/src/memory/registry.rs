@@ -1,20 +1,20 @@
 //! Connections and `rno`s in a map.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use kschat_protocol::{ConnectionId, UserId};
+use kschat_protocol::{ConnectionId, RoomId, UserId};
 use tokio::time::Instant;
 
 use crate::{
     Partition, Partitions, Session, Timestamp,
     ports::{
-        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, Presence, Presences, RateLimits,
-        Reachable, Receipt, Receipts, Seen, Stage, Unavailable,
+        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, Memberships, Presence, Presences,
+        RateLimits, Reachable, Receipt, Receipts, Seen, Stage, Unavailable,
     },
 };
 
@@ -44,6 +44,7 @@ struct State {
     seen: HashMap<UserId, Seen>,
     /// Who watches a user, and until when.
     watchers: HashMap<UserId, HashMap<UserId, Timestamp>>,
+    rooms: HashMap<UserId, BTreeSet<RoomId>>,
     /// The window of each connection: when it began, and how many requests it holds.
     requests: HashMap<ConnectionId, (Instant, u64)>,
 }
@@ -205,6 +206,34 @@ impl Presences for MemoryRegistry {
         let state = self.state();
         let watchers = state.watchers.get(user).into_iter().flatten();
         Ok(watchers.filter(|(_, end)| **end > now).map(|(watcher, _)| watcher.clone()).collect())
+    }
+}
+
+#[async_trait]
+impl Memberships for MemoryRegistry {
+    async fn join(&self, user: &UserId, room: &RoomId, limit: usize) -> Result<bool, Unavailable> {
+        let mut state = self.state();
+        let rooms = state.rooms.entry(user.clone()).or_default();
+        let fits = rooms.contains(room) || rooms.len() < limit;
+        if fits {
+            rooms.insert(room.clone());
+        }
+        Ok(fits)
+    }
+
+    async fn leave(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
+        if let Some(rooms) = self.state().rooms.get_mut(user) {
+            rooms.remove(room);
+        }
+        Ok(())
+    }
+
+    async fn rooms(&self, user: &UserId) -> Result<Vec<RoomId>, Unavailable> {
+        Ok(self.state().rooms.get(user).into_iter().flatten().cloned().collect())
+    }
+
+    async fn is_member(&self, user: &UserId, room: &RoomId) -> Result<bool, Unavailable> {
+        Ok(self.state().rooms.get(user).is_some_and(|rooms| rooms.contains(room)))
     }
 }
 

@@ -41,6 +41,7 @@ async fn a_fresh_token_in_time_lets_a_connection_go_on() {
         connected: NOW,
         expires: Some(NOW.plus(HOUR + HOUR / 2)),
         dialect: Dialect::Raw,
+        rooms: None,
     };
     scene.registry.register(&early, &renewed).await.expect("memory");
     scene.signals.refresh.notify_one();
