@@ -184,9 +184,7 @@ async fn what_is_said_in_a_room_comes_to_its_members_also_when_they_are_back(url
     let (mut alice, mut desk) = (connect(url, &a).await, connect(url, &a).await);
     let (mut bob, mut carol) = (connect(url, &b).await, connect(url, &c).await);
     let ask = |action: &str| json!({ "action": action, "gId": room });
-    let say = |from: &str, msg: &str| {
-        json!({ "action": "send", "uId": from, "gId": room, "msg": msg, "rno": format!("{from} {msg}") })
-    };
+    let say = |from: &str, msg: &str| json!({ "action": "send", "uId": from, "gId": room, "msg": msg, "rno": format!("{from} {msg}") });
     assert_eq!(carol.ask(say(&c, "let me in"), "RESPSEND").await["ER"], 14, "she is not in it");
     for client in [&mut alice, &mut bob] {
         let joined = client.ask(ask("join"), "RESPROOM").await;

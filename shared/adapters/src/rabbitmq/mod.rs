@@ -5,6 +5,7 @@
 //! | what | name |
 //! |---|---|
 //! | exchange of messages, direct | `kschat.direct` |
+//! | exchange of what is for everybody, fanout | `kschat.broadcast` |
 //! | exchange of rooms, topic | `kschat.rooms` |
 //! | routing key of a room, escaped | `room.<room>` |
 //! | routing key of a user, the seed's | `ks_<user>` |

@@ -20,6 +20,9 @@ pub(super) const ACK: &str = "ack";
 pub(super) const AGAIN: &str = "again";
 
 pub(super) const EXCHANGE: &str = "kschat.direct";
+/// The exchange of what is for everybody.
+pub(super) const BROADCAST: &str = "kschat.broadcast";
+
 /// The exchange of rooms.
 pub(super) const ROOMS: &str = "kschat.rooms";
 
@@ -133,6 +136,7 @@ async fn durable_exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> 
 pub(super) async fn declare_shared(channel: &Channel) -> Result<(), lapin::Error> {
     let bind = QueueBindOptions::default();
     let dead = [classic(), ("x-message-ttl", millis(DEAD_LIFE)), ("x-max-length", number(DEAD_MESSAGES))];
+    durable_exchange(channel, BROADCAST, ExchangeKind::Fanout).await?;
     try_join5(
         durable_exchange(channel, EXCHANGE, ExchangeKind::Direct),
         durable_exchange(channel, ROOMS, ExchangeKind::Topic),
@@ -172,8 +176,12 @@ pub(super) async fn adopt_user(channel: &Channel, user: &UserId) -> Result<(), l
 }
 
 async fn bind_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
-    let (queue, key) = (user_queue(user), routing_key(user));
-    channel.queue_bind(queue, EXCHANGE.into(), key, QueueBindOptions::default(), FieldTable::default()).await
+    let bind = |exchange: &str, key| {
+        let options = QueueBindOptions::default();
+        channel.queue_bind(user_queue(user), exchange.into(), key, options, FieldTable::default())
+    };
+    try_join(bind(EXCHANGE, routing_key(user)), bind(BROADCAST, "".into())).await?;
+    Ok(())
 }
 
 /// Binds a user's queue to a room; an error if there is no such queue.
@@ -187,7 +195,8 @@ pub(super) async fn unbind_room(channel: &Channel, user: &UserId, room: &RoomId)
     channel.queue_unbind(user_queue(user), ROOMS.into(), room_key(room), FieldTable::default()).await
 }
 
-/// Takes a user's queue out of the routing.
+/// Takes a user's queue out of the routing of what is for the user alone. What is for everybody is for those who have a queue,
+/// and this one is about to go.
 pub(super) async fn unbind_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
     channel.queue_unbind(user_queue(user), EXCHANGE.into(), routing_key(user), FieldTable::default()).await
 }

@@ -1,0 +1,126 @@
+//! Any service of one's own can speak to users by plain AMQP.
+
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
+use kschat::stack::{Options, Stack};
+use kschat_tests::{
+    client::Client,
+    eventually,
+    stack::{Services, connect, options, somebody},
+};
+use lapin::{
+    BasicProperties, Channel, Confirmation,
+    options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions},
+};
+use serde_json::{Value, json};
+
+/// A service that knows no more than the documents say.
+struct Backend {
+    channel: Channel,
+    _connection: lapin::Connection,
+    sent: u32,
+}
+
+impl Backend {
+    async fn connect(services: &Services) -> Self {
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(&services.rabbitmq.url(), properties).await;
+        let connection = connection.expect("the broker answers");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("it confirms");
+        Self { channel, _connection: connection, sent: 0 }
+    }
+
+    /// A body with a fresh id.
+    fn body(&mut self, to: &str, msg: &str) -> Value {
+        self.sent += 1;
+        let id = format!("backend-{}", self.sent);
+        json!({ "uId": "billing", "pId": to, "msg": msg, "rStatus": 1, "msgTime": 1_700_000_000_123_u64, "mId": id })
+    }
+
+    async fn publish(&self, exchange: &str, key: &str, body: &[u8]) -> Confirmation {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let properties = BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
+        let published = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await;
+        published.expect("it is sent").await.expect("it is confirmed")
+    }
+
+    async fn tells(&self, exchange: &str, key: &str, body: &Value) {
+        let confirmed = self.publish(exchange, key, body.to_string().as_bytes()).await;
+        assert_eq!(confirmed, Confirmation::Ack(None), "{exchange} {key}");
+    }
+}
+
+async fn stack(services: &Services) -> Stack {
+    let options = Options { backends: Some(services.backends()), ..options() };
+    Stack::start(options).await.expect("the stack starts")
+}
+
+/// Connects, and waits until the user has a queue.
+async fn arrive(stack: &Stack, user: &str) -> Client {
+    let mut client = connect(&stack.websocket_url(), user).await;
+    client.send(user, "am I here?").await;
+    assert_eq!(client.texts(1).await, ["am I here?"]);
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_of_ones_own_reaches_a_user_a_room_and_everybody_by_plain_amqp() {
+    let services = Services::start().await;
+    let stack = stack(&services).await;
+    let (a, b, room) = (somebody("alice"), somebody("bob"), "team.7 *");
+    let (mut alice, mut bob) = (arrive(&stack, &a).await, arrive(&stack, &b).await);
+    let mut backend = Backend::connect(&services).await;
+
+    let body = backend.body(&a, "your invoice");
+    backend.tells("kschat.direct", &format!("ks_{a}"), &body).await;
+    assert_eq!(alice.items().await, [body]);
+
+    let body = backend.body("all", "we go down at six");
+    backend.tells("kschat.broadcast", "", &body).await;
+    assert_eq!((alice.items().await, bob.items().await), (vec![body.clone()], vec![body]));
+
+    assert_eq!(bob.ask(json!({ "action": "join", "gId": room }), "RESPROOM").await["ER"], 0);
+    let mut body = backend.body(room, "the build is red");
+    body["gId"] = json!(room);
+    backend.tells("kschat.rooms", "room.team.7%20%2A", &body).await;
+    assert_eq!(bob.items().await, [body]);
+
+    let stranger = backend.body("nobody", "anybody there?");
+    let returned = backend.publish("kschat.direct", "ks_nobody", stranger.to_string().as_bytes()).await;
+    assert!(matches!(returned, Confirmation::Ack(Some(_))), "{returned:?}");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_service_writes_wrongly_is_set_aside_and_what_comes_after_it_arrives() {
+    let services = Services::start().await;
+    let stack = stack(&services).await;
+    let a = somebody("alice");
+    let mut alice = arrive(&stack, &a).await;
+    let mut backend = Backend::connect(&services).await;
+    let key = format!("ks_{a}");
+    let mut without_id = backend.body(&a, "which one?");
+    without_id.as_object_mut().expect("an object").remove("mId");
+    let wrong = ["not json".to_owned(), "[]".to_owned(), without_id.to_string()];
+    for body in &wrong {
+        backend.publish("kschat.direct", &key, body.as_bytes()).await;
+    }
+    let good = backend.body(&a, "better");
+    backend.tells("kschat.direct", &key, &good).await;
+    assert_eq!(alice.texts(1).await, ["better"]);
+    let mut set_aside = Vec::new();
+    eventually("all of it is set aside", async || {
+        let got = backend.channel.basic_get("kschat.dead".into(), BasicGetOptions { no_ack: true }).await;
+        if let Some(letter) = got.expect("the queue is there") {
+            let headers = letter.properties.headers().as_ref().expect("headers").inner();
+            let reason = headers["x-kschat-reason"].as_long_string().expect("text").to_string();
+            assert_eq!(reason, "not-a-message");
+            set_aside.push(String::from_utf8(letter.delivery.data).expect("text"));
+        }
+        set_aside.len() == wrong.len()
+    })
+    .await;
+    assert_eq!(set_aside, wrong);
+    stack.stop().await;
+}
