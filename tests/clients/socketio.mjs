@@ -11,6 +11,8 @@ const [generation, url, options, callback] = process.argv.slice(2);
 const { default: io } = await import(`socket.io-client-${generation}`);
 const socket = io(url, JSON.parse(options));
 const began = Date.now();
+// The test has ended.
+process.stdout.on("error", () => process.exit(0));
 
 function tell(on, rest = {}) {
   process.stdout.write(`${JSON.stringify({ on, after: Date.now() - began, ...rest })}\n`);
