@@ -174,7 +174,7 @@ async function losing() {
   await dead;
   await eventually("a dead socket is noticed by a send", "dead", () => b.heard.at(-1));
   a.close();
-  a = open(alice, { url: line.url, pingAfter: 300 });
+  a = open(alice, { url: line.url, pingAfter: 300, probeTimeout: 2_000 });
   await connected(a, "alice");
   const { opened } = line;
   await sleep(1_500);
@@ -253,17 +253,17 @@ async function expiring() {
   const early = [];
   const getToken = () => {
     early.push(Date.now() < end);
-    end = Math.floor(Date.now() / 1000 + 2) * 1000;
-    return asked++, sign(secret, alice, 2);
+    end = Math.floor(Date.now() / 1000 + 4) * 1000;
+    return asked++, sign(secret, alice, 4);
   };
   const line = await wire(wsUrl);
   const [a, b] = [open(alice, { getToken, url: line.url }), open(bob)];
-  const words = range(30);
+  const words = range(40);
   for (const word of words) {
     await a.send(bob, word);
-    await sleep(150);
+    await sleep(200);
   }
-  await eventually("tokens of two seconds are renewed in time", words, () => b.heard);
+  await eventually("tokens of four seconds are renewed in time", words, () => b.heard);
   check("they were asked for, before the last one ended", [true, true], [asked >= 3, !early.includes(false)]);
   check("over the open connection", [1, ["connecting", "connected"]], [line.opened, a.seen]);
   a.close();
