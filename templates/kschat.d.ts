@@ -18,9 +18,9 @@ export interface Options {
   handshakeTimeout?: number;
   /** When what is not answered is tried again on a new connection: 10,000. */
   answerTimeout?: number;
-  /** The shortest wait before connecting again: 300. */
+  /** The wait before connecting again is drawn from 0 to this, doubled with each attempt: 300. */
   backoffMin?: number;
-  /** The longest: 30,000. */
+  /** … and to this at most: 30,000. */
   backoffMax?: number;
   /** How long a connection must live to count as a good one: 5,000. */
   stableAfter?: number;
