@@ -87,9 +87,9 @@ async fn follow_up(deps: &Deps, connection: &ConnectionId, sender: &UserId, repl
 
 async fn on_connect(deps: &Deps, connection: &ConnectionId, namespace: Namespace, token: Option<String>) -> String {
     let (session, client) = match deps.join.registry.session(connection).await {
-        Ok(Some(Session { dialect: Dialect::SocketIo(client), user, version, connected, expires })) => {
+        Ok(Some(Session { dialect: Dialect::SocketIo(client), user, version, connected, expires, rooms })) => {
             let dialect = Dialect::SocketIo(client.clone());
-            (Session { user, version, connected, expires, dialect }, client)
+            (Session { user, version, connected, expires, dialect, rooms }, client)
         }
         // Nobody knows it: its client connects anew.
         _ => return RESTART.to_owned(),

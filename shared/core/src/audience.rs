@@ -220,7 +220,7 @@ impl Audience {
 
     /// All connections.
     pub(crate) fn ids(&self) -> impl Iterator<Item = &ConnectionId> {
-        self.0.keys()
+        self.listeners.keys()
     }
 
     pub(crate) fn set_up_to_date(&mut self, id: &ConnectionId) {

@@ -22,6 +22,7 @@ pub(crate) async fn wait_for_a_name(
         connected: deps.clock.now(),
         expires: None,
         dialect: handshake.dialect.clone(),
+        rooms: None,
     };
     deps.registry.register(connection, &session).await.map_err(ConnectError::Registry)?;
     deps.pokes.poke(&user).await.map_err(ConnectError::Broker)?;

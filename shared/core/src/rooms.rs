@@ -117,6 +117,7 @@ mod tests {
             version: kschat_protocol::Version::V2,
             connected: Timestamp::from_millis(0),
             expires: None,
+            dialect: kschat_protocol::dialect::Dialect::Raw,
             rooms: rooms.map(|rooms| rooms.iter().map(|room| (*room).to_owned()).collect()),
         };
         let may = async |rooms, room| {

@@ -261,7 +261,7 @@ pub async fn who_is_watched_by_whom_is_known_for_a_while(presences: &(impl Prese
     both.sort();
     assert_eq!(watchers(&user, now).await?, both);
     assert_eq!(watchers(&other, now).await?, [one]);
-    assert_eq!(watchers(&user, soon.plus(Duration::from_secs(1))).await?, [two.clone()]);
+    assert_eq!(watchers(&user, soon.plus(Duration::from_secs(1))).await?, std::slice::from_ref(&two));
     assert!(watchers(&two, now).await?.is_empty());
     presences.remove(&user, &id).await?;
     presences.left(&user, now).await?;
