@@ -60,7 +60,7 @@ const MEANINGS = {
   10: "nobody is known by this name", 11: "the recipient's queue is full", 12: "the message has expired",
   13: "this number stands for another message", 14: "not allowed", 15: "the server does not know how to do this",
   17: "the server has to look up who you are", 18: "the outcome is not known", 19: "signed out by the server",
-  20: "the server is going away", 21: "too many connections",
+  20: "the server is going away", 21: "too many connections", 22: "too many rooms",
   closed: "the client is closed", ended: "the session has ended", full: "too many messages wait to be sent",
   timeout: "the server did not answer", offline: "there is no connection",
 };
