@@ -13,6 +13,8 @@ use kschat_protocol::{
     dialect::{Dialect, Kind, Packet},
 };
 
+use tokio::{task::JoinHandle, time::timeout};
+
 use crate::scene::{HOUR, NOW, Scene, Script};
 
 impl Scene {
@@ -40,6 +42,11 @@ impl Scene {
     fn closed(&self) -> Vec<ConnectionId> {
         self.edge.closed.lock().expect("no test panics here").clone()
     }
+}
+
+/// How it ends, which may take no more than a minute.
+async fn ends(courier: JoinHandle<End>) -> End {
+    timeout(Duration::from_secs(60), courier).await.expect("it ends").expect("it does not panic")
 }
 
 async fn a_moment() {
@@ -109,7 +116,7 @@ async fn a_client_that_never_joins_is_cut_off() {
     a_moment().await;
     assert!(scene.closed().is_empty());
     scene.clock.set(NOW.plus(Duration::from_secs(20)));
-    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
+    assert_eq!(ends(courier).await, End::Offline);
     assert_eq!(scene.closed(), [client]);
 }
 
@@ -118,7 +125,7 @@ async fn a_client_that_can_not_be_greeted_is_cut_off() {
     let scene = Scene::new().await;
     let client = scene.speaking("4", vec![500; 20]).await;
     let courier = scene.serve();
-    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
+    assert_eq!(ends(courier).await, End::Offline);
     assert_eq!(scene.closed(), [client]);
 }
 
@@ -197,7 +204,7 @@ async fn who_does_not_say_who_it_is_is_greeted_waited_for_and_cut_off() {
     assert!(scene.taken_by(&client)[0].starts_with("0{"));
     assert!(scene.closed().is_empty());
     scene.clock.set(NOW.plus(Duration::from_secs(20)));
-    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
+    assert_eq!(ends(courier).await, End::Offline);
     assert_eq!(scene.closed(), [client]);
 }
 
@@ -210,6 +217,6 @@ async fn who_joins_leaves_the_lobby() {
     let courier = scene.serve();
     a_moment().await;
     scene.leave(&client).await;
-    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
+    assert_eq!(ends(courier).await, End::Offline);
     assert!(scene.closed().is_empty());
 }
