@@ -29,8 +29,8 @@ pub(crate) async fn wait_for_a_name(
     Ok(user)
 }
 
-/// Notes that a connection is ready to hear, in the dialect as it is by now, and tells its user's owner. Who has no name
-/// yet gets one by the token.
+/// Notes that a connection is ready to hear, in the dialect as it is by now, and tells its user's owner. Who has no
+/// name yet gets one by the token.
 ///
 /// # Errors
 /// [`ConnectError`], and then the connection is as it was, or forgotten if only the owner could not be told.

@@ -45,8 +45,8 @@ pub enum Revision {
     Four,
 }
 
-/// How long a client of revision 4 may take to say where it listens, and who it is. Then its connection is ended, and it
-/// connects anew.
+/// How long a client of revision 4 may take to say where it listens, and who it is. Then its connection is ended, and
+/// it connects anew.
 ///
 /// Source: as long as the Socket.IO clients themselves wait for a connection.
 pub const JOIN_WITHIN: Duration = Duration::from_secs(20);

@@ -115,7 +115,7 @@ impl<'a> Kind<'a> {
     }
 }
 
-/// A namespace ends with a comma, or with the packet. Clients 2.x write a query behind it, which the handshake has, too.
+/// A namespace ends with a comma, or with the packet. Clients 2.x write a query behind it, as in the handshake.
 fn namespace(text: &str) -> Result<(Namespace, &str), InvalidPacket> {
     if !text.starts_with('/') {
         return Ok((Namespace::main(), text));
