@@ -1,6 +1,6 @@
 //! What a Socket.IO client says: packets in, packets out, frames in between.
 
-use kschat_core::{Session, connect::ConnectError, disconnect, join};
+use kschat_core::{connect::ConnectError, disconnect, join};
 use kschat_protocol::{
     AckFrame, ConnectionId, Er, ErrorFrame, Position, UserId,
     dialect::{
@@ -87,10 +87,10 @@ async fn follow_up(deps: &Deps, connection: &ConnectionId, sender: &UserId, repl
 
 async fn on_connect(deps: &Deps, connection: &ConnectionId, namespace: Namespace, token: Option<String>) -> String {
     let (session, client) = match deps.join.registry.session(connection).await {
-        Ok(Some(Session { dialect: Dialect::SocketIo(client), user, version, connected, expires, rooms })) => {
-            let dialect = Dialect::SocketIo(client.clone());
-            (Session { user, version, connected, expires, dialect, rooms }, client)
-        }
+        Ok(Some(session)) => match session.dialect.clone() {
+            Dialect::SocketIo(client) => (session, client),
+            Dialect::Raw => return RESTART.to_owned(),
+        },
         // Nobody knows it: its client connects anew.
         _ => return RESTART.to_owned(),
     };
