@@ -6,6 +6,7 @@
 
 const MAX_MESSAGES = 10_000; // of a conversation
 const MAX_CONVERSATIONS = 500;
+const WORDS = 200; // characters of the last message that a conversation keeps for the list
 const TRIM_AFTER = 200; // messages that were added
 
 const done = (request) =>
@@ -64,7 +65,8 @@ export class History {
     }
     for (const [conv, newest] of touched) {
       const record = (await done(conversations.get(conv))) ?? fresh(conv);
-      if (!record.last || newest.time >= record.last.time) record.last = newest;
+      const last = { ...newest, text: newest.text.slice(0, WORDS) };
+      if (!record.last || last.time >= record.last.time) record.last = last;
       record.at = Math.max(record.at, newest.time);
       conversations.put(record);
     }

@@ -108,7 +108,7 @@ const randomName = () =>
 
 // Full jitter keeps many clients from coming back at the same instant.
 const backoff = (attempt, { backoffMin, backoffMax }) =>
-  Math.random() * Math.min(backoffMax, backoffMin * 2 ** (attempt + 1));
+  Math.random() * Math.min(backoffMax, backoffMin * 2 ** attempt);
 
 function report(error) {
   if (typeof reportError === "function") reportError(error);
