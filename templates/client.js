@@ -247,7 +247,13 @@ function onConnection(info) {
   if (info.state !== "connected") return;
   watch();
   askMarks();
-  chat.rooms().then((rooms) => rooms.forEach(onRoom), () => {});
+  chat.rooms().then(onRooms, () => {});
+}
+
+/** Shows the rooms that the server knows of, and comes back to those that it has lost. */
+function onRooms(rooms) {
+  rooms.forEach(onRoom);
+  for (const { name, room } of people.values()) if (room && !rooms.includes(name)) chat.join(name).catch(() => {});
 }
 
 function onRoom(room) {

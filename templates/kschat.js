@@ -917,6 +917,7 @@ export class Kschat extends Emitter {
   #accepted = new Map(); // message id → what became of it
   #typed = new Map(); // to whom we type, since when we say so
   #typing = new Map(); // who types, until when that is shown
+  #joined = new Set(); // rooms
   #watched = [];
   #watch = new Timer();
   #reads = new Map(); // sender → the last message that was read, to be told …
@@ -1089,7 +1090,15 @@ export class Kschat extends Emitter {
     this.#inbox.flush();
     this.#outbox.pump();
     this.#askPresence();
+    this.#rejoin();
     this.#tellReads();
+  }
+
+  /** A server that has lost everything does not know any more in which rooms we are. */
+  async #rejoin() {
+    if (!this.#joined.size) return;
+    const known = await this.rooms().catch(() => [...this.#joined]);
+    for (const room of this.#joined) if (!known.includes(room)) this.join(room).catch(() => {});
   }
 
   /** One mark stands for many, so it has time. */
@@ -1207,6 +1216,8 @@ export class Kschat extends Emitter {
   }
 
   #onRoom({ OP, GID }) {
+    if (OP === "join") this.#joined.add(plain(GID));
+    if (OP === "leave") this.#joined.delete(plain(GID));
     if (OP === "join" || OP === "leave") this.emit("room", { room: plain(GID), joined: OP === "join" });
   }
 

@@ -246,6 +246,38 @@ async function suffering() {
   b.close();
 }
 
+/** Receipts, presence, copies and rooms, as the server has them. */
+async function belonging() {
+  const [alice, bob, room] = [somebody("alice"), somebody("bob"), somebody("room")];
+  const [a, phone] = [open(alice), open(alice)];
+  const b = open(bob);
+  const seen = [];
+  a.on("presence", ({ user, on }) => seen.push([user, on]));
+  const states = [];
+  a.on("state", ({ state }) => states.push(state));
+  await Promise.all([connected(a), connected(phone), connected(b)]);
+  check("who is here is told", [[bob, true]], (await a.presence([bob])).map(({ user, on }) => [user, on]));
+  const { MID } = await a.send(bob, "hello");
+  await eventually("what has arrived is told", ["sending", "accepted", "delivered"], () => states);
+  b.read(alice, MID);
+  await eventually("and what was read", ["sending", "accepted", "delivered", "read"], () => states);
+  check("a mark is remembered", [{ user: bob, delivered: MID, read: MID }], await a.status([bob]));
+  await eventually("another device of the sender shows it", ["hello"], () => phone.heard);
+  check("the one that sent it does not hear it", [], a.heard);
+
+  await Promise.all([a.join(room), b.join(room)]);
+  check("rooms are listed", [room], await b.rooms());
+  check("a message to a room is accepted", room, (await a.sendRoom(room, "hello all")).GID);
+  await eventually("and heard there", ["hello", "hello all"], () => b.heard);
+  await b.leave(room);
+  check("who has left may not write there", 14, (await refusal(b.sendRoom(room, "still here?"))).code);
+  b.close();
+  await eventually("who goes is told", [bob, false], () => seen.at(-1));
+  check("nothing was refused as unknown", [], Object.entries(a.features).filter(([, on]) => !on));
+  a.close();
+  phone.close();
+}
+
 async function expiring() {
   const [alice, bob] = [somebody("alice"), somebody("bob")];
   let asked = 0;
@@ -426,8 +458,11 @@ async function agreed() {
   await a.leave("r1");
   await eventually("a room is left", { room: "r1", joined: false }, () => events.room.at(-1));
 
+  await a.join("r2");
   socket.terminate();
   a.read("bob", "0191-0");
+  await eventually("a room that the server has lost is joined again", 2, () =>
+    heard.filter(({ action, gId }) => action === "join" && gId === "r2").length);
   await eventually("what is read meanwhile is told later", "0191-0", () => reads().at(-1));
   await eventually("who is here is asked again after a reconnect", true, () => heard.filter(({ action }) => action === "presence").length >= 2 && a.state === "connected");
   a.close();
@@ -447,7 +482,7 @@ async function agreed() {
 // Node.js has one of its own since version 22.
 const natively = () => globalThis.WebSocket && sending(globalThis.WebSocket);
 
-const parts = { sending, natively, acknowledging, losing, bursting, rolling, suffering, expiring, typing, odd, agreed };
+const parts = { sending, natively, acknowledging, losing, bursting, rolling, suffering, expiring, typing, belonging, odd, agreed };
 const wanted = process.argv.slice(4);
 for (const [name, part] of Object.entries(parts)) {
   if (wanted.length && !wanted.includes(name)) continue;

@@ -45,7 +45,9 @@ async function open(me, other = "", { at = page, context, token, clocks = {}, ..
 const link = (window) => window.locator(".app").getAttribute("data-link");
 const connected = (window) => eventually("a window is connected", "connected", () => link(window));
 const texts = (window, kind = "") => window.locator(`#messages .message${kind && `.${kind}`} .text`).allTextContents();
-const states = (window) => window.locator("#messages .message.mine").evaluateAll((all) => all.map((node) => node.dataset.state));
+const ticks = (window) => window.locator("#messages .message.mine").evaluateAll((all) => all.map((node) => node.dataset.state));
+// Whether the other one has got it as well is another question.
+const states = async (window) => (await ticks(window)).map((state) => state.replace(/delivered|read/, "accepted"));
 const row = (window, name) => window.locator("#list li", { has: window.locator(".row-name", { hasText: new RegExp(`^${name}$`) }) });
 const shot = (window, name) => window.screenshot({ path: `${folder}/${name}.png` });
 const range = (count, word = "n") => Array.from({ length: count }, (_, index) => `${word}${index}`);
@@ -85,6 +87,9 @@ async function chatting() {
   await eventually("who types is shown", "typing…", () => a.locator("#presence").textContent());
   await b.fill("#msg", "");
   await eventually("and who stops", true, async () => (await a.locator("#presence").textContent()) !== "typing…");
+
+  await eventually("what the other one has read has blue ticks", ["read", "read", "read"], () => ticks(a));
+  await eventually("who is here is shown", "online", () => a.locator("#presence").textContent());
 
   await a.fill("#msg", "one line");
   await a.press("#msg", "Shift+Enter");
@@ -431,11 +436,11 @@ async function agreed() {
   await eventually("who is here is shown", "online", presence);
   check("in the list, too", true, await row(a, "bob").evaluate((node) => node.classList.contains("here")));
   await say(a, "one", "two", "three");
-  await eventually("a new message is accepted", "accepted", async () => (await states(a)).at(-1));
+  await eventually("a new message is accepted", "accepted", async () => (await ticks(a)).at(-1));
   push({ event: "RESPSTATUS", UID: "bob", PID: "alice", STATUS: 3, MID: "0190-2" });
-  await eventually("what has arrived has two ticks", ["delivered", "delivered", "accepted"], () => states(a));
+  await eventually("what has arrived has two ticks", ["delivered", "delivered", "accepted"], () => ticks(a));
   push({ event: "RESPSTATUS", UID: "bob", PID: "alice", STATUS: 4, MID: "0190-1" });
-  await eventually("what has been read is told", ["read", "delivered", "accepted"], () => states(a));
+  await eventually("what has been read is told", ["read", "delivered", "accepted"], () => ticks(a));
   const item = (id, from, to, msg, more) => ({ uId: from, pId: to, msg, mId: id, msgTime: Date.now(), ...more });
   push({ event: "RESPRECEIVER", MSG: [item("0191-1", "bob", "alice", "hi")], POS: "x.1" });
   await eventually("what is looked at is read", "0191-1", () => heard.findLast(({ action }) => action === "read")?.mId);
@@ -445,7 +450,7 @@ async function agreed() {
   await eventually("who goes is told, and when", "last seen 2 minutes ago", presence);
   await shot(a, "agreed");
   await a.reload();
-  await eventually("marks outlive a reload", ["read", "delivered", "accepted"], async () => (await states(a)).slice(0, 3));
+  await eventually("marks outlive a reload", ["read", "delivered", "accepted"], async () => (await ticks(a)).slice(0, 3));
 
   await eventually("rooms are listed", true, () => row(a, "lobby").isVisible());
   await a.click("#new");
@@ -457,7 +462,7 @@ async function agreed() {
   await a.press("#dialog-name", "Enter");
   await eventually("a room is opened", ["r1", "Room"], async () => [await a.locator("#name").textContent(), await presence()]);
   await say(a, "hello all");
-  await eventually("a message to it is accepted", ["accepted"], () => states(a));
+  await eventually("a message to it is accepted", ["accepted"], () => ticks(a));
   check("it is sent to the room", "r1", heard.findLast(({ action }) => action === "send").gId);
   push({ event: "RESPRECEIVER", MSG: [item("0192-1", "bob", "r1", "hi", { gId: "r1" }), item("0192-2", "carol", "r1", "hey", { gId: "r1" })], POS: "x.3" });
   await eventually("who wrote stands above", ["bob", "carol"], () => a.locator(".message.theirs .name").allTextContents());
