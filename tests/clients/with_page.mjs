@@ -495,8 +495,8 @@ async function pictures() {
   await eventually("it arrives", 4, async () => (await texts(bob, "theirs")).length);
   await say(bob, "Brave. I bring popcorn.");
   await eventually("it arrives", 3, async () => (await texts(alice, "theirs")).length);
-  await eventually("all have a tick", true, async () => [...(await states(alice)), ...(await states(bob))].every((state) => state !== "sending"));
-  await sleep(500);
+  await eventually("all have been read", true, async () => [...(await ticks(alice)), ...(await ticks(bob))].every((state) => state === "read"));
+  await alice.mouse.move(700, 500);
   await bob.locator("#msg").pressSequentially("And");
   await eventually("who types is shown", "typing…", () => alice.locator("#presence").textContent());
   await shot(alice, "chat");
