@@ -29,7 +29,7 @@ async fn page(stack: &Stack, parts: &[&str], checks: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn people_chat_in_windows_and_tabs() {
     let stack = embedded().await;
-    page(&stack, &["chatting", "tabs"], 31).await;
+    page(&stack, &["chatting", "tabs"], 34).await;
     stack.stop().await;
 }
 
@@ -44,7 +44,7 @@ async fn receipts_presence_copies_and_rooms_are_shown() {
 async fn people_chat_on_rabbitmq_and_redis() {
     let services = Services::start().await;
     let stack = Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("it starts");
-    page(&stack, &["chatting", "bursting"], 32).await;
+    page(&stack, &["chatting", "bursting"], 34).await;
     stack.stop().await;
 }
 

@@ -399,7 +399,7 @@ async function typing() {
   b.close();
 }
 
-/** What the server at hand may not know yet, by a server that does what the agreement says. */
+/** Receipts, presence, copies and rooms, said by a server that says and refuses what it is told to. */
 async function agreed() {
   const { WebSocketServer } = await import("ws");
   const server = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "kschat.v2" });

@@ -406,7 +406,7 @@ async function size() {
   await window.close();
 }
 
-/** What the server at hand may not know yet, by one that does what the agreement says. */
+/** Receipts, presence, copies and rooms, said by a server that says and refuses what it is told to. */
 async function agreed() {
   const server = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "kschat.v2" });
   await new Promise((listening) => server.on("listening", listening));
