@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use kschat_protocol::{ConnectionId, ReceiverFrame};
 
-use super::{Batch, Courier};
+use super::{Courier, gathering::Batch};
 use crate::unacked::{Pushed, Viewer};
 
 /// The frames of one batch: the same for all, but for those who do not get all of it.

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use kschat_protocol::{ConnectionId, Notice};
 use tokio::time::{Instant, timeout};
 
-use super::{Courier, End, FAN_OUT};
+use super::{Courier, End, pushing::FAN_OUT};
 use crate::{audience::Stage, metrics, posting::Verdict};
 
 /// From one push of notices to a user until the next: what comes meanwhile is pushed together, each thing once.

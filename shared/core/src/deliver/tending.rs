@@ -5,8 +5,11 @@ use std::{borrow::Cow, time::Duration};
 
 use kschat_protocol::ConnectionId;
 
-use super::{BUSY, Courier, End, Stage, Verdict};
-use crate::posting::MAX_ATTEMPTS_ONCE_REACHED;
+use super::{Courier, End, pushing::BUSY};
+use crate::{
+    audience::Stage,
+    posting::{MAX_ATTEMPTS_ONCE_REACHED, Verdict},
+};
 
 /// How often we look whether somebody hears by now, while a message waits for that.
 const LISTEN: Duration = Duration::from_millis(250);
