@@ -86,6 +86,8 @@ async fn who_is_writing_is_told_to_version_two_only_and_never_queued(url: &str) 
     let mut alice = connect(url, &a).await;
     let typing = |on: bool| json!({ "action": "typing", "pId": b, "on": on }).to_string();
     alice.say(typing(true)).await;
+    // Nobody hears when bob's owner has looked at that.
+    tokio::time::sleep(A_WHILE).await;
     let mut seed = Client::connect(url, &format!("token={}", token(SECRET, &b)), &b).await.expect("connected");
     let mut bob = connect(url, &b).await;
     // Once this is here, the consumer serves them.

@@ -27,7 +27,8 @@ socket.io.engine?.on("open", () => tell("open"));
 socket.io.on("ping", () => tell("ping"));
 socket.io.on("pong", () => tell("pong"));
 
-for (const name of ["RESPSEND", "RESPRECEIVER", "RESPERROR", "RESPAUTH"]) {
+const EVENTS = ["SEND", "RECEIVER", "ERROR", "AUTH", "TYPING", "STATUS", "PRESENCE", "ROOM"];
+for (const name of EVENTS.map((event) => `RESP${event}`)) {
   socket.on(name, (data, acknowledge) => {
     tell(name, { data, callback: typeof acknowledge });
     if (callback && name === "RESPRECEIVER") acknowledge();

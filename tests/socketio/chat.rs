@@ -83,6 +83,48 @@ async fn devices_of_every_dialect_hear_the_same() {
     stack.stop().await;
 }
 
+/// A client of version 2, which acknowledges by the callback.
+async fn version_2(generation: Generation, page: &str, user: &str) -> SocketIo {
+    let mut options = guide(user);
+    options["query"] = json!(format!("{}&v=2", options["query"].as_str().expect("text")));
+    let mut client = SocketIo::start(generation, page, user, &options, true);
+    client.next("connect").await;
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_frame_can_do_an_event_can_do_too() {
+    let stack = embedded().await;
+    let page = stack.page_url();
+    for generation in BOTH {
+        let (a, b, room) = (somebody("alice"), somebody("bob"), somebody("room"));
+        let mut alice = version_2(generation, &page, &a).await;
+        let mut bob = version_2(generation, &page, &b).await;
+        bob.tell(json!({ "emit": ["Join", { "gId": room }] })).await;
+        let joined = bob.next("RESPROOM").await["data"].clone();
+        assert_eq!((&joined["ER"], &joined["OP"], &joined["GID"]), (&json!(0), &json!("join"), &json!(room)));
+        alice.tell(json!({ "emit": ["Join", { "gId": room }], "ack": true })).await;
+        assert_eq!(alice.next("ack").await["data"][0]["GID"], json!(room));
+        alice.tell(json!({ "emit": ["Send", { "uId": a, "gId": room, "msg": "to all", "rno": "r1" }] })).await;
+        assert_eq!(alice.next("RESPSEND").await["data"]["GID"], json!(room));
+        let item = bob.next("RESPRECEIVER").await["data"]["MSG"][0].clone();
+        assert_eq!((&item["gId"], &item["msg"]), (&json!(room), &json!("to all")));
+
+        alice.tell(json!({ "emit": ["Typing", { "pId": b, "on": true }] })).await;
+        assert_eq!(bob.next("RESPTYPING").await["data"]["UID"], json!(a));
+        alice.tell(json!({ "emit": ["Presence", { "uIds": [b] }], "ack": true })).await;
+        assert_eq!(alice.next("ack").await["data"][0]["LIST"], json!([{ "uId": b, "on": 1 }]));
+        alice.tell(json!({ "emit": ["Send", { "uId": a, "pId": b, "msg": "read this", "rno": "r2" }] })).await;
+        let id = alice.next("RESPSEND").await["data"]["MID"].clone();
+        assert_eq!(bob.texts(1).await, ["read this"]);
+        let delivered = alice.next("RESPSTATUS").await["data"].clone();
+        assert_eq!((&delivered["STATUS"], &delivered["MID"]), (&json!(3), &id));
+        bob.tell(json!({ "emit": ["Read", { "pId": a, "mId": id }] })).await;
+        assert_eq!(alice.next("RESPSTATUS").await["data"]["STATUS"], 4);
+    }
+    stack.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_the_main_namespace_are_served_too() {
     let stack = embedded().await;

@@ -20,6 +20,7 @@ use kschat_adapters::jwt::sign_seed_token;
 use kschat_core::{Clock, SystemClock};
 use kschat_protocol::UserId;
 use serde::Deserialize;
+use tower_http::compression::CompressionLayer;
 
 use crate::loopback::is_local;
 
@@ -71,10 +72,12 @@ struct Names {
 impl Page {
     /// The page at `/`, and what it loads.
     pub fn routes(self) -> Router {
-        let pages = Router::new().route("/", get(index)).route("/token", get(token)).with_state(self);
-        FILES.into_iter().fold(pages, |pages, (path, content_type, body)| {
-            pages.route(path, get(move || async move { with_type(content_type, body) }))
-        })
+        let files = FILES.into_iter().fold(Router::new(), |files, (path, content_type, body)| {
+            files.route(path, get(move || async move { with_type(content_type, body) }))
+        });
+        // The page itself stays as it is: it holds a token beside what a link has said.
+        let files = files.layer(CompressionLayer::new());
+        Router::new().route("/", get(index)).route("/token", get(token)).with_state(self).merge(files)
     }
 
     fn sign(&self, uid: &UserId) -> Result<String, String> {
