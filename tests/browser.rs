@@ -139,13 +139,14 @@ async fn a_token_is_given_to_this_machine_only() {
     stack.stop().await;
 }
 
-/// What the page says there.
-async fn said(window: &Window, place: &str) -> String {
-    window.find(Locator::Css(place)).await.expect("it is there").text().await.expect("text")
+/// What the page says there, once it is there: a page may still be on its way.
+async fn said(window: &Window, place: &str) -> Option<String> {
+    window.find(Locator::Css(place)).await.ok()?.text().await.ok()
 }
 
 async fn eventually_says(window: &Window, place: &str, words: &str) {
-    eventually(&format!("{place} says {words}"), async || said(window, place).await.contains(words)).await;
+    let says = async || said(window, place).await.is_some_and(|text| text.contains(words));
+    eventually(&format!("{place} says {words}"), says).await;
 }
 
 async fn press(window: &Window, button: &str) {
