@@ -285,7 +285,10 @@ impl Device {
             let id = item["mId"].as_str().unwrap_or_default();
             if !memory.seen.insert(id) {
                 self.oracle.repeated.fetch_add(1, Relaxed);
-            } else if let Some((letter, sent)) = self.read(item["msg"].as_str().unwrap_or_default()) {
+            } else if let Some((letter, sent)) = self.read(item["msg"].as_str().unwrap_or_default())
+                // What the user's other devices send is shown here, too, and was delivered to somebody else.
+                && letter.from != self.user
+            {
                 self.oracle.received(&mut memory.shown, letter, EPOCH.elapsed().saturating_sub(sent));
             }
         }
