@@ -79,7 +79,9 @@ impl Listener {
     fn changes_in(&self, now: Timestamp) -> Option<Duration> {
         match self.readiness(now) {
             Readiness::Waits(left) => Some(left),
-            Readiness::Hears | Readiness::Overdue => None,
+            // It is to be ended.
+            Readiness::Overdue => Some(Duration::ZERO),
+            Readiness::Hears => None,
         }
     }
 }

@@ -275,8 +275,10 @@ impl Courier<'_> {
             }
             Posted::Refused => self.discard(&batch.messages).await,
             Posted::Reached => {
-                self.unacked.push(batch.messages);
-                Ok(())
+                let (copies, waiting): (Vec<_>, Vec<_>) = batch.messages.into_iter().partition(|pushed| pushed.is_own);
+                self.unacked.push(waiting);
+                self.unacked.note_settled(copies.iter().map(|pushed| &pushed.message.id));
+                return self.ack(&tags(&copies)).await;
             }
         };
         settled.map_err(|_| End::Lost)

@@ -79,9 +79,9 @@ impl Tally {
     }
 
     /// How many attempts those that are left have: fewer when the message has arrived somewhere, as then it
-    /// is only one device's trouble, and the other devices wait for the next message.
-    pub(crate) fn chances(&self) -> u32 {
-        if self.reached.is_empty() { MAX_ATTEMPTS } else { MAX_ATTEMPTS_ONCE_REACHED }
+    /// is only one device's trouble, and the other devices wait for the next message. As few if they may go without.
+    pub(crate) fn chances(&self, may_go_without: bool) -> u32 {
+        if self.reached.is_empty() && !may_go_without { MAX_ATTEMPTS } else { MAX_ATTEMPTS_ONCE_REACHED }
     }
 
     /// The outcome, as far as there is one: taken once is taken.

@@ -42,8 +42,8 @@ pub(crate) struct Pushed {
     pub(crate) tag: Tag,
     pub(crate) message: Message,
     /// Whether it is a copy of what the user has said to somebody else: only for connections that did not say it, and
-    /// know of copies.
-    is_own: bool,
+    /// know of copies. Nobody waits for its ack: the one that said it could not give it, and would be held up by another.
+    pub(crate) is_own: bool,
     /// Where it stands in this run.
     number: u64,
     /// Since when it waits for its ack, if it does.
@@ -198,15 +198,9 @@ impl Unacked {
         self.again_at = self.again_at.min(soonest);
     }
 
-    /// The place of the last message that was pushed to that viewer, or to anybody, if it waits for its ack.
-    pub(crate) fn last(&self, viewer: Option<Viewer<'_>>) -> Option<Position> {
-        let entry = self.entries.iter().rev().find(|entry| viewer.is_none_or(|viewer| entry.is_for(viewer)))?;
-        Some(self.position(entry))
-    }
-
-    /// Whether a copy of what the user has said waits for its ack: then not everybody gets the same.
-    pub(crate) fn has_own(&self) -> bool {
-        self.entries.iter().any(|entry| entry.is_own)
+    /// The place of the last message that was pushed, if it waits for its ack.
+    pub(crate) fn last(&self) -> Option<Position> {
+        self.entries.back().map(|entry| self.position(entry))
     }
 
     /// The place of a message of this run.
@@ -214,12 +208,12 @@ impl Unacked {
         Position { run: self.run, number: entry.number }
     }
 
-    /// Everything that is for that viewer once more, in as few frames as hold it.
-    pub(crate) fn frames(&self, viewer: Viewer<'_>) -> Vec<String> {
+    /// Everything once more, in as few frames as hold it.
+    pub(crate) fn frames(&self) -> Vec<String> {
         let mut frames = Vec::new();
         let mut frame = ReceiverFrame::after(None);
         let mut previous = None;
-        for entry in self.entries.iter().filter(|entry| entry.is_for(viewer)) {
+        for entry in &self.entries {
             let message = &entry.message;
             if !frame.push(message, true) {
                 let full = std::mem::replace(&mut frame, ReceiverFrame::after(previous));

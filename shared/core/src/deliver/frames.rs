@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use kschat_protocol::{ConnectionId, ReceiverFrame};
 
-use super::{Courier, gathering::Batch};
+use super::Courier;
 use crate::unacked::{Pushed, Viewer};
 
 /// The frames of one batch: the same for all, but for those who do not get all of it.
@@ -31,11 +31,11 @@ impl Courier<'_> {
     /// The frames of a batch whose whole text is that.
     pub(super) fn frames(&self, messages: &[Pushed], redelivered: &[bool], all: String) -> Frames {
         // Nearly always.
-        if !self.unacked.has_own() && messages.iter().all(|pushed| pushed.is_for(Viewer::Seed)) {
+        if messages.iter().all(|pushed| !pushed.is_own) {
             return Frames { all, seeds: None, apart: HashMap::new() };
         }
         let frame_for = |viewer| {
-            let mut frame = ReceiverFrame::after(self.unacked.last(Some(viewer)));
+            let mut frame = ReceiverFrame::after(self.unacked.last());
             let mut end = None;
             for (pushed, redelivered) in messages.iter().zip(redelivered) {
                 // It fits, as all of them do.
@@ -48,10 +48,5 @@ impl Courier<'_> {
         let said = |id: &&ConnectionId| matches!(self.audience.viewer(id), Viewer::V2(_));
         let apart = self.audience.ids().filter(said).map(|id| (id.clone(), frame_for(Viewer::V2(id)))).collect();
         Frames { all, seeds: Some(frame_for(Viewer::Seed)), apart }
-    }
-
-    /// Whether nobody who is there gets anything of a batch.
-    pub(super) fn is_for_nobody(&self, batch: &Batch) -> bool {
-        !self.audience.is_empty() && self.audience.ids().all(|id| batch.frames.of(self.audience.viewer(id)).is_none())
     }
 }

@@ -22,6 +22,11 @@ pub(super) fn tags(messages: &[Pushed]) -> Vec<Tag> {
 }
 
 impl Batch {
+    /// Whether all of it are copies of what the user has said: whoever does not take them soon goes without.
+    pub(super) fn is_of_copies(&self) -> bool {
+        self.messages.iter().all(|pushed| pushed.is_own)
+    }
+
     /// Where the log and the traces of its messages meet.
     pub(super) fn span(&self) -> Span {
         let first = self.messages.first().map(|pushed| pushed.message.id.as_str());
@@ -72,7 +77,7 @@ impl Courier<'_> {
 
     /// Puts what already waits into one frame, as much as it holds.
     pub(super) async fn gather(&mut self, first: Read) -> Result<Option<Batch>, End> {
-        let mut frame = ReceiverFrame::after(self.unacked.last(None));
+        let mut frame = ReceiverFrame::after(self.unacked.last());
         let (mut messages, mut redelivered) = (Vec::new(), Vec::new());
         let mut end: Option<Position> = None;
         let mut next = Some(first);

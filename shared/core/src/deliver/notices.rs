@@ -18,7 +18,6 @@ const POST: Duration = Duration::from_secs(1);
 impl Courier<'_> {
     /// Pushes what the user may like to know to those connections that know of such. One that does not get it misses it.
     pub(super) async fn push_notices(&mut self) -> Result<(), End> {
-        self.notices_at = Instant::now() + PAUSE;
         self.drop_expired();
         if !self.deliveries.is_ours() {
             return Err(End::Lost);
@@ -37,6 +36,8 @@ impl Courier<'_> {
             .filter_map(std::future::ready)
             .collect()
             .await;
+        // From now on, not from when it began: however many come, messages get their turn.
+        self.notices_at = Instant::now() + PAUSE;
         for id in &gone {
             self.forget(id).await;
         }

@@ -26,7 +26,8 @@ impl Courier<'_> {
     /// Posts a frame to every connection until each has it, is gone, or has had its chances.
     pub(super) async fn post(&mut self, batch: &Batch) -> Result<Posted, End> {
         let mut tally = Tally::new();
-        while tally.attempts < tally.chances() {
+        let may_go_without = batch.is_of_copies();
+        while tally.attempts < tally.chances(may_go_without) {
             if let Err(end) = self.bring_up_to_date().await {
                 return tally.posted().ok_or(end);
             }
@@ -36,7 +37,7 @@ impl Courier<'_> {
                 if let Some(posted) = tally.posted() {
                     return Ok(posted);
                 }
-                if self.is_for_nobody(batch) {
+                if may_go_without {
                     return Ok(Posted::Settled);
                 }
                 if self.wait_for_listeners().await? {
@@ -55,7 +56,7 @@ impl Courier<'_> {
                 return Err(End::Lost);
             }
         }
-        tally.posted().ok_or(End::Stuck)
+        tally.posted().or(may_go_without.then_some(Posted::Settled)).ok_or(End::Stuck)
     }
 
     /// Posts once to each target; says how long to wait before those that are left.

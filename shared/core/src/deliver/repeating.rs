@@ -11,7 +11,6 @@ use crate::{
     audience::Stage,
     metrics,
     posting::{MAX_ATTEMPTS_ONCE_REACHED, Verdict},
-    unacked::Viewer,
 };
 
 impl Courier<'_> {
@@ -23,12 +22,7 @@ impl Courier<'_> {
             return Err(End::Stuck);
         }
         self.drop_expired();
-        let targets = self.audience.who(|listener| listener.acks() && listener.is_up_to_date);
-        // Nearly always all get the same.
-        let alike = if self.unacked.has_own() { 1 } else { targets.len().max(1) };
-        for targets in targets.chunks(alike) {
-            self.push_again_to(targets).await?;
-        }
+        self.push_all_again().await?;
         if self.audience.is_empty() {
             self.look_again().await?;
             self.bring_up_to_date().await?;
@@ -36,11 +30,9 @@ impl Courier<'_> {
         Ok(())
     }
 
-    /// Pushes once more to connections that get the same.
-    async fn push_again_to(&mut self, targets: &[ConnectionId]) -> Result<(), End> {
-        let Some(first) = targets.first() else { return Ok(()) };
-        let mut targets = targets.to_vec();
-        for frame in self.unacked.frames(Viewer::V2(first)) {
+    async fn push_all_again(&mut self) -> Result<(), End> {
+        let mut targets = self.audience.who(|listener| listener.acks() && listener.is_up_to_date);
+        for frame in self.unacked.frames() {
             if !self.deliveries.is_ours() {
                 return Err(End::Lost);
             }
@@ -94,7 +86,7 @@ impl Courier<'_> {
 
     /// Posts all that waits for an ack to one connection; stops at the first frame that it does not take.
     async fn repeat_to(&mut self, id: &ConnectionId) -> Result<Verdict, End> {
-        for frame in self.unacked.frames(self.audience.viewer(id)) {
+        for frame in self.unacked.frames() {
             if !self.deliveries.is_ours() {
                 return Err(End::Lost);
             }

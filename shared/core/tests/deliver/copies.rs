@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use kschat_core::{contract::message, ports::Publisher};
-use kschat_protocol::{ConnectionId, JsonId, Message, Position};
+use kschat_core::{
+    contract::{connection, message},
+    ports::Publisher,
+};
+use kschat_protocol::{ConnectionId, JsonId, Message, Position, Version};
 use serde_json::Value;
 
 use crate::scene::Scene;
@@ -46,16 +49,17 @@ async fn the_other_devices_see_what_was_said_and_the_one_that_said_it_misses_not
     assert_eq!(scene.heard(&phone).concat(), ["one", "two", "mine, too"]);
     assert_eq!(scene.heard(&desk).concat(), ["one", "mine", "two"]);
     assert!(misses_nothing(&scene, &phone) && misses_nothing(&scene, &desk));
-    // All of it comes again to each, without its own.
+    // What others have said comes again; copies do not, as nobody waits for their acks.
     let before = (scene.heard(&phone).len(), scene.heard(&desk).len());
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(scene.heard(&phone)[before.0..].concat(), ["one", "two", "mine, too"]);
-    assert_eq!(scene.heard(&desk)[before.1..].concat(), ["one", "mine", "two"]);
+    assert_eq!(scene.heard(&phone)[before.0..].concat(), ["one", "two"]);
+    assert_eq!(scene.heard(&desk)[before.1..].concat(), ["one", "two"]);
+    assert!(misses_nothing(&scene, &phone) && misses_nothing(&scene, &desk));
     let later = scene.acking(vec![]).await;
     scene.signals.refresh.notify_one();
     tokio::time::sleep(Duration::from_millis(10)).await;
-    assert_eq!(scene.heard(&later).concat(), ["one", "mine", "two", "mine, too"]);
-    scene.ack("mine, too");
+    assert_eq!(scene.heard(&later).concat(), ["one", "two"]);
+    scene.ack("two");
     tokio::time::sleep(Duration::from_millis(10)).await;
     scene.stop(courier).await;
     assert!(scene.left().await.is_empty());
@@ -74,4 +78,50 @@ async fn a_copy_is_not_for_the_seeds_clients_and_waits_for_nobody() {
     assert_eq!(scene.heard(&phone).concat(), ["one"]);
     scene.stop(courier).await;
     assert!(scene.left().await.is_empty(), "there was nobody to see it");
+}
+
+/// Nobody takes the copies of what the phone says, and the phone hears a message soon all the same.
+async fn holds_up_nobody(scene: &Scene, phone: &ConnectionId) {
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    for n in 0..300 {
+        said(scene, phone, &format!("mine {n}")).await;
+    }
+    scene.queue(&["one"]).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(scene.heard(phone).concat(), ["one"]);
+    assert!(!courier.is_finished());
+    scene.ack("one");
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    scene.stop(courier).await;
+    assert!(scene.left().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_acknowledges_no_copy_does_not_hold_up_the_one_that_speaks() {
+    let scene = Scene::new().await;
+    // The edge takes everything for it, and nobody hears.
+    let (phone, _half_open) = (scene.acking(vec![]).await, scene.acking(vec![]).await);
+    holds_up_nobody(&scene, &phone).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_does_not_hear_yet_does_not_hold_up_the_one_that_speaks() {
+    let scene = Scene::new().await;
+    let phone = scene.acking(vec![]).await;
+    scene.joins(&connection(), "4", Version::V2).await;
+    holds_up_nobody(&scene, &phone).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_busy_goes_without_copies_soon() {
+    let scene = Scene::new().await;
+    let (phone, _busy) = (scene.acking(vec![]).await, scene.acking(vec![503; 100]).await);
+    let courier = scene.serve();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    said(&scene, &phone, "mine").await;
+    scene.queue(&["one"]).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(scene.heard(&phone).concat(), ["one"]);
+    scene.stop(courier).await;
 }

@@ -27,7 +27,7 @@ impl Scene {
     }
 
     /// A client is from now on where that code says.
-    async fn joins(&self, id: &ConnectionId, code: &str, version: Version) {
+    pub(crate) async fn joins(&self, id: &ConnectionId, code: &str, version: Version) {
         let dialect = Dialect::from_code(code).expect("a code");
         let session = Session { dialect, version, ..session(&self.user, NOW, HOUR) };
         self.registry.register(id, &session).await.expect("memory");
