@@ -20,7 +20,8 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
-    time::{advance, pause, resume},
+    task::JoinSet,
+    time::{Instant, advance, pause, resume, sleep},
 };
 
 /// What is published, and how often somebody has asked.
@@ -40,10 +41,15 @@ impl Issuer {
         issuer.fails();
         let serving = issuer.clone();
         tokio::spawn(async move {
+            let mut hanging = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
                 let _ = stream.read(&mut [0; 4096]).await;
                 serving.asked.fetch_add(1, Ordering::Relaxed);
                 let answer = serving.answer.lock().unwrap().clone();
+                if answer.is_empty() {
+                    hanging.push(stream);
+                    continue;
+                }
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
@@ -62,6 +68,11 @@ impl Issuer {
 
     fn fails(&self) {
         self.answers("503 Service Unavailable", "");
+    }
+
+    /// Takes connections, and never answers.
+    fn hangs(&self) {
+        self.answer.lock().unwrap().clear();
     }
 
     /// Publishes our key under these names.
@@ -150,6 +161,58 @@ async fn an_issuer_that_is_out_of_reach_is_no_fault_of_the_token() {
     assert!(verifier.verify(&token("one")).await.is_ok());
     later(24 * 60 * 60).await;
     assert_eq!(verifier.verify(&token("one")).await, Err(TokenError::NoKeys));
+}
+
+/// Verifies tokens with a key of that name, all at once.
+async fn verify_many(verifier: &Arc<JwtVerifier>, kid: &str) -> Vec<Result<(), TokenError>> {
+    let mut verifying = JoinSet::new();
+    for _ in 0..20 {
+        let (verifier, token) = (verifier.clone(), token(kid));
+        verifying.spawn(async move { verifier.verify(&token).await.map(|_| ()) });
+    }
+    verifying.join_all().await
+}
+
+#[tokio::test]
+async fn an_issuer_that_hangs_delays_nobody_twice_whose_key_is_known() {
+    let (issuer, verifier) = Issuer::start().await;
+    let verifier = Arc::new(verifier);
+    issuer.publishes(&["one"]);
+    assert!(verifier.verify(&token("one")).await.is_ok());
+
+    issuer.hangs();
+    later(11 * 60).await;
+    let began = Instant::now();
+    // Whoever comes first waits for the issuer, and nobody else does.
+    let first = tokio::spawn({
+        let verifier = verifier.clone();
+        async move { verifier.verify(&token("one")).await.map(|_| ()) }
+    });
+    while issuer.asked() < 2 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(verify_many(&verifier, "one").await, vec![Ok(()); 20]);
+    assert!(!first.is_finished(), "the others have waited for the first");
+    assert_eq!(first.await.unwrap(), Ok(()));
+    assert_eq!(verify_many(&verifier, "one").await, vec![Ok(()); 20]);
+    assert_eq!(verify_many(&verifier, "made up").await, vec![Err(TokenError::Invalid); 20]);
+    later(20).await;
+    assert_eq!(verify_many(&verifier, "one").await, vec![Ok(()); 20]);
+    assert_eq!(issuer.asked(), 2);
+    assert!(began.elapsed() < Duration::from_secs(20 + 15), "twenty waits would be a minute");
+
+    issuer.publishes(&["two"]);
+    later(11).await;
+    assert!(verifier.verify(&token("two")).await.is_ok());
+    assert_eq!(verifier.verify(&token("one")).await, Err(TokenError::Invalid), "it is withdrawn");
+}
+
+#[tokio::test]
+async fn an_issuer_that_hangs_from_the_start_is_waited_for_once() {
+    let (issuer, verifier) = Issuer::start().await;
+    issuer.hangs();
+    assert_eq!(verify_many(&Arc::new(verifier), "one").await, vec![Err(TokenError::NoKeys); 20]);
+    assert_eq!(issuer.asked(), 1);
 }
 
 #[test]

@@ -25,10 +25,10 @@ const FRESH: Duration = Duration::from_secs(10 * 60);
 /// How old keys may become while the issuer can't be reached.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How soon a fetch follows another at most, whatever keys tokens name.
+/// How soon a fetch follows the end of another at most, whatever keys tokens name, and whether or not that one failed.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// How soon a fetch follows one that has failed.
+/// How soon a fetch follows the end of one that has failed, as long as no keys are known.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// What an issuer may answer, in bytes.
@@ -41,8 +41,8 @@ pub(super) struct RemoteKeys {
     http: Http,
     // A std mutex: no guard is held across an await.
     known: Mutex<Option<Known>>,
-    /// One fetch at a time; when the last one began, and whether it brought keys.
-    last: tokio::sync::Mutex<Option<(Instant, bool)>>,
+    /// One fetch at a time; when the last one ended.
+    last: tokio::sync::Mutex<Option<Instant>>,
 }
 
 #[derive(Clone)]
@@ -68,23 +68,34 @@ impl RemoteKeys {
         keys.get(kid).cloned().ok_or(TokenError::Invalid)
     }
 
+    fn knows(&self, kid: &Option<String>, age: Duration) -> bool {
+        self.known(age).is_some_and(|keys| keys.get(kid).is_some())
+    }
+
     fn known(&self, age: Duration) -> Option<Arc<KeySet>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         (known.since.elapsed() < age).then_some(known.keys)
     }
 
     /// Fetches the keys, unless somebody else has just brought that one, or has tried a moment ago.
+    ///
+    /// Whose key is believed anyway does not wait for somebody else's fetch: an issuer that hangs delays one of them.
     async fn refresh(&self, kid: &Option<String>) {
-        let mut last = self.last.lock().await;
-        let is_known = self.known(FRESH).is_some_and(|keys| keys.get(kid).is_some());
-        let pause = |brought| if brought { AGAIN } else { AFTER_FAILURE };
-        let is_early = last.is_some_and(|(began, brought)| began.elapsed() < pause(brought));
-        if is_known || is_early {
+        let mut last = if self.knows(kid, KEPT) {
+            let Ok(last) = self.last.try_lock() else { return };
+            last
+        } else {
+            self.last.lock().await
+        };
+        let pause = if self.known(KEPT).is_some() { AGAIN } else { AFTER_FAILURE };
+        let is_early = last.is_some_and(|ended| ended.elapsed() < pause);
+        if is_early || self.knows(kid, FRESH) {
             return;
         }
         let began = Instant::now();
         let fetched = timeout(FETCH, self.fetch()).await.map_err(BoxError::from).flatten();
-        *last = Some((began, fetched.is_ok()));
+        // The end counts: a fetch may take longer than the pause.
+        *last = Some(Instant::now());
         match fetched {
             Ok(keys) => {
                 let known = Known { keys: Arc::new(keys), since: began };
