@@ -72,6 +72,9 @@ pub enum SendError {
     /// The sender is not in the room.
     #[error("the sender is not in the room")]
     NotInRoom,
+    /// The sender is in the room, and may not be there any more.
+    #[error("the room is not for the sender any more")]
+    RoomForbidden,
     /// A version-2 client must name its message.
     #[error("a version-2 send carries no rno")]
     NoRno,
@@ -95,7 +98,7 @@ impl SendError {
             Self::NoSession => Er::RegistryUnavailable,
             Self::Expired => Er::TokenExpired,
             Self::NotYou => Er::NotYou,
-            Self::NotInRoom => Er::Forbidden,
+            Self::NotInRoom | Self::RoomForbidden => Er::Forbidden,
             Self::NoRno => Er::InvalidField,
             Self::RnoReused => Er::RnoReused,
             Self::Registry(_) => Er::RegistryUnavailable,
@@ -174,11 +177,15 @@ fn authorize(session: &Session, frame: &SendFrame, now: Timestamp) -> Result<(),
     Ok(())
 }
 
-/// Who speaks in a room must be in it.
+/// Who speaks in a room must be in it, and must still be allowed to: a fresh token may list fewer rooms than the one with
+/// which the user joined.
 async fn check_room(deps: &Deps, session: &Session, frame: &SendFrame) -> Result<(), SendError> {
     let Recipient::Room(room) = &frame.recipient else { return Ok(()) };
-    let is_member = deps.rooms.memberships.is_member(&session.user, room).await.map_err(SendError::Registry)?;
-    if is_member { Ok(()) } else { Err(SendError::NotInRoom) }
+    if !deps.rooms.memberships.is_member(&session.user, room).await.map_err(SendError::Registry)? {
+        return Err(SendError::NotInRoom);
+    }
+    let is_allowed = deps.rooms.policy.may_join(session, room).await.map_err(SendError::Registry)?;
+    if is_allowed { Ok(()) } else { Err(SendError::RoomForbidden) }
 }
 
 fn message(frame: &SendFrame, connection: &ConnectionId, id: MessageId, time: Timestamp) -> Message {

@@ -176,3 +176,31 @@ async fn a_version_two_send_must_name_its_message() {
     let seed = Scene::new(Version::Seed, vec![], false).await;
     assert!(seed.send(r#"{"uId":"alice","pId":"bob","msg":"hello"}"#).await.contains(r#""ER":0"#));
 }
+
+#[tokio::test]
+async fn who_may_not_be_in_a_room_any_more_does_not_speak_there() {
+    let scene = Scene::new(Version::V2, vec![], false).await;
+    let rooms = rooms::Deps { policy: Arc::new(rooms::ListedInToken), ..scene.deps.rooms.clone() };
+    let scene = Scene { deps: Deps { rooms, ..scene.deps.clone() }, ..scene };
+    let known = scene.deps.registry.session(&scene.alice).await.expect("memory").expect("a session");
+    let allow = async |listed: &[&str]| {
+        let rooms = Some(listed.iter().map(|room| (*room).to_owned()).collect());
+        scene.deps.registry.register(&scene.alice, &Session { rooms, ..known.clone() }).await.expect("memory");
+    };
+    let say = async |room: &str, rno: &str| {
+        scene.send(&format!(r#"{{"uId":"alice","gId":"{room}","msg":"hello","rno":"{rno}"}}"#)).await
+    };
+    for room in ["team.1", "lobby"] {
+        let room = RoomId::try_from(room).expect("an id");
+        assert!(scene.deps.rooms.memberships.join(&known.user, &room, 2).await.expect("memory"));
+    }
+    allow(&["team.*", "lobby"]).await;
+    assert!(say("team.1", "1").await.contains(r#""ER":0"#));
+
+    allow(&["lobby"]).await;
+    let refused = say("team.1", "2").await;
+    assert!(refused.contains(r#""ER":14"#), "{refused}");
+    assert!(say("lobby", "3").await.contains(r#""ER":0"#), "what is still listed is not touched");
+    allow(&["team.*"]).await;
+    assert!(say("team.1", "2").await.contains(r#""ER":0"#), "it is still a member");
+}
