@@ -452,10 +452,15 @@ impl IdempotencyStore for RedisRegistry {
 
 #[async_trait]
 impl RateLimits for RedisRegistry {
-    async fn count_request(&self, connection: &ConnectionId, window: Duration) -> Result<u64, Unavailable> {
+    async fn count_request(
+        &self,
+        connection: &ConnectionId,
+        weight: u32,
+        window: Duration,
+    ) -> Result<u64, Unavailable> {
         let key = format!("ks:n:{}", connection.as_str());
         let mut pipeline = redis::pipe();
-        pipeline.cmd("INCR").arg(&key).cmd("PEXPIRE").arg(&key).arg(millis(window)).arg("NX").ignore();
+        pipeline.cmd("INCRBY").arg(&key).arg(weight).cmd("PEXPIRE").arg(&key).arg(millis(window)).arg("NX").ignore();
         let (count,): (u64,) = self.run("count a request", &pipeline).await?;
         Ok(count)
     }

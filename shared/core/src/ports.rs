@@ -449,11 +449,13 @@ pub trait Presences: Send + Sync {
 /// Counts what connections ask for.
 #[async_trait]
 pub trait RateLimits: Send + Sync {
-    /// Counts one more request of a connection; says how many there were within the present window, with this one.
+    /// Counts one more request of a connection, as so many; says how many there were within the present window, with this
+    /// one.
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not be counted.
-    async fn count_request(&self, connection: &ConnectionId, window: Duration) -> Result<u64, Unavailable>;
+    async fn count_request(&self, connection: &ConnectionId, weight: u32, window: Duration)
+    -> Result<u64, Unavailable>;
 }
 
 /// Has a frame pushed that a connection is to get beside the answer of its function.

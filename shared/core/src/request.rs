@@ -17,8 +17,11 @@ use crate::{
     typing::typing,
 };
 
-/// Requests of one connection within [`WINDOW`] at most.
+/// Requests of one connection within [`WINDOW`] at most, each as its [`weight`].
 const MAX_REQUESTS: u32 = 100;
+
+/// So many users whom a request asks about count as one more request: the registry looks up each of them.
+const USERS_A_REQUEST: usize = 10;
 
 /// How long requests are counted until the count begins anew.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -120,9 +123,21 @@ pub async fn answer(deps: &Deps, connection: &ConnectionId, request: &Request) -
     (code, Some(frame))
 }
 
+/// As how many requests one counts.
+fn weight(request: &Request) -> u32 {
+    let asked = match request {
+        Request::Status { peers } => peers.len(),
+        Request::Presence { users } => users.len(),
+        _ => 0,
+    };
+    u32::try_from(asked / USERS_A_REQUEST).unwrap_or(u32::MAX).saturating_add(1)
+}
+
 async fn grant(deps: &Deps, connection: &ConnectionId, request: &Request) -> Result<Option<String>, RequestError> {
     // Both at once, as they go to the same place.
-    let looked = try_join(deps.registry.session(connection), deps.rates.count_request(connection, WINDOW)).await;
+    let looked =
+        try_join(deps.registry.session(connection), deps.rates.count_request(connection, weight(request), WINDOW))
+            .await;
     let (session, count) = looked.map_err(RequestError::Registry)?;
     let session = session.ok_or(RequestError::NoSession)?;
     if count > u64::from(MAX_REQUESTS) {

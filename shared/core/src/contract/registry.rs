@@ -190,7 +190,7 @@ pub async fn the_first_claim_stands(store: &impl IdempotencyStore) -> Outcome {
     Ok(())
 }
 
-/// Requests are counted by connection, and anew once the window has passed.
+/// Requests are counted by connection and weight, and anew once the window has passed.
 ///
 /// # Errors
 /// The port's own.
@@ -202,12 +202,12 @@ pub async fn requests_are_counted_by_connection_and_window(
     for id in [&one, &two] {
         registry.register(id, &session(&somebody(), now, HOUR)).await?;
     }
-    for count in 1..=3 {
-        assert_eq!(registry.count_request(&one, window).await?, count);
+    for (weight, count) in [(1, 1), (1, 2), (11, 13), (1, 14)] {
+        assert_eq!(registry.count_request(&one, weight, window).await?, count);
     }
-    assert_eq!(registry.count_request(&two, window).await?, 1);
+    assert_eq!(registry.count_request(&two, 1, window).await?, 1);
     tokio::time::sleep(window * 2).await;
-    assert_eq!(registry.count_request(&one, window).await?, 1);
+    assert_eq!(registry.count_request(&one, 1, window).await?, 1);
     Ok(())
 }
 

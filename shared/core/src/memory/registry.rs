@@ -239,17 +239,22 @@ impl Memberships for MemoryRegistry {
 
 #[async_trait]
 impl RateLimits for MemoryRegistry {
-    async fn count_request(&self, connection: &ConnectionId, window: Duration) -> Result<u64, Unavailable> {
+    async fn count_request(
+        &self,
+        connection: &ConnectionId,
+        weight: u32,
+        window: Duration,
+    ) -> Result<u64, Unavailable> {
         let mut state = self.state();
         // Whoever is not connected leaves nothing behind.
         if !state.sessions.contains_key(connection) {
-            return Ok(1);
+            return Ok(weight.into());
         }
         let (began, count) = state.requests.entry(connection.clone()).or_insert((Instant::now(), 0));
         if began.elapsed() >= window {
             (*began, *count) = (Instant::now(), 0);
         }
-        *count += 1;
+        *count += u64::from(weight);
         Ok(*count)
     }
 }
