@@ -177,8 +177,8 @@ fn authorize(session: &Session, frame: &SendFrame, now: Timestamp) -> Result<(),
     Ok(())
 }
 
-/// Who speaks in a room must be in it, and must still be allowed to: a fresh token may list fewer rooms than the one with
-/// which the user joined.
+/// Who speaks in a room must be in it, and must still be allowed to: a fresh token may list fewer rooms than the one
+/// with which the user joined.
 async fn check_room(deps: &Deps, session: &Session, frame: &SendFrame) -> Result<(), SendError> {
     let Recipient::Room(room) = &frame.recipient else { return Ok(()) };
     if !deps.rooms.memberships.is_member(&session.user, room).await.map_err(SendError::Registry)? {
