@@ -2,12 +2,19 @@
 
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 
-use std::{num::NonZero, time::Duration};
+use std::{
+    num::NonZero,
+    time::{Duration, Instant},
+};
 
 use kschat::stack::{Options, Stack};
-use kschat_adapters::rabbitmq::{QueueKind, QueueSettings};
-use kschat_core::contract::message;
-use kschat_protocol::UserId;
+use kschat_adapters::rabbitmq::{Consuming, Publishing, QueueKind, QueueSettings};
+use kschat_core::{
+    Partitions,
+    contract::message,
+    ports::{Mailbox, Publisher, Retired},
+};
+use kschat_protocol::{Message, UserId};
 use kschat_tests::{
     eventually,
     stack::{Consumer, Services, break_edge, connect, options, somebody},
@@ -17,6 +24,10 @@ use lapin::{
     options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::FieldTable,
 };
+use tokio::time::sleep;
+
+/// Some lives of a queue that is kept for four seconds, and the few seconds by which the broker may be late.
+const EXPIRING: Duration = Duration::from_secs(20);
 
 async fn stack(services: &Services, queues: QueueSettings) -> Stack {
     let options = Options { backends: Some(services.backends()), queues, ..options() };
@@ -128,6 +139,41 @@ async fn what_waits_too_long_is_set_aside_with_the_reason() {
     assert_eq!(alice.send(&b, "fresh").await["ER"], 0);
     assert_eq!(connect(&stack.websocket_url(), &b).await.texts(1).await, ["fresh"]);
     stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_looked_at_in_time_does_not_expire() {
+    let services = Services::start().await;
+    let url = || services.rabbitmq.url().parse().expect("a broker URL");
+    let (broker, _) = broker(&services).await;
+    for kind in [QueueKind::Classic, QueueKind::Quorum] {
+        let queues = QueueSettings { kind, retention: Duration::from_secs(2), ..QueueSettings::default() };
+        let mailbox = Consuming::new(url(), Partitions::default(), 32, queues);
+        let _ownership = mailbox.ownership();
+        eventually("it is connected", async || mailbox.is_connected()).await;
+        let publishing = Publishing::new(url(), Partitions::default(), queues);
+        let [seen, unseen] = [(); 2].map(|()| kschat_core::contract::somebody());
+        mailbox.ensure(&seen).await.expect("the broker works");
+        mailbox.ensure(&unseen).await.expect("the broker works");
+        let until = Instant::now() + EXPIRING;
+        while Instant::now() < until {
+            let Retired::Idle(safe) = mailbox.look(&seen).await.expect("the broker works") else {
+                panic!("{kind:?}: it is gone, or not empty");
+            };
+            sleep(safe / 2).await;
+        }
+        for text in ["one", "two"] {
+            publishing.publish(&seen, &message(&seen, text)).await.expect("the queue is there");
+        }
+        assert!(matches!(mailbox.look(&seen).await, Ok(Retired::Waiting(_))), "{kind:?}");
+        let mut deliveries = mailbox.open(&seen).await.expect("the broker works");
+        for text in ["one", "two"] {
+            let next = deliveries.next().await.expect("the loans are ours");
+            let next = Message::from_slice(&next.body).expect("it was written here");
+            assert_eq!(next.msg, text, "{kind:?}: a look leaves what waits in its place");
+        }
+        assert_eq!(waiting(&broker, unseen.as_str()).await, None, "{kind:?}: nothing expires here");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

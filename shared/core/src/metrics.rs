@@ -266,7 +266,7 @@ pub const PARTITIONS_OWNED: Gauge = Gauge::new("kschat_partitions_owned", None, 
 /// Consumer processes that share the partitions, as this one sees it.
 pub const MEMBERS: Gauge = Gauge::new("kschat_members", None, "consumer processes");
 
-/// Queues of users: `online` are being drained by this process, `backlog` hold messages for somebody who is away.
+/// Queues of users: `online` are being drained by this process, `backlog` stay for somebody who is away.
 pub const QUEUES: Gauge = Gauge::new("kschat_queues", Some("kind"), "queues of users, by kind");
 
 /// Connections to the broker made anew after one was lost.

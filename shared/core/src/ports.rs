@@ -545,8 +545,7 @@ pub trait Mailbox: Send + Sync {
     /// [`Unavailable`] when nobody could be asked.
     async fn look(&self, user: &UserId) -> Result<Retired, Unavailable>;
 
-    /// Removes the queue of a user who is away, if nothing waits in it. One that nobody has made is empty, too. It may
-    /// take a while, and leaves the queue as it is when `called_back` comes first.
+    /// Removes the queue of a user who is away, if nothing waits in it and empty queues do not stay. It may take a while, and leaves the queue as it is when `called_back` comes first.
     ///
     /// Only who makes a user's queues may remove them: a message that somebody else puts into a queue which goes at that
     /// moment is confirmed, and gone.
@@ -559,15 +558,19 @@ pub trait Mailbox: Send + Sync {
 /// What an attempt to remove a queue has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retired {
-    /// Nothing waits for the user.
-    Empty,
+    /// There is no queue: who has a message for the user hears of that, and asks for one.
+    Gone,
+    /// Nothing waits, but the queue stays, and what comes into it comes unseen. The broker keeps it for at least so long,
+    /// if nobody looks at it.
+    Idle(Duration),
     /// It was called back, and the queue is there.
     Kept,
     /// Messages wait, and the broker keeps their queue for at least so long, if nobody looks at it.
     Waiting(Duration),
 }
 
-/// Remembers for whom messages wait who is away: their queues must be looked at now and then, and are counted.
+/// Remembers whose queues stay while they are away, most of them with messages: they must be looked at now and then, and
+/// are counted.
 #[async_trait]
 pub trait Backlogs: Send + Sync {
     /// Notes when a user's queue must be looked at.
@@ -576,7 +579,7 @@ pub trait Backlogs: Send + Sync {
     /// [`Unavailable`]: it may or may not be noted.
     async fn note(&self, user: &UserId, look_at: Timestamp) -> Result<(), Unavailable>;
 
-    /// Notes that nothing waits for a user, or that the user is back.
+    /// Notes that a user has no queue any more, or is back.
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not be noted.
@@ -588,7 +591,7 @@ pub trait Backlogs: Send + Sync {
     /// [`Unavailable`] when nobody could be asked.
     async fn due(&self, partition: Partition, now: Timestamp, limit: usize) -> Result<Vec<UserId>, Unavailable>;
 
-    /// For how many users of a partition messages wait.
+    /// How many users of a partition are noted.
     ///
     /// # Errors
     /// [`Unavailable`] when nobody could be asked.

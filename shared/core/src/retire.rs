@@ -1,9 +1,10 @@
 //! What becomes of a queue when its user is away.
 //!
 //! A queue is needed only while its user is online or messages wait in it. So an empty one is removed some time after
-//! the user has gone, and made anew when the user returns or a sender asks for it. One in which messages wait is looked
-//! at now and then: that keeps the broker from giving it up together with them, and finds out when the last message has
-//! grown too old.
+//! the user has gone, and made anew when the user returns or a sender asks for it. One that stays is looked at now and
+//! then: that keeps the broker from giving it up together with what waits in it, and finds out when the last message has
+//! grown too old. An empty one stays if its user is in a room, and nobody is told of what comes into it: so it is looked at
+//! just as if messages waited.
 
 use std::time::Duration;
 
@@ -49,10 +50,10 @@ pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &Signals) {
     };
     let look_in = |span| deps.backlogs.note(user, deps.clock.now().plus(span));
     let noted = match retired {
-        Ok(Retired::Empty) => deps.backlogs.clear(user).await,
+        Ok(Retired::Gone) => deps.backlogs.clear(user).await,
         Ok(Retired::Kept) => look_in(FIRST_LOOK).await,
         // Long before the broker gives the queue up.
-        Ok(Retired::Waiting(safe)) => look_in(safe / 2).await,
+        Ok(Retired::Waiting(safe) | Retired::Idle(safe)) => look_in(safe / 2).await,
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "a queue can't be looked at for now");
             look_in(FIRST_LOOK).await
@@ -72,7 +73,7 @@ async fn remove(deps: &Deps, user: &UserId, called_back: BoxFuture<'_, ()>) -> R
     if is_in_room { deps.mailbox.look(user).await } else { deps.mailbox.retire(user, called_back).await }
 }
 
-/// For how many users of these partitions messages wait who are away.
+/// How many users of these partitions are away and keep their queues.
 ///
 /// # Errors
 /// [`Unavailable`] when nobody could be asked.

@@ -203,19 +203,26 @@ impl Mailbox for MemoryBroker {
     }
 
     async fn look(&self, user: &UserId) -> Result<Retired, Unavailable> {
-        let waits = self.queues().get(user).is_some_and(|queue| queue.taken || !queue.ready.is_empty());
-        Ok(if waits { Retired::Waiting(FOR_EVER) } else { Retired::Empty })
+        Ok(state(self.queues().get(user)))
     }
 
     async fn retire(&self, user: &UserId, _called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {
         let mut queues = self.queues();
-        if queues.get(user).is_some_and(|queue| queue.taken || !queue.ready.is_empty()) {
-            return Ok(Retired::Waiting(FOR_EVER));
+        let state = state(queues.get(user));
+        if self.keeps_empty || !matches!(state, Retired::Idle(_)) {
+            return Ok(state);
         }
-        if !self.keeps_empty {
-            queues.remove(user);
-        }
-        Ok(Retired::Empty)
+        queues.remove(user);
+        Ok(Retired::Gone)
+    }
+}
+
+/// How the queue of a user is who is away.
+fn state(queue: Option<&Queue>) -> Retired {
+    match queue {
+        None => Retired::Gone,
+        Some(queue) if queue.taken || !queue.ready.is_empty() => Retired::Waiting(FOR_EVER),
+        Some(_) => Retired::Idle(FOR_EVER),
     }
 }
 

@@ -1,13 +1,14 @@
 //! Who is there, who has gone, and what becomes of the queue.
 
-use std::time::Duration;
+use std::{slice, time::Duration};
 
 use kschat_core::{
     Partitions,
     contract::message,
     deliver::End,
-    ports::{Backlogs, ConnectionRegistry, Mailbox, PublishError, Publisher},
+    ports::{Backlogs, ConnectionRegistry, Mailbox, Memberships, PublishError, Publisher},
 };
+use kschat_protocol::RoomId;
 use tokio::time::timeout;
 
 use crate::scene::{HOUR, NOW, Scene};
@@ -145,4 +146,34 @@ async fn who_comes_back_soon_finds_the_queue_and_so_does_a_sender_who_asks() {
     assert_eq!(scene.serve().await.expect("it does not panic"), End::Offline);
     publish().await.expect("the queue is made");
     assert_eq!(scene.registry.count(Partitions::default().of(&scene.user)).await.expect("memory"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_empty_queue_of_somebody_in_a_room_is_looked_at_while_they_are_away() {
+    let scene = Scene::new().await;
+    let partition = Partitions::default().of(&scene.user);
+    let room = RoomId::try_from("team.7").expect("an id");
+    assert!(scene.registry.join(&scene.user, &room, 1).await.expect("memory"));
+    scene.broker.bind_rooms(&scene.user, slice::from_ref(&room)).await.expect("memory");
+    let away = async || {
+        let courier = scene.serve_with(|deps| deps.with_rooms(scene.registry.clone()));
+        assert_eq!(courier.await.expect("it does not panic"), End::Offline);
+        let due = async |now| scene.registry.due(partition, now, 10).await.expect("memory");
+        (due(NOW).await, due(NOW.plus(HOUR * 24 * 365)).await)
+    };
+    assert_eq!(away().await, (vec![], vec![scene.user.clone()]), "what comes into it comes unseen");
+    scene.broker.publish_to_room(&room, &message(&scene.user, "away")).await.expect("memory");
+    assert_eq!(away().await, (vec![], vec![scene.user.clone()]));
+    assert_eq!(scene.left().await, ["away"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_queue_that_tells_a_user_from_a_stranger_is_looked_at_too() {
+    let mut scene = Scene::new().await;
+    scene.broker = scene.broker.keeping_empty_queues();
+    assert_eq!(scene.serve().await.expect("it does not panic"), End::Offline);
+    let later = NOW.plus(HOUR * 24 * 365);
+    let due = scene.registry.due(Partitions::default().of(&scene.user), later, 10).await.expect("memory");
+    assert_eq!(due, slice::from_ref(&scene.user));
+    scene.queue(&["away"]).await;
 }
