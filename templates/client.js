@@ -14,7 +14,8 @@ const { uid: me, rid, random, tokenId, url, tokenUrl, switchUrl } = given;
 
 const MAX_WATCHED = 100; // people whose presence is asked for …
 const WATCH_MS = 500; // … once in this time
-const LATELY = 20; // messages that another tab may just have written
+const LATELY = 20; // messages that another tab may just have written …
+const MEANWHILE = 300; // … or have taken while this one had no connection
 
 let counter = 0;
 const nonce = crypto.getRandomValues(new Uint32Array(1))[0].toString(36);
@@ -81,6 +82,7 @@ async function show(conv) {
 
 async function fill(conv) {
   if (!people.has(conv)) await change(conv, {});
+  if (conv !== shown.conv) return;
   paintHead();
   await log.show(people.get(conv), pendingOf);
   watch();
@@ -110,13 +112,13 @@ function paintPresence() {
 
 const isWatched = () => !document.hidden && document.hasFocus();
 
-let missed = 0; // messages that came while the newest was out of view
+const missed = new Set(); // ids of messages that came while the newest was out of view
 
 function onMoved() {
   const { conv } = shown;
-  if (log.following) missed = 0;
+  if (log.following) missed.clear();
   $("jump").hidden = log.following || !conv;
-  $("jump").firstElementChild.textContent = missed ? plural(missed, "new message") : "Latest";
+  $("jump").firstElementChild.textContent = missed.size ? plural(missed.size, "new message") : "Latest";
   $("empty").hidden = Boolean(conv) && !log.isEmpty;
   $("empty-lead").textContent = conv ? `Say hello to ${nameOf(conv)}` : "Pick a conversation";
   $("empty-more").textContent = conv ? "Enter sends, Shift + Enter starts a new line." : "or start a new one with +";
@@ -153,12 +155,21 @@ const kept = ({ id, from, text, time, mine, rno }, conv) => ({ id, conv, from, t
 async function onMessages(messages) {
   const records = messages.map((message) => kept(message, convOf(message)));
   (await history.add(records)).forEach(take);
-  const here = records.filter(({ conv }) => conv === log.conv);
+  // Once it is acknowledged, a tab that has no connection just now hears of it from nobody else.
+  for (const conv of new Set(records.map((record) => record.conv))) {
+    channel.postMessage({ conv, records: records.filter((record) => record.conv === conv) });
+  }
   const theirs = records.filter(({ mine }) => !mine);
-  if (!log.following) missed += here.filter(({ mine }) => !mine).length;
-  log.add(here, isWatched() && log.following);
+  bring(records);
   if (theirs.length) announce(theirs);
   watch();
+}
+
+/** Shows those that belong to the open conversation. */
+function bring(records) {
+  const here = records.filter(({ conv }) => conv === log.conv);
+  if (!log.following) for (const { id, mine } of here) if (!mine) missed.add(id);
+  log.add(here, isWatched() && log.following);
 }
 
 function announce(messages) {
@@ -193,10 +204,22 @@ function discard(rno) {
   log.discard(rno);
 }
 
-/** Another tab of ours has written. */
-async function onOtherTab({ data: { conv } }) {
+/** Another tab of ours has written, or has taken `records`. */
+async function onOtherTab({ data: { conv, records } }) {
   take(await history.conversation(conv));
-  if (conv === log.conv) log.add(await history.before({ conv }, LATELY), true);
+  if (records) return bring(records);
+  if (conv !== log.conv) return;
+  const latest = await history.before({ conv }, LATELY);
+  if (conv === log.conv) log.add(latest, true);
+}
+
+/** What other tabs have taken while this one was frozen, or had no connection. */
+async function catchUp() {
+  (await history.conversations()).forEach(take);
+  const { conv } = log;
+  if (!conv) return;
+  const latest = await history.before({ conv }, MEANWHILE);
+  if (conv === log.conv) log.add(latest, isWatched() && log.following);
 }
 
 async function onReceipt({ user, of, state, id }) {
@@ -247,6 +270,7 @@ function onConnection(info) {
   if (info.state !== "connected") return;
   watch();
   askMarks();
+  catchUp();
   chat.rooms().then(onRooms, () => {});
 }
 

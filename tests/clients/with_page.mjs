@@ -161,6 +161,29 @@ async function tabs() {
   await first.home.close();
   await b.home.close();
   line.close();
+  await asleep();
+}
+
+/** A tab whose own connection is down while another one takes the messages. */
+async function asleep() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const line = await wire(page);
+  const url = String(new URL("dev", line.url)).replace("http", "ws");
+  const awake = await open(alice, bob, { bypassCSP: true });
+  const cut = await open(alice, bob, { context: awake.home, clocks: { url, backoffMax: 500 } });
+  const b = await open(bob, alice);
+  await Promise.all([connected(awake), connected(cut)]);
+  line.cut();
+  await say(b, "one", "two");
+  await eventually("a tab takes what comes", ["one", "two"], () => texts(awake));
+  await eventually("one without a connection shows it, too", ["one", "two"], () => texts(cut));
+  line.mend();
+  await connected(cut);
+  await say(b, "three");
+  await eventually("and goes on once it has one", ["one", "two", "three"], () => texts(cut));
+  await awake.home.close();
+  await b.home.close();
+  line.close();
 }
 
 async function offline() {
