@@ -43,7 +43,7 @@ const history = await History.open(me).catch((error) => {
 });
 const channel = new BroadcastChannel(`kschat ${me}`);
 const chat = connect({ ...clocks(), url, user: me, token: tokenId, getToken: tokenUrl ? getToken : undefined });
-const log = new Log($("messages"), history, { moved: () => onMoved(), retry: (rno) => chat.retry(rno), discard });
+const log = new Log($("messages"), history, { moved: () => onMoved(), retry, discard });
 const list = new List({ isLookedAt: (conv) => conv === shown.conv && log.following && isWatched() });
 const composer = new Composer(me, { send, written });
 
@@ -178,12 +178,28 @@ function announce(messages) {
   $("announce").textContent = words;
 }
 
-async function send(text) {
+/** Whether it was taken: it waits to be sent, at least. */
+function send(text) {
   const { conv } = shown;
+  const rno = freshRno();
+  const to = nameOf(conv);
+  const answer = isRoom(conv) ? chat.sendRoom(to, text, { rno }) : chat.send(to, text, { rno });
+  if (!chat.outbox.some((entry) => entry.rno === rno)) {
+    tellNotTaken(answer);
+    return false;
+  }
   log.undivide();
-  await toLatest();
-  if (isRoom(conv)) chat.sendRoom(nameOf(conv), text, { rno: freshRno() });
-  else chat.send(nameOf(conv), text, { rno: freshRno() });
+  toLatest();
+  return true;
+}
+
+const tellNotTaken = (answer) => answer.catch((error) => composer.note(`Not sent: ${error.message}.`));
+
+function retry(rno) {
+  const answer = chat.retry(rno);
+  if (answer && chat.outbox.some((entry) => entry.rno === rno && entry.state === "failed")) tellNotTaken(answer);
+  // It goes on under another number.
+  else if (answer?.rno !== rno) log.discard(rno);
 }
 
 function written(hasText) {

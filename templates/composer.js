@@ -11,7 +11,7 @@ export class Composer {
   #conv = null;
   #noteTimer;
 
-  /** `send(text)`; `written(hasText)` at every key. */
+  /** `send(text)` tells whether it was taken; `written(hasText)` at every key. */
   constructor(user, { send, written }) {
     Object.assign(this, { user, send, written, input: $("msg") });
     $("composer").addEventListener("submit", (event) => this.#onSubmit(event));
@@ -94,12 +94,12 @@ export class Composer {
     event.preventDefault();
     this.#checkSize();
     if ($("send").disabled || !this.#conv) return;
-    const text = this.#text();
+    this.focus();
+    // What is not taken stays in the field.
+    if (!this.send(this.#text())) return this.keep();
     this.input.value = "";
     this.#fit();
     this.keep();
-    this.focus();
-    this.send(text);
   }
 
   // Enter that picks a word in an input method must not send.

@@ -163,7 +163,7 @@ export class Kschat {
    */
   send(to: string | number, text: string, options?: { rno?: string }): Promise<RespSend> & { rno: string };
   sendRoom(room: string | number, text: string, options?: { rno?: string }): Promise<RespSend> & { rno: string };
-  /** Sends again what has failed; `null` if there is no such thing. */
+  /** Sends again what has failed; `null` if there is no such thing. What can't be taken now stays failed. */
   retry(rno: string): (Promise<RespSend> & { rno: string }) | null;
   /** Forgets what is not accepted. */
   discard(rno: string): boolean;

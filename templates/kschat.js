@@ -317,7 +317,7 @@ class Tokens {
     const late = new Promise((_, reject) => {
       timer.set(this.options.handshakeTimeout, () => reject(new KschatError("timeout", "no token came in time")));
     });
-    const token = await Promise.race([this.options.getToken(), late]).finally(() => timer.clear());
+    const token = await Promise.race([(async () => this.options.getToken())(), late]).finally(() => timer.clear());
     return token ? this.#take(String(token).trim()) : null;
   }
 
@@ -723,10 +723,14 @@ class Outbox {
     const answer = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
     // Whoever listens to `state` need not listen to the promise, too.
     answer.catch(() => {});
-    const problem = this.closed ?? (this.#entries.size >= MAX_OUTBOX ? "full" : null);
-    if (problem) entry.reject(new KschatError(problem));
+    if (this.#problem) entry.reject(new KschatError(this.#problem));
     else this.#add(entry);
     return Object.assign(answer, { rno: entry.rno });
+  }
+
+  /** Why nothing more can be taken. */
+  get #problem() {
+    return this.closed ?? (this.#entries.size >= MAX_OUTBOX ? "full" : null);
   }
 
   #add(entry) {
@@ -875,6 +879,8 @@ class Outbox {
   retry(rno) {
     const entry = this.#entries.get(rno);
     if (!entry?.error) return null;
+    // What can't be taken now must not be lost for having been tried.
+    if (this.#problem) return this.put(entry.to, entry.text, { room: entry.room, rno });
     this.#forget(entry);
     // A number that stands for another message, or that the server no longer knows, is of no use.
     const isSpent = entry.error.code === REUSED_RNO || now() - entry.triedAt > RNO_WINDOW;

@@ -51,7 +51,7 @@ async fn people_chat_on_rabbitmq_and_redis() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_bears_being_offline_and_rolls_over_and_outlives_its_tokens() {
     let stack = embedded().await;
-    page(&stack, &["offline", "rolling"], 19).await;
+    page(&stack, &["offline", "rolling"], 22).await;
     stack.stop().await;
 }
 

@@ -62,9 +62,12 @@ async function sending(WebSocket = Ws) {
   const burst = range(300);
   await Promise.all(burst.map((word) => a.send(bob, word)));
   await eventually("300 sent at once come in order, once", burst, () => b.heard.slice(-300));
+  const { rno: failed } = a.send(bob, "x".repeat(28 * 1024));
   a.close();
   b.close();
   check("a closed client refuses", "closed", (await refusal(a.send(bob, "late"))).code);
+  check("to try again, too", "closed", (await refusal(a.retry(failed))).code);
+  check("which loses nothing", [[failed, "failed"]], a.outbox.map(({ rno, state }) => [rno, state]));
 }
 
 async function acknowledging() {
@@ -308,6 +311,22 @@ async function expiring() {
   check("without getToken the session ends with its token", ["ended", "ended"], [refused.code, ending.state]);
   const over = open(alice, { getToken: () => null });
   await eventually("a host that gives no token has ended it", "ended", () => over.state);
+
+  let thrown = 2;
+  const unhandled = [];
+  const onUnhandled = (error) => unhandled.push(error.message);
+  process.on("unhandledRejection", onUnhandled);
+  const getTokenOrThrow = () => {
+    if (thrown-- > 0) throw new Error("no host");
+    return sign(secret, alice);
+  };
+  const throwing = open(alice, { getToken: getTokenOrThrow, handshakeTimeout: 500 });
+  await throwing.send(bob, "in spite of it");
+  await eventually("a getToken that throws is asked again", "in spite of it", () => b.heard.at(-1));
+  await sleep(800);
+  check("and leaves nothing unhandled", [], unhandled);
+  process.off("unhandledRejection", onUnhandled);
+  throwing.close();
 
   let broken = 3;
   const flaky = open(alice, { getToken: () => (broken-- > 0 ? Promise.reject(new Error("503")) : sign(secret, alice)) });

@@ -346,6 +346,11 @@ async function rolling() {
   const d = await open(dave, bob, { token: () => (given++ ? null : sign(secret, dave, 2)), clocks: { renewBefore: 1_000 } });
   await connected(d);
   await eventually("who is not given a token any more is told", "You are signed out: the session has ended.", () => d.locator("#banner-text").textContent());
+  await say(d, "too late");
+  await eventually("what is written then is not taken", "Not sent: the session has ended.", () => d.locator("#note").textContent());
+  check("and not lost", ["too late", []], [await d.inputValue("#msg"), await texts(d)]);
+  await d.reload();
+  await eventually("a reload keeps it", "too late", () => d.inputValue("#msg"));
   for (const window of [a, b, c, d]) await window.home.close();
   line.close();
 }
