@@ -52,6 +52,7 @@ const composer = new Composer(me, { send, written });
 /** Takes what the history says of a conversation. */
 function take(record) {
   if (!record) return;
+  if (record.left) return drop(record.conv);
   people.set(record.conv, record);
   if (record.conv === log.conv) log.mark(record);
   list.soon();
@@ -81,7 +82,7 @@ async function show(conv) {
 }
 
 async function fill(conv) {
-  if (!people.has(conv)) await change(conv, {});
+  if (!people.has(conv)) await change(conv, { left: false });
   if (conv !== shown.conv) return;
   paintHead();
   await log.show(people.get(conv), pendingOf);
@@ -220,8 +221,13 @@ function discard(rno) {
   log.discard(rno);
 }
 
-/** Another tab of ours has written, or has taken `records`. */
-async function onOtherTab({ data: { conv, records } }) {
+/** Another tab of ours has written, has taken `records`, or has left a room. */
+async function onOtherTab({ data: { conv, records, gone } }) {
+  if (gone) {
+    // Else this tab would join it again.
+    chat.leave(nameOf(conv)).catch(() => {});
+    return drop(conv);
+  }
   take(await history.conversation(conv));
   if (records) return bring(records);
   if (conv !== log.conv) return;
@@ -290,14 +296,29 @@ function onConnection(info) {
   chat.rooms().then(onRooms, () => {});
 }
 
-/** Shows the rooms that the server knows of, and comes back to those that it has lost. */
+const listed = new Set(); // rooms in which the server has seen us since this page was opened
+
+/** Shows the rooms that the server knows of, comes back to those that it has lost, and takes the others for left. */
 function onRooms(rooms) {
+  const missing = [...people.values()].filter(({ name, room }) => room && !rooms.includes(name));
+  for (const { conv, name } of missing) {
+    if (!rooms.length || listed.has(name)) chat.join(name).catch(() => {});
+    else change(conv, { left: true });
+  }
   rooms.forEach(onRoom);
-  for (const { name, room } of people.values()) if (room && !rooms.includes(name)) chat.join(name).catch(() => {});
+}
+
+/** Shows a conversation no more. */
+function drop(conv) {
+  people.delete(conv);
+  listed.delete(nameOf(conv));
+  list.soon();
+  if (conv === shown.conv) location.hash = "";
 }
 
 function onRoom(room) {
-  if (!people.has(`r/${room}`)) change(`r/${room}`, {});
+  listed.add(room);
+  if (!people.has(`r/${room}`)) change(`r/${room}`, { left: false });
 }
 
 // ---- what people do
@@ -323,8 +344,8 @@ async function leave() {
   try {
     await chat.leave(nameOf(conv));
     await history.remove(conv);
-    people.delete(conv);
-    location.hash = "";
+    drop(conv);
+    channel.postMessage({ conv, gone: true });
   } catch (error) {
     composer.note(`That did not work: ${error.message}`);
   }
@@ -341,7 +362,7 @@ function wireEvents() {
   for (const [event, handler] of Object.entries({
     connection: onConnection, messages: onMessages, state: onState, receipt: onReceipt, typing: onTyping,
     presence: onPresence, error: (error) => composer.note(`${error.message}: trying again`),
-    room: ({ room, joined }) => joined && onRoom(room),
+    room: ({ room, joined }) => (joined ? onRoom(room) : listed.delete(room)),
   })) chat.on(event, handler);
   channel.addEventListener("message", onOtherTab);
   for (const [id, handler] of Object.entries({ new: newConversation, leave, switch: switchUser })) {
@@ -358,7 +379,7 @@ $("my-name").textContent = me;
 paintAvatar($("my-avatar"), me, false);
 $("switch").hidden = !switchUrl;
 wireEvents();
-for (const conversation of await history.conversations()) people.set(conversation.conv, conversation);
+(await history.conversations()).forEach(take);
 list.paint();
 if (rid && !fromAddress()) globalThis.history.replaceState(null, "", addressOf(`u/${rid}`));
 await show(fromAddress());

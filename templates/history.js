@@ -1,7 +1,7 @@
 // What the chat page keeps in this browser, so that a reload shows it: messages and conversations, in IndexedDB.
 //
 // A message:      { id, conv, from, text, time, mine: 0 | 1, rno? }
-// A conversation: { conv, name, room, at, last, readTime, readId, delivered, seen }
+// A conversation: { conv, name, room, at, last, readTime, readId, delivered, seen, left? }
 // `conv` is `u/` and a user, or `r/` and a room. All tabs of a user share this, so every write can be repeated.
 
 const MAX_MESSAGES = 10_000; // of a conversation
@@ -68,6 +68,7 @@ export class History {
       const last = { ...newest, text: newest.text.slice(0, WORDS) };
       if (!record.last || last.time >= record.last.time) record.last = last;
       record.at = Math.max(record.at, newest.time);
+      record.left = false;
       conversations.put(record);
     }
     await ended;

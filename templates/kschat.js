@@ -1036,6 +1036,8 @@ export class Kschat extends Emitter {
   }
 
   leave(room) {
+    // Even if nobody answers: it is not to be joined again.
+    this.#joined.delete(plain(room));
     return this.#askRoom("leave", plain(room));
   }
 

@@ -36,7 +36,7 @@ async fn people_chat_in_windows_and_tabs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn receipts_presence_copies_and_rooms_are_shown() {
     let stack = embedded().await;
-    page(&stack, &["agreed"], 16).await;
+    page(&stack, &["agreed"], 24).await;
     stack.stop().await;
 }
 

@@ -438,15 +438,20 @@ async function agreed() {
   const server = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "kschat.v2" });
   await new Promise((listening) => server.on("listening", listening));
   const heard = [];
+  const rooms = new Set(["lobby"]);
   let socket;
   let sent = 0;
   const answers = {
     send: ({ rno }) => ({ event: "RESPSEND", RANDOMNO: rno, MID: `0190-${++sent}`, MSGTIME: Date.now() }),
     presence: ({ uIds }) => ({ event: "RESPPRESENCE", LIST: uIds.map((uId) => (uId === "bob" ? { uId, on: 1 } : { uId, on: 0, last: Date.now() - 300_000 })) }),
     status: () => ({ event: "RESPSTATUS", LIST: [{ uId: "bob", delivered: "0190-1" }] }),
-    join: ({ gId }) => ({ event: "RESPROOM", OP: "join", GID: gId, ...(gId === "secret" && { ER: 14, ERMSG: "you are not a member" }) }),
-    leave: ({ gId }) => ({ event: "RESPROOM", OP: "leave", GID: gId }),
-    rooms: () => ({ event: "RESPROOM", OP: "list", LIST: ["lobby"] }),
+    join: ({ gId }) => {
+      if (gId === "secret") return { event: "RESPROOM", OP: "join", GID: gId, ER: 14, ERMSG: "you are not a member" };
+      rooms.add(gId);
+      return { event: "RESPROOM", OP: "join", GID: gId };
+    },
+    leave: ({ gId }) => (rooms.delete(gId), { event: "RESPROOM", OP: "leave", GID: gId }),
+    rooms: () => ({ event: "RESPROOM", OP: "list", LIST: [...rooms] }),
   };
   const push = (frame) => socket.send(JSON.stringify({ RC: 1, ER: 0, ...frame }));
   server.on("connection", (one) => {
@@ -454,7 +459,7 @@ async function agreed() {
     one.on("message", (data) => {
       const frame = JSON.parse(data);
       heard.push(frame);
-      if (answers[frame.action]) push(answers[frame.action](frame));
+      if (answers[frame.action]) one.send(JSON.stringify({ RC: 1, ER: 0, ...answers[frame.action](frame) }));
     });
   });
   const url = `ws://127.0.0.1:${server.address().port}/dev`;
@@ -494,8 +499,27 @@ async function agreed() {
   push({ event: "RESPRECEIVER", MSG: [item("0192-1", "bob", "r1", "hi", { gId: "r1" }), item("0192-2", "carol", "r1", "hey", { gId: "r1" })], POS: "x.3" });
   await eventually("who wrote stands above", ["bob", "carol"], () => a.locator(".message.theirs .name").allTextContents());
   await shot(a, "room");
+  const other = await open("alice", "bob", { context: a.home, clocks: { url, readEvery: 100, backoffMax: 500 } });
+  const inOther = socket;
+  await eventually("another tab lists it", 1, () => row(other, "r1").count());
   await a.click("#leave");
   await eventually("who leaves a room loses it from the list", 0, () => row(a, "r1").count());
+  await eventually("in all tabs", 0, () => row(other, "r1").count());
+  const joins = heard.filter(({ action }) => action === "join").length;
+  inOther.terminate();
+  await eventually("a tab comes back", true, () => socket !== inOther && socket.readyState === 1);
+  await connected(other);
+  await sleep(300);
+  const joined = () => heard.filter(({ action }) => action === "join").slice(joins).map(({ gId }) => gId);
+  check("and does not join it again", [], joined());
+  rooms.delete("lobby");
+  rooms.add("den");
+  await other.reload();
+  await eventually("a room that another device has left goes", [0, 1], () => Promise.all(["lobby", "den"].map((name) => row(other, name).count())));
+  check("without being joined", [], joined());
+  rooms.clear();
+  await other.reload();
+  await eventually("a server that has lost all rooms hears of them", ["den"], joined);
   await a.home.close();
   server.close();
 }
