@@ -41,6 +41,11 @@ const history = await History.open(me).catch((error) => {
   banner(words, "Reload", () => location.reload());
   throw error;
 });
+let isLost = false;
+history.lost = () => {
+  isLost = true;
+  banner("This browser keeps nothing any more for this page. What comes is shown after a reload.", "Reload", () => location.reload());
+};
 const channel = new BroadcastChannel(`kschat ${me}`);
 const chat = connect({ ...clocks(), url, user: me, token: tokenId, getToken: tokenUrl ? getToken : undefined });
 const log = new Log($("messages"), history, { moved: () => onMoved(), retry, discard });
@@ -289,6 +294,7 @@ function watch() {
 
 function onConnection(info) {
   tellConnection(info, { hurry: () => chat.hurry(), canRenew: Boolean(tokenUrl) });
+  if (isLost) history.lost();
   if (info.state !== "connected") return;
   watch();
   askMarks();

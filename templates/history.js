@@ -15,11 +15,18 @@ const done = (request) =>
     request.onerror = () => reject(request.error);
   });
 
-const complete = (transaction) =>
-  new Promise((resolve, reject) => {
+function complete(transaction) {
+  const ended = new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve();
     transaction.onabort = transaction.onerror = () => reject(transaction.error ?? new Error("aborted"));
   });
+  // Whoever waits for a request before it hears of it there.
+  ended.catch(() => {});
+  return ended;
+}
+
+// Browsers close databases on their own: when storage is cleared, when a disk fails, after a long sleep.
+const CLOSED = new Set(["InvalidStateError", "UnknownError"]);
 
 // An array is greater than every number and text.
 const between = (conv, from, to = [[]]) => IDBKeyRange.bound([conv, ...from], [conv, ...to], true, true);
@@ -30,21 +37,56 @@ const fresh = (conv) => ({
 });
 
 export class History {
+  /** Called when nothing can be kept any more. */
+  lost = () => {};
   #db;
+  #opening = null;
   #added = new Map();
 
   static async open(user) {
-    const request = indexedDB.open(`kschat ${user}`, 1);
+    const history = new History();
+    history.user = user;
+    await history.#open();
+    return history;
+  }
+
+  async #open() {
+    const request = indexedDB.open(`kschat ${this.user}`, 1);
     request.onupgradeneeded = () => {
       const messages = request.result.createObjectStore("messages", { keyPath: "id" });
       messages.createIndex("place", ["conv", "time", "id"]);
       messages.createIndex("theirs", ["conv", "mine", "time"]);
       request.result.createObjectStore("conversations", { keyPath: "conv" });
     };
-    const history = new History();
-    history.#db = await done(request);
-    history.#db.onversionchange = () => history.#db.close();
-    return history;
+    const db = await done(request);
+    db.onversionchange = () => db.close();
+    this.#db = db;
+  }
+
+  /** Does it, and once more with a new handle if the database was closed under it: all of it can be repeated. */
+  async #safely(action) {
+    const db = this.#db;
+    try {
+      return await action();
+    } catch (error) {
+      if (!CLOSED.has(error?.name)) throw error;
+    }
+    try {
+      if (db === this.#db) await (this.#opening ??= this.#open().finally(() => (this.#opening = null)));
+      return await action();
+    } catch (error) {
+      this.lost();
+      throw error;
+    }
+  }
+
+  static {
+    for (const name of ["add", "update", "conversation", "conversations", "remove", "after", "before", "newestOfTheirs"]) {
+      const once = History.prototype[name];
+      History.prototype[name] = function (...given) {
+        return this.#safely(() => once.apply(this, given));
+      };
+    }
   }
 
   #stores(mode, ...names) {

@@ -842,7 +842,8 @@ class Outbox {
     entry.time = timeOf(frame.MSGTIME);
     this.hooks.accepted(entry, frame);
     // Until the application has noted it, the next page would send it again, and hear that it is the same.
-    Promise.allSettled(this.hooks.changed(entry)).then(() => this.vault.remove(entry.key));
+    // One that has failed at it leaves that to the next page.
+    Promise.all(this.hooks.changed(entry)).then(() => this.vault.remove(entry.key), () => {});
     entry.resolve?.(frame);
     this.pump();
   }

@@ -29,7 +29,7 @@ async fn page(stack: &Stack, parts: &[&str], checks: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn people_chat_in_windows_and_tabs() {
     let stack = embedded().await;
-    page(&stack, &["chatting", "tabs"], 40).await;
+    page(&stack, &["chatting", "tabs"], 45).await;
     stack.stop().await;
 }
 

@@ -22,10 +22,10 @@ async function open(me, other = "", { at = page, context, token, clocks = {}, ..
   const home = context ?? (await browser.newContext({ ...DESK, ...options }));
   const window = await home.newPage();
   window.home = home;
-  window.on("pageerror", (error) => fail("no error in the page", "none", error.stack));
+  window.on("pageerror", (error) => window.mayFail || fail("no error in the page", "none", error.stack));
   window.on("console", (message) => {
     const text = message.text();
-    if (message.type() === "error" && !/ERR_|WebSocket|Failed to load resource/.test(text)) fail("a quiet console", "nothing", text);
+    if (message.type() === "error" && !window.mayFail && !/ERR_|WebSocket|Failed to load resource/.test(text)) fail("a quiet console", "nothing", text);
   });
   if (token) {
     await window.route("**/token?*", (route) => {
@@ -162,6 +162,33 @@ async function tabs() {
   await b.home.close();
   line.close();
   await asleep();
+  await closed();
+}
+
+/** A browser closes the database under the page. */
+async function closed() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const a = await open(alice);
+  const b = await open(bob, alice);
+  await say(b, "before");
+  await eventually("a message comes", "before", () => row(a, bob).locator(".row-text").textContent());
+  // The page itself closes it when somebody asks for it to be deleted.
+  const remove = (window, name) => window.evaluate((user) => new Promise((done) => {
+    indexedDB.deleteDatabase(`kschat ${user}`).onsuccess = () => done();
+  }), name);
+  await remove(a, alice);
+  await say(b, "after");
+  await eventually("one more comes though the database was closed", "after", () => row(a, bob).locator(".row-text").textContent());
+  check("and nobody is told", false, await a.locator("#banner").isVisible());
+  await a.evaluate(() => (IDBFactory.prototype.open = () => { throw new DOMException("gone", "UnknownError"); }));
+  await remove(a, alice);
+  a.mayFail = true;
+  await say(b, "lost");
+  await eventually("where it can't be opened the page says so", true, async () => /keeps nothing/.test(await a.locator("#banner-text").textContent()));
+  await a.reload();
+  await eventually("a reload shows what was not kept", "lost", () => row(a, bob).locator(".row-text").textContent());
+  await a.home.close();
+  await b.home.close();
 }
 
 /** A tab whose own connection is down while another one takes the messages. */
