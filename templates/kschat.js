@@ -79,6 +79,9 @@ export class KschatError extends Error {
 
 const now = () => Date.now();
 
+// Somebody may set the clock back; this one only goes on, though perhaps not while the machine sleeps.
+const elapsed = () => performance.now();
+
 // What comes from the network may have any shape, and nothing here may throw: String() of an odd object would.
 const plain = (value) => (["string", "number"].includes(typeof value) ? String(value) : "");
 const isObject = (value) => typeof value === "object" && value !== null;
@@ -333,6 +336,7 @@ class Tokens {
 class Link {
   openedAt = 0;
   heardAt = 0;
+  heardOn = 0; // by the clock
   activeAt = 0;
   askedAt = 0;
   #socket;
@@ -345,7 +349,8 @@ class Link {
     this.opened = new Promise((resolve, reject) => {
       this.#socket.onopen = () => {
         timer.clear();
-        this.openedAt = this.heardAt = this.activeAt = now();
+        this.openedAt = this.heardAt = this.activeAt = elapsed();
+        this.heardOn = now();
         resolve(this);
       };
       this.refuse = () => {
@@ -354,7 +359,8 @@ class Link {
       };
     });
     this.#socket.onmessage = ({ data }) => {
-      this.heardAt = this.activeAt = now();
+      this.heardAt = this.activeAt = elapsed();
+      this.heardOn = now();
       heard(this, data);
     };
     this.#socket.onerror = () => {}; // A close follows.
@@ -365,10 +371,15 @@ class Link {
     return this.#socket?.readyState === 1;
   }
 
+  /** For how long nothing was heard, a sleep of the machine included. */
+  get silence() {
+    return Math.max(elapsed() - this.heardAt, now() - this.heardOn);
+  }
+
   send(frame) {
     if (!this.isOpen) return false;
     this.#socket.send(JSON.stringify(frame));
-    this.activeAt = now();
+    this.activeAt = elapsed();
     return true;
   }
 
@@ -484,7 +495,7 @@ class Connection {
     this.link = null;
     for (const timer of Object.values(this.#timers)) timer.clear();
     if (this.isOver) return;
-    if (now() - link.openedAt > this.options.stableAfter) this.#attempt = 0;
+    if (elapsed() - link.openedAt > this.options.stableAfter) this.#attempt = 0;
     if (this.#dialing) this.#tell("connecting", { attempt: this.#attempt });
     else this.#failed(new KschatError("offline", "the connection was lost"));
   }
@@ -496,10 +507,10 @@ class Connection {
 
   /** Pings a link that is silent. */
   #watch(link) {
-    const rest = link.activeAt + this.options.pingAfter - now();
+    const rest = link.activeAt + this.options.pingAfter - elapsed();
     this.#timers.idle.set(rest, () => {
       if (link !== this.link) return;
-      if (now() - link.activeAt >= this.options.pingAfter) this.probe();
+      if (elapsed() - link.activeAt >= this.options.pingAfter) this.probe();
       this.#watch(link);
     });
   }
@@ -508,7 +519,7 @@ class Connection {
   probe() {
     const { link } = this;
     if (!link || link.askedAt > link.heardAt) return;
-    link.askedAt = now();
+    link.askedAt = elapsed();
     link.send({ action: "ping" });
     this.#timers.probe.set(this.options.probeTimeout, () => link.heardAt < link.askedAt && link.drop());
   }
@@ -519,7 +530,7 @@ class Connection {
     if (!this.link) {
       this.#attempt = 0;
       this.dial();
-    } else if (now() - this.link.heardAt >= silentFor) {
+    } else if (this.link.silence >= silentFor) {
       this.probe();
     }
   }
@@ -585,7 +596,7 @@ class Inbox {
   #taken = { mId: "", pos: "" }; // handed on
   #dealt = this.#taken; // dealt with
   #waiting = 0; // messages dealt with and not acknowledged
-  #ackedAt = 0;
+  #ackedAt = -Infinity;
   #timer = new Timer();
   #turn = Promise.resolve();
   #era = 0; // counts failures
@@ -631,7 +642,7 @@ class Inbox {
   #settle(place, count) {
     if (!isBeyond(this.#dealt.pos, place.pos)) this.#dealt = place;
     this.#waiting += count;
-    const wait = this.#ackedAt + this.options.ackAfter - now();
+    const wait = this.#ackedAt + this.options.ackAfter - elapsed();
     if (this.#waiting >= this.options.ackEvery || wait <= 0) this.flush();
     else this.#timer.set(wait, () => this.flush());
   }
@@ -643,7 +654,7 @@ class Inbox {
     if (!this.#waiting) return;
     if (!this.send({ action: "ack", mId: this.#dealt.mId, pos: this.#dealt.pos || undefined })) return;
     this.#waiting = 0;
-    this.#ackedAt = now();
+    this.#ackedAt = elapsed();
   }
 
   #askAgain() {
@@ -718,8 +729,10 @@ class Outbox {
   }
 
   put(to, text, { room, rno } = {}) {
-    const entry = { rno: rno ?? `${this.#tab}-${this.#count}`, to, text: wellFormed(text), time: now(), tries: 0 };
+    const entry = { rno: rno ?? `${this.#tab}-${this.#count}`, to, text: wellFormed(text), tries: 0 };
     if (room) entry.room = room;
+    // A clock that was set back must not put it before what is waiting.
+    entry.time = Math.max(now(), this.#lane(entry).queue.at(-1)?.time ?? 0);
     const answer = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
     // Whoever listens to `state` need not listen to the promise, too.
     answer.catch(() => {});

@@ -25,6 +25,7 @@ export class Log {
   #items = []; // as in the page, oldest first
   #nodes = new Map(); // id → element
   #pending = new Map(); // rno → element; below all others
+  #waiting = () => []; // tells them
   #marks = { delivered: "", seen: "" };
   #room = false;
   #older = false; // Is there more than in the page, above …
@@ -48,27 +49,29 @@ export class Log {
     const era = ++this.#era;
     const { conv, unread, readTime, room } = record;
     this.conv = conv;
+    this.#waiting = pending;
     this.#opening = [];
     const many = unread > PAGE * 2;
+    const limit = many ? PAGE * 2 : unread * 2 + PAGE;
     const [read, news] = unread
       ? await Promise.all([
         this.history.before({ conv, time: readTime, id: [] }, PAGE / 3),
-        this.history.after({ conv, time: readTime }, many ? PAGE * 2 : unread * 2 + PAGE),
+        this.history.after({ conv, time: readTime }, limit),
       ])
       : [await this.history.before({ conv }, PAGE), []];
     if (era !== this.#era) return;
     this.#room = room;
     this.#marks = record;
     this.#older = read.length >= (unread ? PAGE / 3 : PAGE);
-    this.#newer = many;
+    this.#newer = many || news.length === limit;
     this.#items = [...read, ...news];
     this.#nodes.clear();
     this.#pending.clear();
     this.root.replaceChildren(...this.#items.map((item) => this.#build(item)));
     this.#arrangeAll();
-    if (!many) for (const entry of pending(conv)) this.#put(entry);
+    this.#putWaiting();
     this.root.hidden = false;
-    this.following = !many;
+    this.following = !this.#newer;
     const first = unread && this.#items.find(({ mine, time }) => !mine && time > readTime);
     if (first) this.#divide(this.#nodes.get(first.id));
     this.#scrollDown();
@@ -196,6 +199,11 @@ export class Log {
     this.root.insertBefore(node, below);
     this.#arrange(node);
     this.#arrange(below);
+  }
+
+  /** What is not accepted yet stands below the newest message. */
+  #putWaiting() {
+    if (!this.#newer) for (const entry of this.#waiting(this.conv)) this.#put(entry);
   }
 
   /** Shows what becomes of an own message. */
@@ -333,8 +341,8 @@ export class Log {
       }
       this.#arrangeAll();
       this.#trim(side === "older" ? "newer" : "older");
+      this.#putWaiting();
     });
-    if (side === "newer" && !this.#newer) this.hooks.ended?.();
     this.#onScroll();
   }
 

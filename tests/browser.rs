@@ -58,7 +58,7 @@ async fn the_page_bears_being_offline_and_rolls_over_and_outlives_its_tokens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_messages_come_through_reloads_and_ten_thousand_do_not_jump() {
     let stack = embedded().await;
-    page(&stack, &["bursting", "scrolling"], 17).await;
+    page(&stack, &["bursting", "scrolling"], 20).await;
     stack.stop().await;
 }
 

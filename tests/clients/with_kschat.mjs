@@ -136,6 +136,7 @@ async function losing() {
   const line = await wire(wsUrl);
   const storage = new Storage();
   const b = open(bob);
+  const { now: realNow } = Date;
   let a = open(alice, { url: line.url, storage });
   await a.send(bob, "before");
   line.cut();
@@ -143,6 +144,10 @@ async function losing() {
   const offline = range(5, "offline");
   const answers = offline.map((word) => a.send(bob, word));
   check("what is written offline waits", offline, a.outbox.map(({ text }) => text));
+  Date.now = () => realNow() - 3_600_000;
+  offline.push("set back");
+  answers.push(a.send(bob, "set back"));
+  Date.now = realNow;
   line.mend();
   await Promise.all(answers);
   await eventually("… and is sent in order", ["before", ...offline], () => b.heard);

@@ -279,7 +279,8 @@ async function bursting() {
 
 async function scrolling() {
   const [alice, bob] = [somebody("alice"), somebody("bob")];
-  const a = await open(alice, bob);
+  const line = await wire(page);
+  const a = await open(alice, bob, { at: line.url });
   const kept = await a.evaluate(async ([name, other]) => {
     const { History } = await import("./history.js");
     const history = await History.open(name);
@@ -337,8 +338,20 @@ async function scrolling() {
   await a.click("#jump");
   await eventually("one button leads to it", "are you still there?", async () => (await texts(a)).at(-1));
   await eventually("the newest is in view", false, () => a.locator("#jump").isVisible());
+
+  line.cut();
+  await say(a, "waits");
+  await eventually("one waits to be sent", "waits", async () => (await texts(a)).at(-1));
+  const scroll = (to) => a.evaluate((top) => (document.getElementById("messages").scrollTop = top), to);
+  const isThere = async (to) => {
+    await scroll(to);
+    return (await texts(a)).includes("waits");
+  };
+  await eventually("far up it is not in the page", false, () => isThere(0));
+  await eventually("and at the end it is back", true, () => isThere(1e7));
   await a.home.close();
   await b.home.close();
+  line.close();
 }
 
 async function rolling() {
