@@ -233,6 +233,9 @@ class Vault {
   }
 }
 
+// All but the time of a UUIDv7: a send that was tried twice has it in common, even if the server has forgotten the first try.
+const sendOf = (id) => (id.length === 36 && id[14] === "7" ? id.slice(14) : id);
+
 /** The ids of messages that need not be shown again. Each tab looks at its own: it has to show what others have. */
 class Seen {
   #ids;
@@ -251,19 +254,20 @@ class Seen {
   /** Whether it is the first time. */
   add(id) {
     if (!id) return true;
-    if (this.#ids.has(id)) return false;
-    this.#ids.add(id);
+    const send = sendOf(id);
+    if (this.#ids.has(send)) return false;
+    this.#ids.add(send);
     if (this.#ids.size > MAX_SEEN) this.#ids.delete(this.#ids.values().next().value);
     return true;
   }
 
   forget(id) {
-    this.#ids.delete(id);
+    this.#ids.delete(sendOf(id));
   }
 
   /** The next page need not show it either: not before it was dealt with here. */
   dealt(id) {
-    if (id) this.#dealt.push(id);
+    if (id) this.#dealt.push(sendOf(id));
   }
 
   save() {

@@ -140,16 +140,16 @@ async fn accept(deps: &Deps, connection: &ConnectionId, frame: &SendFrame) -> Re
     let session = session.ok_or(SendError::NoSession)?;
     authorize(&session, frame, now)?;
     check_room(deps, &session, frame).await?;
-    let id = MessageId::from(Uuid::now_v7().to_string());
     match session.version {
         Version::Seed => {
+            let id = MessageId::from(Uuid::now_v7().to_string());
             let message = message(frame, connection, id, now);
             publish(deps, &session.user, &frame.recipient, &message).await?;
             Ok((message, false))
         }
         Version::V2 => {
             let sender = Sender { user: &session.user, connection, has_others: has_others(&connections, connection) };
-            accept_once(deps, &sender, frame, id, now).await
+            accept_once(deps, &sender, frame, now).await
         }
     }
 }
@@ -214,7 +214,6 @@ async fn accept_once(
     deps: &Deps,
     sender: &Sender<'_>,
     frame: &SendFrame,
-    id: MessageId,
     now: Timestamp,
 ) -> Result<(Message, bool), SendError> {
     let rno = frame.rno.as_ref().ok_or(SendError::NoRno)?.to_string();
@@ -223,7 +222,7 @@ async fn accept_once(
         Recipient::User(user) => stable(&[user.as_str().as_bytes(), msg]),
         Recipient::Room(room) => stable(&[b"room", room.as_str().as_bytes(), msg]),
     };
-    let proposal = Claim { id, time: now, digest };
+    let proposal = Claim { id: id_for(sender.user, &rno, now), time: now, digest };
     let claimed = deps.idempotency.claim(sender.user, &rno, &proposal).await.map_err(SendError::Registry)?;
     let (claim, done) = match claimed {
         Claimed::First => (proposal, false),
@@ -239,6 +238,16 @@ async fn accept_once(
         join(settle(deps, sender.user, &rno, &claim), copy(deps, sender, &message)).await;
     }
     Ok((message, done))
+}
+
+/// An id that sorts by time, and whose rest follows from the `rno`: should the registry lose what it knows of a send between
+/// two tries, the receiver still knows them as one ([`MessageId::send`]).
+fn id_for(user: &UserId, rno: &str, now: Timestamp) -> MessageId {
+    // Knuth's multiplier, from the golden ratio: what is taken from the upper end depends on every bit.
+    const MIX: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+    let mixed = stable(&[user.as_str().as_bytes(), rno.as_bytes()]).wrapping_mul(MIX).to_be_bytes();
+    let [rest @ .., _, _, _, _, _, _] = mixed;
+    MessageId::from(uuid::Builder::from_unix_timestamp_millis(now.millis(), &rest).into_uuid().to_string())
 }
 
 /// The message is accepted whether or not this can be noted: a repetition would only publish its id again.

@@ -113,7 +113,7 @@ impl Unacked {
 
     /// Whether that message was pushed before: a send that was tried twice may be in the queue twice.
     pub(crate) fn has(&self, id: &MessageId) -> bool {
-        self.entries.iter().any(|entry| entry.message.id == *id) || self.settled.contains(&short(id))
+        self.entries.iter().any(|entry| entry.message.id.send() == id.send()) || self.settled.contains(&short(id))
     }
 
     /// Notes that those messages are dealt with.
@@ -239,7 +239,7 @@ impl Unacked {
 
 /// Half a hash: enough to tell a few messages of one user apart.
 fn short(id: &MessageId) -> u64 {
-    stable(&[id.as_str().as_bytes()]) as u64
+    stable(&[id.send().as_bytes()]) as u64
 }
 
 /// Acks on their way from the owner of a partition to one user's courier.

@@ -17,7 +17,9 @@ use kschat_core::{
     rooms,
     send::{Deps, Strangers, send},
 };
-use kschat_protocol::{ClientFrame, ConnectionId, Message, RoomId, SendFrame, UserId, Version, dialect::Dialect};
+use kschat_protocol::{
+    ClientFrame, ConnectionId, Message, MessageId, RoomId, SendFrame, UserId, Version, dialect::Dialect,
+};
 
 fn frame(text: &str) -> SendFrame {
     match ClientFrame::parse(text).expect("a frame") {
@@ -203,4 +205,22 @@ async fn who_may_not_be_in_a_room_any_more_does_not_speak_there() {
     assert!(say("lobby", "3").await.contains(r#""ER":0"#), "what is still listed is not touched");
     allow(&["team.*"]).await;
     assert!(say("team.1", "2").await.contains(r#""ER":0"#), "it is still a member");
+}
+
+#[tokio::test]
+async fn a_send_is_known_again_even_when_the_registry_has_lost_what_it_knew_of_it() {
+    let mut scene = Scene::new(Version::V2, vec![], true).await;
+    let text = |rno: &str| format!(r#"{{"uId":"alice","pId":"bob","msg":"hello","rno":"{rno}"}}"#);
+    assert!(scene.send(&text("r1")).await.contains(r#""ER":0"#));
+    scene.deps.idempotency = Arc::new(MemoryRegistry::new(Partitions::default()));
+    scene.clock.set(NOW.plus(Duration::from_secs(2)));
+    for rno in ["r1", "r2"] {
+        assert!(scene.send(&text(rno)).await.contains(r#""ER":0"#));
+    }
+    let ids: Vec<MessageId> = scene.queued().await.into_iter().map(MessageId::from).collect();
+    let [first, again, other] = ids.as_slice() else { panic!("{ids:?}") };
+    assert_ne!(first, again, "it has another time");
+    assert_eq!(first.send(), again.send());
+    assert_ne!(again.send(), other.send());
+    assert!(first < again, "ids sort by time");
 }

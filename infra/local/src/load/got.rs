@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use kschat_protocol::Position;
+use kschat_protocol::{MessageId, Position};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -43,7 +43,7 @@ pub(super) struct Acks {
 impl Seen {
     /// Puts an id in; says whether it was not there.
     pub(super) fn insert(&mut self, id: &str) -> bool {
-        let hash = self.hasher.hash_one(id);
+        let hash = self.hasher.hash_one(MessageId::from(id.to_owned()).send());
         if !self.ids.insert(hash) {
             return false;
         }

@@ -108,7 +108,7 @@ impl Courier<'_> {
     async fn next_here(&mut self, batch: &[Pushed]) -> Result<Option<Read>, End> {
         while let Some(delivery) = self.deliveries.try_next() {
             let Some((delivery, message)) = self.read(delivery).await? else { continue };
-            if batch.iter().all(|pushed| pushed.message.id != message.id) {
+            if batch.iter().all(|pushed| pushed.message.id.send() != message.id.send()) {
                 return Ok(Some((delivery, message)));
             }
             self.ack(&[delivery.tag]).await?;
