@@ -233,8 +233,9 @@ class Vault {
   }
 }
 
-// All but the time of a UUIDv7: a send that was tried twice has it in common, even if the server has forgotten the first try.
-const sendOf = (id) => (id.length === 36 && id[14] === "7" ? id.slice(14) : id);
+// All but the head of a UUIDv7, which tells when it was made: what is left names the send, even one that was tried twice
+// with all memory of the first try lost on the server.
+const sendOf = (id) => (id.length === 36 && id[14] === "7" ? id.slice(19) : id);
 
 /** The ids of messages that need not be shown again. Each tab looks at its own: it has to show what others have. */
 class Seen {

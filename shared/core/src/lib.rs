@@ -26,6 +26,7 @@ pub mod join;
 mod lobby;
 pub mod memory;
 pub mod metrics;
+mod mint;
 mod notices;
 mod partition;
 pub mod ports;

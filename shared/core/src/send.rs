@@ -7,11 +7,11 @@ use kschat_protocol::{
     ConnectionId, Er, Message, MessageId, Recipient, RoomId, SendFrame, SendReply, Status, UserId, Version,
 };
 use tokio::time::{Instant, sleep};
-use uuid::Uuid;
 
 use crate::{
     Clock, Session, Timestamp,
     hash::stable,
+    mint,
     ports::{
         Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, PublishError, Publisher, Queues, Reachable,
         Requested, Unavailable,
@@ -142,7 +142,7 @@ async fn accept(deps: &Deps, connection: &ConnectionId, frame: &SendFrame) -> Re
     check_room(deps, &session, frame).await?;
     match session.version {
         Version::Seed => {
-            let id = MessageId::from(Uuid::now_v7().to_string());
+            let id = mint::fresh();
             let message = message(frame, connection, id, now);
             publish(deps, &session.user, &frame.recipient, &message).await?;
             Ok((message, false))
@@ -222,7 +222,7 @@ async fn accept_once(
         Recipient::User(user) => stable(&[user.as_str().as_bytes(), msg]),
         Recipient::Room(room) => stable(&[b"room", room.as_str().as_bytes(), msg]),
     };
-    let proposal = Claim { id: id_for(sender.user, &rno, now), time: now, digest };
+    let proposal = Claim { id: mint::for_send(sender.user, &rno, now), time: now, digest };
     let claimed = deps.idempotency.claim(sender.user, &rno, &proposal).await.map_err(SendError::Registry)?;
     let (claim, done) = match claimed {
         Claimed::First => (proposal, false),
@@ -238,16 +238,6 @@ async fn accept_once(
         join(settle(deps, sender.user, &rno, &claim), copy(deps, sender, &message)).await;
     }
     Ok((message, done))
-}
-
-/// An id that sorts by time, and whose rest follows from the `rno`: should the registry lose what it knows of a send between
-/// two tries, the receiver still knows them as one ([`MessageId::send`]).
-fn id_for(user: &UserId, rno: &str, now: Timestamp) -> MessageId {
-    // Knuth's multiplier, from the golden ratio: what is taken from the upper end depends on every bit.
-    const MIX: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
-    let mixed = stable(&[user.as_str().as_bytes(), rno.as_bytes()]).wrapping_mul(MIX).to_be_bytes();
-    let [rest @ .., _, _, _, _, _, _] = mixed;
-    MessageId::from(uuid::Builder::from_unix_timestamp_millis(now.millis(), &rest).into_uuid().to_string())
 }
 
 /// The message is accepted whether or not this can be noted: a repetition would only publish its id again.

@@ -170,17 +170,18 @@ impl MessageId {
         &self.0
     }
 
-    /// What names the send that made it: of a UUIDv7, all but the time (its first 14 letters and dashes, RFC 9562). Two ids
-    /// that agree in this are of one send that was tried twice, with all memory of the first try lost in between.
+    /// What names the send that made it: of a UUIDv7, all but the time and a count within it (its first 19 letters and
+    /// dashes, RFC 9562). Two ids that agree in this are of one send that was tried twice, with all memory of the first try
+    /// lost in between.
     #[must_use]
     pub fn send(&self) -> &str {
-        let is_v7 = self.0.len() == 36 && self.0.as_bytes().get(TIME) == Some(&b'7');
-        self.0.get(TIME..).filter(|_| is_v7).unwrap_or(&self.0)
+        let is_v7 = self.0.len() == 36 && self.0.get(14..).is_some_and(|text| text.starts_with('7'));
+        self.0.get(HEAD..).filter(|_| is_v7).unwrap_or(&self.0)
     }
 }
 
-/// How many letters and dashes of a UUIDv7 tell the time.
-const TIME: usize = 14;
+/// How many letters and dashes of a UUIDv7 tell when it was made.
+const HEAD: usize = 19;
 
 impl From<String> for MessageId {
     fn from(text: String) -> Self {
