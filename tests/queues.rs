@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt;
 use kschat::stack::{Options, Stack};
 use kschat_adapters::rabbitmq::{Consuming, Publishing, QueueKind, QueueSettings};
 use kschat_core::{
@@ -21,7 +22,10 @@ use kschat_tests::{
 };
 use lapin::{
     BasicProperties, Channel,
-    options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
+    options::{
+        BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+        QueueDeclareOptions,
+    },
     types::FieldTable,
 };
 use tokio::time::sleep;
@@ -320,4 +324,52 @@ async fn who_is_called_gone_by_mistake_is_cut_off_and_loses_nothing() {
     assert_eq!(bob.closed().await, 1000);
     assert_eq!(connect(&url, &b).await.texts(1).await, ["for one who is not gone"]);
     stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_is_not_opened_before_all_that_a_dead_owner_had_on_loan_is_back() {
+    let services = Services::start().await;
+    let (broker, _) = broker(&services).await;
+    let url = || services.rabbitmq.url().parse().expect("a URL");
+    for kind in [QueueKind::Classic, QueueKind::Quorum] {
+        let queues = QueueSettings { kind, ..QueueSettings::default() };
+        let mailbox = Consuming::new(url(), Partitions::default(), 32, queues);
+        let _ownership = mailbox.ownership();
+        eventually("it is connected", async || mailbox.is_connected()).await;
+        let user = kschat_core::contract::somebody();
+        mailbox.ensure(&user).await.expect("the broker works");
+        let publishing = Publishing::new(url(), Partitions::default(), queues);
+        let texts: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+        for text in &texts {
+            publishing.publish(&user, &message(&user, text)).await.expect("the queue is there");
+        }
+
+        // The lock of the one that has died is free already, this channel of it is not known as dead yet.
+        let dead = broker.create_channel().await.expect("a channel");
+        dead.basic_qos(10, BasicQosOptions::default()).await.expect("a limit");
+        let queue = format!("kschat.user.{}", user.as_str());
+        let consume =
+            dead.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let mut loans = consume.await.expect("a consumer");
+        for _ in 0..10 {
+            loans.next().await.expect("a delivery").expect("a delivery");
+        }
+        let refused = mailbox.open(&user).await.err().expect("it is not free");
+        assert!(format!("{refused:?}").contains("somebody else"), "{refused:?}");
+        assert!(mailbox.is_connected(), "others must not pay for it");
+
+        let ((), opened) = tokio::join!(
+            async {
+                sleep(Duration::from_millis(500)).await;
+                dead.close(200, "dead".into()).await.expect("it closes");
+            },
+            mailbox.open(&user)
+        );
+        let mut deliveries = opened.expect("it is free");
+        for text in &texts {
+            let delivery = deliveries.next().await.expect("a delivery");
+            assert_eq!(Message::from_slice(&delivery.body).expect("a message").msg, *text, "{kind:?}");
+        }
+        deliveries.close().await;
+    }
 }

@@ -55,6 +55,8 @@ pub enum Mistake {
     NeverRepeats,
     /// The lock is released before what is on loan has been given back.
     ReleasesBeforeGivingBack,
+    /// A new owner takes from the queue before the broker has taken back what the last one had on loan.
+    OpensBesideLoans,
     /// A sender that hears nothing takes its message for accepted.
     BelievesWithoutConfirm,
     /// The queue is deleted if it is empty, without having been taken out of the routing first.

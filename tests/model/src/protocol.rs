@@ -3,8 +3,6 @@
 //!
 //! The words are those of `shared/docs/PROTOCOL.md` and `shared/core/src/deliver.rs`.
 
-use std::iter::once;
-
 use crate::{
     faults::{Luck, Mistake},
     ids::{Id, Ids},
@@ -79,6 +77,8 @@ pub struct State {
     routed: Ids,
     queue: Queue,
     pub(crate) ready: Ids,
+    /// On loan to a connection that has ended, until the broker takes it back: the lock may be free sooner.
+    pub(crate) stranded: Ids,
     /// Who has the exclusive consumer.
     pub(crate) owner: Option<u8>,
     pub(crate) consumers: [Consumer; CONSUMERS],
@@ -97,6 +97,7 @@ pub enum Step {
     LoseConfirm(Id),
     LosePublish(Id),
     Land,
+    TakeBack,
     Declare,
     Acquire(usize),
     Open(usize),
@@ -193,9 +194,13 @@ impl Protocol {
             steps.push((Step::Wait(c), state.with_waited(c, true)));
         }
         let may_delete = state.consumers[c].has_waited() || self.is(Mistake::DeletesWithoutUnbinding);
-        if may_delete && (state.ready.is_empty() || self.is(Mistake::DeletesWhatIsFull)) {
+        let is_empty = state.ready.is_empty() && state.stranded.is_empty();
+        if may_delete && (is_empty || self.is(Mistake::DeletesWhatIsFull)) {
             let gone = state.with_waited(c, false);
-            steps.push((Step::Delete(c), State { queue: Queue::Gone, ready: Ids::default(), ..gone }));
+            steps.push((
+                Step::Delete(c),
+                State { queue: Queue::Gone, ready: Ids::default(), stranded: Ids::default(), ..gone },
+            ));
         }
     }
 }
@@ -214,6 +219,13 @@ impl State {
                 self.order = self.order.with(message(copy));
             }
         }
+        self
+    }
+
+    /// What was on loan goes back to where it was.
+    pub(crate) fn requeue(mut self, loans: Ids, protocol: &Protocol) -> Self {
+        let to_the_end = protocol.is(Mistake::GivesBackToTheEnd);
+        self.ready = if to_the_end { self.ready.then(loans) } else { loans.then(self.ready) };
         self
     }
 
@@ -237,7 +249,7 @@ impl State {
     /// Whether the broker still has it.
     fn is_kept(&self, id: Id) -> bool {
         let loans = self.consumers.iter().filter(|consumer| consumer.is_linked()).map(Consumer::loans);
-        let mut places = loans.chain(once(self.ready)).chain(once(self.routed));
+        let mut places = loans.chain([self.stranded, self.ready, self.routed]);
         places.any(|copies| copies.iter().any(|copy| message(copy) == id))
     }
 }
@@ -254,6 +266,10 @@ impl Model for Protocol {
     fn steps(&self, state: &State) -> Steps {
         let mut steps = Vec::new();
         self.senders(state, &mut steps);
+        if !state.stranded.is_empty() {
+            let taken_back = state.requeue(state.stranded, self);
+            steps.push((Step::TakeBack, State { stranded: Ids::default(), ..taken_back }));
+        }
         (0..CONSUMERS).for_each(|c| self.consumer(state, c, &mut steps));
         (0..self.devices).for_each(|d| self.device(state, d, &mut steps));
         steps
@@ -264,7 +280,7 @@ impl Model for Protocol {
         let mut accepted = (1..=state.sent).filter(|id| !state.unheard.has(*id));
         if state.wrong.is_some() {
             state.wrong
-        } else if lenders.count() > 1 {
+        } else if lenders.count() + usize::from(!state.stranded.is_empty()) > 1 {
             Some("two consumers have loans from one queue")
         } else if accepted.any(|id| !state.is_shown(id) && !state.is_kept(id)) {
             Some("a message was accepted, no device has shown it, and it is gone")
@@ -275,7 +291,7 @@ impl Model for Protocol {
 
     fn is_done(&self, state: &State) -> bool {
         let on_loan = state.consumers.iter().any(|one| one.is_linked() && !one.loans().is_empty());
-        let waits = [state.unheard, state.routed, state.ready].iter().any(|ids| !ids.is_empty());
+        let waits = [state.unheard, state.routed, state.stranded, state.ready].iter().any(|ids| !ids.is_empty());
         state.sent == self.messages && !on_loan && !waits && (1..=self.messages).all(|id| state.is_shown(id))
     }
 

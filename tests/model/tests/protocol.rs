@@ -109,7 +109,7 @@ fn the_search_finds_every_mistake() {
     let lost = "a message was accepted, no device has shown it, and it is gone";
     let twice = "a device shows a message twice";
     let disordered = "a device shows a message in the wrong place";
-    let luck = Luck { unconfirmed: 1, handed_over: 1, swallowed: 1, ..NONE };
+    let luck = Luck { unconfirmed: 1, handed_over: 1, swallowed: 1, killed: 1, ..NONE };
     for (mistake, wrong) in [
         (Mistake::TakenIsDelivered, lost),
         (Mistake::NamesNoPredecessor, disordered),
@@ -118,6 +118,7 @@ fn the_search_finds_every_mistake() {
         (Mistake::AcksWhatItLetsPass, lost),
         (Mistake::NeverRepeats, "from here there is no way to the end"),
         (Mistake::ReleasesBeforeGivingBack, "two consumers have loans from one queue"),
+        (Mistake::OpensBesideLoans, "two consumers have loans from one queue"),
         (Mistake::BelievesWithoutConfirm, lost),
     ] {
         assert_eq!(fails(Protocol { luck, mistake: Some(mistake), ..SMALL }).wrong, wrong, "{mistake:?}");

@@ -1,7 +1,7 @@
 //! The consumer's side: many users' queues, taken from over one connection.
 //!
 //! The connection is the one that holds the partitions' locks (see [`super::ownership`]): if it goes, the
-//! locks and all that was on loan go back together.
+//! locks and all that was on loan go back, within a moment of one another.
 
 use std::{
     sync::{
@@ -48,6 +48,9 @@ const CONSUMERS_A_CHANNEL: usize = 1_000;
 
 /// How long the broker may take to do one thing before its connection counts as dead.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the broker may take to find out all that a dead owner had on loan.
+const FORMER_OWNER: Duration = Duration::from_secs(3);
 
 /// One consumer process's access to the broker.
 #[derive(Clone, Debug)]
@@ -177,9 +180,14 @@ impl Link {
         Ok(channel)
     }
 
-    async fn open_queue(self: Arc<Self>, user: &UserId, settings: &QueueSettings) -> Result<OpenQueue, lapin::Error> {
+    async fn open_queue(self: Arc<Self>, user: &UserId, settings: &QueueSettings) -> Result<OpenQueue, BoxError> {
         // A consume on a queue that is not there would close the channel with every other user's consumer.
-        self.queues.ensure(&self.connection, user, settings).await?;
+        if self.queues.ensure(&self.connection, user, settings).await? > 0 {
+            // A partition is free as soon as the channel of its lock has ended, which may be sooner than the channels of
+            // the same dead owner over which messages are on loan.
+            let free = timeout(FORMER_OWNER, self.queues.wait_until_given_back(&self.connection, user)).await;
+            free.map_err(|_| "somebody else takes from it")??;
+        }
         let (channel, seat) = match settings.kind {
             QueueKind::Classic => self.seat().await?,
             // It goes back with its channel: see `give_back_with_the_channel`.
@@ -252,7 +260,8 @@ impl Mailbox for Consuming {
         const ACTION: &str = "make a queue";
         let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
         let made = timeout(PATIENCE, link.queues.ensure(&link.connection, user, &self.queues)).await;
-        made.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))
+        made.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))?;
+        Ok(())
     }
 
     async fn bind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {

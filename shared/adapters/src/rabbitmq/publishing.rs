@@ -378,7 +378,7 @@ impl Publishing {
             let user = user.clone();
             async move { Ok(link.queues.ensure(&link.connection, &user, &self.queues).await?) }
         });
-        made.await.map_err(|failure| unavailable("declare a queue", failure.source))
+        made.await.map(drop).map_err(|failure| unavailable("declare a queue", failure.source))
     }
 
     async fn has_owner(&self, user: &UserId) -> Result<bool, Unavailable> {

@@ -26,7 +26,7 @@ use super::{
 /// How often a declaration is tried that others on the same channel may have spoiled.
 const TRIES: u32 = 3;
 
-/// How often a quorum queue is looked at that is about to take messages back.
+/// How often a queue is looked at that is about to take messages back.
 const GLANCE: Duration = Duration::from_millis(10);
 
 /// How long a message may take from the routing to its queue: microseconds within a node, more within a cluster.
@@ -106,24 +106,28 @@ pub(super) struct UserQueues {
 }
 
 impl UserQueues {
-    /// Makes sure that a user's queue is there. One that was made with other settings is taken as it is: it is made
-    /// anew once it has been empty while its user was away.
+    /// Makes sure that a user's queue is there; says how many consumers it has. One that was made with other settings is
+    /// taken as it is: it is made anew once it has been empty while its user was away.
     pub(super) async fn ensure(
         &self,
         connection: &Connection,
         user: &UserId,
         settings: &QueueSettings,
-    ) -> Result<(), lapin::Error> {
+    ) -> Result<u32, lapin::Error> {
         let mut tries = 1;
         loop {
             let channel = reopened(connection, &mut *self.declares.lock().await).await?;
-            let Err(error) = declare_user(&channel, user, settings).await else { return Ok(()) };
+            let error = match declare_user(&channel, user, settings).await {
+                Ok(consumers) => return Ok(consumers),
+                Err(error) => error,
+            };
             // The refusal may be our neighbour's: all that was under way on the channel hears it.
             let own = connection.create_channel().await?;
             match adopt_user(&own, user).await {
-                Ok(()) => {
+                Ok(consumers) => {
                     tracing::debug!("a queue with other settings is used as it is");
-                    return own.close(200, "done".into()).await;
+                    own.close(200, "done".into()).await?;
+                    return Ok(consumers);
                 }
                 Err(missing) if code(&missing) == Some(NOT_FOUND) && tries < TRIES => tries += 1,
                 Err(_) => return Err(error),
@@ -166,8 +170,11 @@ impl UserQueues {
         Ok(kept)
     }
 
-    /// Waits until a quorum queue has no consumer: one whose channel is closed counts until all that it had on loan is back.
-    /// The nodes agree on that behind our back, and whoever opens the queue sooner is given the later messages first.
+    /// Waits until a queue has no consumer: one whose channel has ended counts until all that it had on loan is back. Whoever
+    /// opens the queue sooner is given the later messages first.
+    ///
+    /// Source: RabbitMQ, `rabbit_amqqueue_process:handle_ch_down`, which drops a consumer and requeues its loans in one step;
+    /// of quorum queues, tried on RabbitMQ 3.10.
     pub(super) async fn wait_until_given_back(
         &self,
         connection: &Connection,

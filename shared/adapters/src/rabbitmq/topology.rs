@@ -158,21 +158,22 @@ pub(super) async fn declare_partitions(channel: &Channel, partitions: Partitions
     Ok(())
 }
 
-/// Makes sure that a user's queue exists and gets what is sent to the user.
+/// Makes sure that a user's queue exists and gets what is sent to the user; says how many consumers it has.
 pub(super) async fn declare_user(
     channel: &Channel,
     user: &UserId,
     settings: &QueueSettings,
-) -> Result<(), lapin::Error> {
+) -> Result<u32, lapin::Error> {
     let declare = channel.queue_declare(user_queue(user), QueueDeclareOptions::durable(), user_arguments(settings));
-    try_join(declare, bind_user(channel, user)).await?;
-    Ok(())
+    let (queue, ()) = try_join(declare, bind_user(channel, user)).await?;
+    Ok(queue.consumer_count())
 }
 
-/// Takes a user's queue as it is; an error if there is none.
-pub(super) async fn adopt_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
-    look_at(channel, user_queue(user)).await?;
-    bind_user(channel, user).await
+/// Takes a user's queue as it is, and says how many consumers it has; an error if there is none.
+pub(super) async fn adopt_user(channel: &Channel, user: &UserId) -> Result<u32, lapin::Error> {
+    let (_, consumers) = look_at(channel, user_queue(user)).await?;
+    bind_user(channel, user).await?;
+    Ok(consumers)
 }
 
 async fn bind_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {

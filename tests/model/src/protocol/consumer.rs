@@ -122,23 +122,22 @@ impl State {
         self.with_consumer(c, Consumer { courier: Some(courier), ..self.consumers[c] })
     }
 
-    /// What was on loan goes back to where it was.
-    fn give_back(mut self, c: usize, protocol: &Protocol) -> Self {
+    /// The courier ends, and gives back what it had on loan.
+    fn give_back(self, c: usize, protocol: &Protocol) -> Self {
         let consumer = self.consumers[c];
-        if consumer.is_linked {
-            let (loans, ready) = (consumer.loans(), self.ready);
-            let to_the_end = protocol.is(Mistake::GivesBackToTheEnd);
-            self.ready = if to_the_end { ready.then(loans) } else { loans.then(ready) };
-        }
-        self.consumers[c].courier = None;
-        self
+        let mut next = if consumer.is_linked { self.requeue(consumer.loans(), protocol) } else { self };
+        next.consumers[c].courier = None;
+        next
     }
 
-    /// The broker gives up a consumer's connection: the lock and the loans fall together. What the consumer itself
+    /// The broker gives up a consumer's connection: the lock falls, the loans a little later. What the consumer itself
     /// thinks does not change.
-    fn cut_off(self, c: usize, protocol: &Protocol) -> Self {
-        let mut next = self.give_back(c, protocol);
-        next.consumers[c] = Consumer { is_linked: false, ..self.consumers[c] };
+    fn cut_off(self, c: usize) -> Self {
+        let consumer = self.consumers[c];
+        let mut next = self.with_consumer(c, Consumer { is_linked: false, ..consumer });
+        if consumer.is_linked {
+            next.stranded = self.stranded.then(consumer.loans());
+        }
         next.owner = self.owner.filter(|owner| usize::from(*owner) != c);
         next
     }
@@ -153,7 +152,8 @@ impl Protocol {
         let consumer = state.consumers[c];
         match consumer.courier {
             None if state.is_owner(c) => {
-                if state.is_online() {
+                let is_free = state.stranded.is_empty() || self.is(Mistake::OpensBesideLoans);
+                if state.is_online() && is_free {
                     let courier = Courier::default().joined_by(state, false);
                     steps.push((Step::Open(c), state.with_queue(c).with_courier(c, courier)));
                 }
@@ -171,7 +171,7 @@ impl Protocol {
         if consumer.is_linked
             && let Some(luck) = state.luck.killed()
         {
-            let killed = state.cut_off(c, self).with_consumer(c, Consumer::default());
+            let killed = state.cut_off(c).with_consumer(c, Consumer::default());
             steps.push((Step::Kill(c), State { luck, ..killed }));
         }
     }
@@ -204,7 +204,7 @@ impl Protocol {
                 steps.push((Step::Freeze(c), State { luck, ..state.with_consumer(c, frozen) }));
             }
             if let (true, Some(luck)) = (consumer.is_linked, state.luck.cut_off()) {
-                steps.push((Step::CutOff(c), State { luck, ..state.cut_off(c, self) }));
+                steps.push((Step::CutOff(c), State { luck, ..state.cut_off(c) }));
             }
             return;
         }
@@ -212,7 +212,7 @@ impl Protocol {
         steps.push((Step::Thaw(c), state.with_consumer(c, thawed)));
         if consumer.is_linked {
             // No heartbeat. When it thaws, it sees by its lease that it was away.
-            let mut next = state.cut_off(c, self);
+            let mut next = state.cut_off(c);
             next.consumers[c].is_leased = self.is(Mistake::NeverLooksAtTheLease);
             steps.push((Step::CutOff(c), next));
         }
