@@ -28,7 +28,7 @@ use lapin::{
 };
 use tokio::{
     sync::Mutex,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -48,6 +48,9 @@ const CONSUMERS_A_CHANNEL: usize = 1_000;
 
 /// How long the broker may take to do one thing before its connection counts as dead.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a connection is looked at that is about to end.
+const CLOSED: Duration = Duration::from_millis(20);
 
 /// How long the broker may take to find out all that a dead owner had on loan.
 const FORMER_OWNER: Duration = Duration::from_secs(3);
@@ -157,6 +160,18 @@ impl Link {
 
     pub(super) fn is_up(&self) -> bool {
         self.lease.is_valid() && self.connection.status().connected()
+    }
+
+    /// Waits until the connection has ended, and the loans with it. Whoever has stopped to consume and has loans left is no
+    /// consumer of the queue any more, so nobody else could tell: the lock must not be let go before that.
+    async fn until_closed(&self) {
+        let closed = async {
+            while self.connection.status().connected() {
+                sleep(CLOSED).await;
+            }
+        };
+        // Beyond that the broker finds it dead by its heartbeats.
+        let _ = timeout(PATIENCE * 2, closed).await;
     }
 
     /// A channel with room for one more consumer, and the seat on it.
@@ -421,6 +436,7 @@ impl Deliveries for OpenQueue {
             // Loans that can't be given back one by one go back with their connection.
             tracing::warn!("a user's queue can't be closed in good order; reconnecting");
             self.link.lease.end();
+            self.link.until_closed().await;
         }
     }
 }
