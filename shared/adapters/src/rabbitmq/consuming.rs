@@ -35,7 +35,7 @@ use super::{
     BrokerUrl, PartitionOwnership, QueueKind, QueueSettings,
     dead::DeadLetters,
     notices::with_notice,
-    queues::{UserQueues, reopened},
+    queues::{GLANCE, UserQueues, reopened},
     topology::{control_queue, declare_partitions, declare_shared, user_queue},
     traces::{trace_of, via_of},
     unavailable,
@@ -48,9 +48,6 @@ const CONSUMERS_A_CHANNEL: usize = 1_000;
 
 /// How long the broker may take to do one thing before its connection counts as dead.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often a connection is looked at that is about to end.
-const CLOSED: Duration = Duration::from_millis(20);
 
 /// How long the broker may take to find out all that a dead owner had on loan.
 const FORMER_OWNER: Duration = Duration::from_secs(3);
@@ -167,7 +164,7 @@ impl Link {
     async fn until_closed(&self) {
         let closed = async {
             while self.connection.status().connected() {
-                sleep(CLOSED).await;
+                sleep(GLANCE).await;
             }
         };
         // Beyond that the broker finds it dead by its heartbeats.
