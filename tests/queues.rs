@@ -4,6 +4,7 @@
 
 use std::{
     num::NonZero,
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -11,9 +12,9 @@ use futures_util::StreamExt;
 use kschat::stack::{Options, Stack};
 use kschat_adapters::rabbitmq::{Consuming, Publishing, QueueKind, QueueSettings};
 use kschat_core::{
-    Partitions,
+    Partition, Partitions,
     contract::message,
-    ports::{Mailbox, Publisher, Retired},
+    ports::{Deliveries, Mailbox, Ownership, OwnershipEvent, Publisher, Retired},
 };
 use kschat_protocol::{Message, UserId};
 use kschat_tests::{
@@ -254,16 +255,15 @@ const BURST: usize = 100_000;
 const SIZE: usize = 1_000;
 const MEMORY: u64 = 40 * 1024 * 1024;
 
-/// Writes all but the first message to a user's queue, as any service could.
-async fn burst(services: &Services, user: &str) {
+/// Writes numbered messages to a user's queue, as any service could.
+async fn burst(services: &Services, id: &UserId, numbers: Range<usize>, size: usize) {
     let (_broker, channel) = broker(services).await;
     channel.confirm_select(ConfirmSelectOptions::default()).await.expect("it confirms");
-    let id = UserId::try_from(user).expect("a valid user");
     let properties = BasicProperties::default().with_delivery_mode(2);
     let mut confirms = std::collections::VecDeque::new();
-    for n in 1..BURST {
-        let text = format!("{n} {}", "x".repeat(SIZE));
-        let (key, body) = (format!("ks_{user}"), message(&id, &text).to_vec());
+    for n in numbers {
+        let text = format!("{n} {}", "x".repeat(size));
+        let (key, body) = (format!("ks_{}", id.as_str()), message(id, &text).to_vec());
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let sent = channel.basic_publish("kschat.direct".into(), key.into(), options, &body, properties.clone());
         confirms.push_back(sent.await.expect("it is sent"));
@@ -275,6 +275,11 @@ async fn burst(services: &Services, user: &str) {
     for confirm in confirms {
         assert!(confirm.await.expect("it is confirmed").is_ack());
     }
+}
+
+/// The number that such a message begins with.
+fn number_of(text: &str) -> usize {
+    text.split(' ').next().expect("a word").parse().expect("a number")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,15 +294,14 @@ async fn a_burst_of_a_hundred_thousand_messages_to_one_user_comes_in_order_and_i
     let mut alice = connect(&stack.websocket_url(), &a).await;
     // The first one makes the queue.
     assert_eq!(alice.send(&b, "0 first").await["ER"], 0);
-    burst(&services, &b).await;
+    burst(&services, &UserId::try_from(b.as_str()).expect("a valid user"), 1..BURST, SIZE).await;
     let before = consumer.process.resident_bytes();
     let mut bob = connect(&stack.websocket_url(), &b).await;
     let (mut next, mut most) = (0, 0);
     while next < BURST {
         let items = bob.items().await;
         for item in &items {
-            let text = item["msg"].as_str().expect("text");
-            let number: usize = text.split(' ').next().expect("a word").parse().expect("a number");
+            let number = number_of(item["msg"].as_str().expect("text"));
             // What comes again has come before; nothing is left out.
             assert!(number <= next, "{number} came where {next} is due");
             next = next.max(number + 1);
@@ -371,5 +375,89 @@ async fn a_queue_is_not_opened_before_all_that_a_dead_owner_had_on_loan_is_back(
             assert_eq!(Message::from_slice(&delivery.body).expect("a message").msg, *text, "{kind:?}");
         }
         deliveries.close().await;
+    }
+}
+
+/// How many messages of a user and of an earlier one are on loan over one channel. For each of the user's that is given back
+/// the broker goes through all the earlier ones, which keeps it busy for longer than anybody waits for a queue to be closed.
+const LOANS: usize = 4_000;
+const EARLIER_LOANS: usize = 50_000;
+
+/// Waits until a partition is acquired.
+async fn acquired(ownership: &mut impl Ownership) -> Partition {
+    loop {
+        if let OwnershipEvent::Acquired(partition) = ownership.next().await {
+            return partition;
+        }
+    }
+}
+
+/// Waits until a partition is asked for.
+async fn asked(ownership: &mut impl Ownership) -> Partition {
+    loop {
+        if let OwnershipEvent::Asked(partition) = ownership.next().await {
+            return partition;
+        }
+    }
+}
+
+/// Opens a queue as soon as it is free.
+async fn open(mailbox: &Consuming, user: &UserId) -> Box<dyn Deliveries> {
+    let mut opened = None;
+    eventually("the queue is free", async || {
+        opened = mailbox.open(user).await.ok();
+        opened.is_some()
+    })
+    .await;
+    opened.expect("it is open")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_is_kept_until_a_busy_broker_has_taken_back_what_is_on_loan() {
+    let services = Services::start().await;
+    let partitions = Partitions::new(2).expect("a number of partitions");
+    let consuming = || {
+        let url = services.rabbitmq.url().parse().expect("a URL");
+        Consuming::new(url, partitions, u16::try_from(EARLIER_LOANS).expect("a prefetch"), QueueSettings::default())
+    };
+    let (former, successor) = (consuming(), consuming());
+    let mut owner = former.ownership();
+    for _ in partitions.all() {
+        acquired(&mut owner).await;
+    }
+    let mut other = successor.ownership();
+    // With two of them, each has one.
+    let asked = asked(&mut owner).await;
+    let user = std::iter::repeat_with(kschat_core::contract::somebody).find(|user| partitions.of(user) == asked);
+    let (user, neighbour) = (user.expect("there is no end of users"), kschat_core::contract::somebody());
+
+    let mut open_queues = Vec::new();
+    for (user, loans) in [(&neighbour, EARLIER_LOANS), (&user, LOANS)] {
+        former.ensure(user).await.expect("the broker works");
+        burst(&services, user, 0..loans, 0).await;
+        let mut deliveries = former.open(user).await.expect("it is free");
+        for _ in 0..loans {
+            deliveries.next().await.expect("a delivery");
+        }
+        open_queues.push(deliveries);
+    }
+    let began = Instant::now();
+    open_queues.pop().expect("there are two").close().await;
+    assert!(began.elapsed() > Duration::from_secs(4), "the broker was not busy enough: this would prove nothing");
+    burst(&services, &user, LOANS..LOANS + 10, 0).await;
+    owner.release(asked).await;
+
+    let mut deliveries = loop {
+        let (partition, mailbox) = tokio::select! {
+            partition = acquired(&mut owner) => (partition, &former),
+            partition = acquired(&mut other) => (partition, &successor),
+        };
+        if partition == asked {
+            break open(mailbox, &user).await;
+        }
+    };
+    for number in 0..LOANS + 10 {
+        let delivery = deliveries.next().await.expect("a delivery");
+        assert_eq!(number_of(&Message::from_slice(&delivery.body).expect("a message").msg), number);
     }
 }

@@ -32,7 +32,7 @@ use tokio::{
 
 use super::{
     Consuming,
-    consuming::{Link, PATIENCE},
+    consuming::{FAREWELL, Link, PATIENCE},
     notices::notice_of,
     topology::{ACK, AGAIN, MEMBERS, NOTICE, REPLY, WANTED, control_queue, look_at},
     without_names,
@@ -93,7 +93,7 @@ impl Ownership for PartitionOwnership {
         // From here on nobody listens, and the keeper must not wait for somebody who does.
         self.events.close();
         let _ = self.orders.send(Order::Resign);
-        if timeout(PATIENCE, &mut self.keeper).await.is_err() {
+        if timeout(FAREWELL, &mut self.keeper).await.is_err() {
             self.keeper.abort();
         }
     }
@@ -171,6 +171,8 @@ struct Term<'a> {
 /// A partition that is ours while this exists.
 struct Lock {
     channel: Channel,
+    /// What holds the lock: lapin cancels a consumer that nobody has any more.
+    _consumer: Consumer,
     pokes: AbortHandle,
 }
 
@@ -256,8 +258,9 @@ impl Term<'_> {
             self.verify(partition).await?;
         }
         self.tell(OwnershipEvent::Acquired(partition)).await;
+        let consumer = pokes.clone();
         let forward = tokio::spawn(forward(partition, pokes, self.events.clone(), self.lost_in.clone()));
-        self.locks.insert(partition, Lock { channel, pokes: forward.abort_handle() });
+        self.locks.insert(partition, Lock { channel, _consumer: consumer, pokes: forward.abort_handle() });
         tracing::info!(%partition, owned = self.locks.len(), "partition acquired");
         Ok(true)
     }
@@ -273,6 +276,10 @@ impl Term<'_> {
     }
 
     async fn release(&mut self, partition: Partition) {
+        // What could not be given back goes back before the locks do, when the connection is closed.
+        if !self.link.lease.is_valid() {
+            return;
+        }
         // An order from before a reconnect is not about the lock that we hold now.
         if !self.asked.remove(&partition) {
             return;
@@ -301,12 +308,14 @@ impl Term<'_> {
     async fn close(&mut self) {
         self.link.lease.end();
         metrics::PARTITIONS_OWNED.set(0);
-        for (partition, lock) in self.locks.drain() {
+        for (partition, lock) in &self.locks {
             lock.pokes.abort();
-            let _ = self.events.send(OwnershipEvent::Lost(partition)).await;
+            let _ = self.events.send(OwnershipEvent::Lost(*partition)).await;
         }
         // If it can't be closed in good order, the broker will find it dead.
-        let _ = timeout(PATIENCE, self.link.connection.close(200, "done".into())).await;
+        let _ = timeout(FAREWELL, self.link.close()).await;
+        // Not sooner, as a lock that is dropped is free.
+        self.locks.clear();
     }
 }
 

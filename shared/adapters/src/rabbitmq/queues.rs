@@ -26,8 +26,8 @@ use super::{
 /// How often a declaration is tried that others on the same channel may have spoiled.
 const TRIES: u32 = 3;
 
-/// How often a queue is looked at that is about to take messages back, or a connection that is about to end.
-pub(super) const GLANCE: Duration = Duration::from_millis(10);
+/// How often a queue is looked at that is about to take messages back.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// How long a message may take from the routing to its queue: microseconds within a node, more within a cluster.
 const ARRIVAL: Duration = Duration::from_secs(1);
