@@ -114,8 +114,6 @@ pub struct Control {
 pub enum Order {
     /// Connect anew.
     Reconnect,
-    /// The connection is closed; connect anew, but not before the time.
-    Kick,
 }
 
 #[derive(Serialize)]
@@ -134,7 +132,7 @@ impl Control {
     /// The user went on in spite of refusals: handshakes are refused for so many milliseconds.
     #[must_use]
     pub const fn blocked(after: u64) -> Self {
-        Self { er: Er::RateLimited, order: Order::Kick, after, why: "too many requests" }
+        Self { er: Er::RateLimited, order: Order::Reconnect, after, why: "too many requests" }
     }
 
     /// The frame as text.

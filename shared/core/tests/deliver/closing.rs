@@ -21,7 +21,7 @@ async fn blocked_user_is_told_and_disconnected_everywhere() {
     scene.quiet().await;
     scene.signals.closing.put(None);
     assert_eq!(courier.await.expect("it does not panic"), End::Offline);
-    let told = r#"{"event":"RESPCTRL","RC":1,"ER":9,"OP":"kick","AFTER":60000,"WHY":"too many requests"}"#;
+    let told = r#"{"event":"RESPCTRL","RC":1,"ER":9,"OP":"reconnect","AFTER":60000,"WHY":"too many requests"}"#;
     for id in [&seed, &device] {
         assert_eq!(scene.frames(id), [told]);
         assert!(scene.edge.closed.lock().expect("no test panics here").contains(id));
