@@ -252,8 +252,9 @@ async fn quorum_queues_keep_everything_in_order_when_a_consumer_is_killed() {
 /// How many messages wait for one user, of what size, and how much more memory the consumer may hold meanwhile: a small
 /// part of them.
 const BURST: usize = 100_000;
-const SIZE: usize = 1_000;
-const MEMORY: u64 = 40 * 1024 * 1024;
+/// All of them together fit into a queue (`QUEUE_MAX_BYTES`).
+const SIZE: usize = 400;
+const MEMORY: u64 = 20 * 1024 * 1024;
 
 /// Writes numbered messages to a user's queue, as any service could.
 async fn burst(services: &Services, id: &UserId, numbers: Range<usize>, size: usize) {

@@ -29,6 +29,10 @@ impl ConnectionsApi for NoEdge {
     async fn close(&self, _connection: &ConnectionId) -> Result<(), Unavailable> {
         Ok(())
     }
+
+    async fn is_open(&self, _connection: &ConnectionId) -> Result<bool, Unavailable> {
+        Ok(false)
+    }
 }
 
 #[tokio::test(start_paused = true)]

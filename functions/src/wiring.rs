@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use kschat_adapters::{
     config::{
-        Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, jwt, limits, queues, requires_token, room_policy,
+        Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, connects, jwt, limits, queues, requires_token,
+        room_policy,
     },
     rabbitmq::{Publishing, QueueSettings},
     redis::RedisRegistry,
@@ -24,9 +25,8 @@ fn registry(backends: Backends, window: Duration) -> RedisRegistry {
 pub(crate) fn connect(env: &mut Environment) -> Option<connect::Deps> {
     let (backends, queues, verifier) = (Backends::read(env), queues(env), jwt(env));
     let (backends, verifier) = (backends?, Arc::new(verifier?));
-    let queues = queues?;
-    let (limits, requires_token) = (limits(env, &queues), requires_token(env));
-    let broker = publishing(&backends, queues);
+    let (rate, requires_token) = (connects(env), requires_token(env));
+    let broker = publishing(&backends, queues?);
     Some(connect::Deps {
         verifier,
         registry: Arc::new(registry(backends, DEFAULT_RNO_WINDOW)),
@@ -34,7 +34,7 @@ pub(crate) fn connect(env: &mut Environment) -> Option<connect::Deps> {
         pokes: broker.clone(),
         supervision: broker,
         clock: Arc::new(SystemClock),
-        limits: limits?,
+        rate: rate?,
         requires_token: requires_token?,
     })
 }
@@ -97,7 +97,7 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
             pokes: broker.clone(),
             supervision: broker.clone(),
             clock,
-            limits,
+            rate: limits.connects,
             requires_token,
         },
         replies: broker.clone(),

@@ -209,7 +209,7 @@ impl Parts {
             pokes: self.pokes.clone(),
             supervision: self.supervision.clone(),
             clock: clock.clone(),
-            limits: options.limits,
+            rate: options.limits.connects,
             requires_token: false,
         };
         let rooms = rooms::Deps {

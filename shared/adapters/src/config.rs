@@ -18,10 +18,14 @@
 //! | `QUEUE_MAX_MESSAGES` | connect, send, consumer: messages that wait for one user at most | 100000 |
 //! | `QUEUE_MAX_BYTES` | connect, send, consumer: bytes of messages that wait for one user at most | 67108864 |
 //! | `SENDER_SHARE` | send: hundredths of that which may come from one sender, or `off` | 25 |
-//! | `SEND_RATE`, `SEND_BURST` | send: messages of one user a second, or `off`, and at once | 50, 200 |
-//! | `ACK_RATE`, `ACK_BURST` | send: acks | 200, 1000 |
-//! | `REQUEST_RATE`, `REQUEST_BURST` | send: everything else that a user asks for | 20, 300 |
-//! | `CONNECT_RATE`, `CONNECT_BURST` | connect, send: handshakes | 2, 120 |
+//! | `SEND_RATE` | send: messages of one user a second, or `off` | 50 |
+//! | `SEND_BURST` | send: the same at once | 200 |
+//! | `ACK_RATE` | send: acks of one user a second, or `off` | 200 |
+//! | `ACK_BURST` | send: the same at once | 1000 |
+//! | `REQUEST_RATE` | send: everything else that a user asks for in a second, or `off` | 20 |
+//! | `REQUEST_BURST` | send: the same at once | 300 |
+//! | `CONNECT_RATE` | connect, send: handshakes of one user a second, or `off` | 2 |
+//! | `CONNECT_BURST` | connect, send: the same at once | 120 |
 //! | `NEW_RECIPIENTS` | send: users an hour to whom a user writes for the first time, or `off` | 100 |
 //! | `HANDSHAKE_TOKEN` | connect, send: `required`, or `optional` for Socket.IO clients that bring it later | `optional` |
 //! | `RNO_WINDOW` | send: seconds for which an `rno` is remembered | 86400 |
@@ -322,10 +326,10 @@ pub fn queues(env: &mut Environment) -> Option<QueueSettings> {
 /// `NEW_RECIPIENTS`, and `SENDER_SHARE` of queues as they are set.
 pub fn limits(env: &mut Environment, queues: &QueueSettings) -> Option<Limits> {
     let default = Limits::default();
-    let sends = rate(env, "SEND", default.sends);
-    let acks = rate(env, "ACK", default.acks);
-    let requests = rate(env, "REQUEST", default.requests);
-    let connects = rate(env, "CONNECT", default.connects);
+    let sends = rate(env, ["SEND_RATE", "SEND_BURST"], default.sends);
+    let acks = rate(env, ["ACK_RATE", "ACK_BURST"], default.acks);
+    let requests = rate(env, ["REQUEST_RATE", "REQUEST_BURST"], default.requests);
+    let connects = connects(env);
     let hour = Duration::from_secs(60 * 60);
     let new_recipients = count(env, "NEW_RECIPIENTS", 100, u32::MAX);
     let share = count(env, "SENDER_SHARE", 25, 100);
@@ -337,19 +341,19 @@ pub fn limits(env: &mut Environment, queues: &QueueSettings) -> Option<Limits> {
     Some(Limits { sends: sends?, acks: acks?, requests: requests?, connects: connects?, new_recipients, share })
 }
 
-/// So many a second; `Some(None)` for `off`.
-fn rate(env: &mut Environment, name: &str, default: Option<Rate>) -> Option<Option<Rate>> {
+/// Reads how often a user may connect: `CONNECT_RATE` and `CONNECT_BURST`; nothing inside is no limit.
+pub fn connects(env: &mut Environment) -> Option<Option<Rate>> {
+    rate(env, ["CONNECT_RATE", "CONNECT_BURST"], Limits::default().connects)
+}
+
+/// So many a second, and so many at once; `Some(None)` for `off`.
+fn rate(env: &mut Environment, [rate, at_once]: [&str; 2], default: Option<Rate>) -> Option<Option<Rate>> {
     let default = default.unwrap_or(Rate::new(1, Duration::from_secs(1), 1));
     let usual = (1.0 / default.interval.as_secs_f64()).round() as u32;
-    let per_second = count(env, &format!("{name}_RATE"), usual, u32::MAX);
-    let burst = env.number(&format!("{name}_BURST"), default.burst.max(1), "from 1");
-    let burst = burst.filter(|burst| {
-        if *burst == 0 {
-            env.problem(&format!("{name}_BURST"), "must be a whole number from 1");
-        }
-        *burst > 0
-    });
-    let (per_second, burst) = (per_second?, burst?);
+    let per_second = count(env, rate, usual, u32::MAX);
+    let burst = NonZero::new(default.burst).unwrap_or(NonZero::<u32>::MIN);
+    let burst = env.number(at_once, burst, "from 1 to 4294967295");
+    let (per_second, burst) = (per_second?, burst?.get());
     Some(per_second.map(|count| Rate::new(count, Duration::from_secs(1), burst)))
 }
 

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::{
     Clock, Session, join,
-    limits::{Limits, Rate},
+    limits::Rate,
     ports::{
         Admission, ConnectionRegistry, Created, Pokes, Queues, Supervision, TokenError, TokenVerifier, Unavailable,
     },
@@ -37,8 +37,8 @@ pub struct Deps {
     pub supervision: Arc<dyn Supervision>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
-    /// How much one user may do.
-    pub limits: Limits,
+    /// How often a user may connect.
+    pub rate: Option<Rate>,
     /// Whether a handshake without a token is refused, also of clients that could bring it later.
     pub requires_token: bool,
 }
@@ -122,7 +122,7 @@ pub(crate) async fn register(
     session: &Session,
     instead_of: Option<&UserId>,
 ) -> Result<(), ConnectError> {
-    match create(deps, connection, session, instead_of, deps.limits.connects).await {
+    match create(deps, connection, session, instead_of, deps.rate).await {
         Err(ConnectError::TooManyDevices) => {}
         other => return other,
     }

@@ -70,7 +70,7 @@ impl Scene {
             pokes: shared.clone(),
             supervision: shared.clone(),
             clock: clock.clone(),
-            limits: Limits::default(),
+            rate: Limits::default().connects,
             requires_token: false,
         };
         let rooms = rooms::Deps {
