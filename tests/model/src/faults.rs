@@ -65,6 +65,8 @@ pub enum Mistake {
     DeletesWhatIsFull,
     /// Senders make the queue that they miss, and not the owner alone.
     AnybodyDeclares,
+    /// The second copy of a message settles the first one when it is dropped.
+    DropSettlesTheFirst,
     /// A consumer that was frozen for long goes on pushing what it holds, as if it owned the partition.
     NeverLooksAtTheLease,
 }

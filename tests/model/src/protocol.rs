@@ -48,6 +48,8 @@ pub struct Protocol {
     pub deletes: bool,
     /// By what acks and `PREV` name what was pushed.
     pub names: Names,
+    /// Whether a consumer drops the copy of what it has pushed and not forgotten.
+    pub drops: bool,
     /// What can go wrong.
     pub luck: Luck,
     /// What the protocol gets wrong.
@@ -102,6 +104,7 @@ pub enum Step {
     Acquire(usize),
     Open(usize),
     Take(usize),
+    Drop(usize),
     Frame(usize),
     FrameOfOne(usize),
     Post(usize, usize),

@@ -4,10 +4,12 @@
 
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 
+mod common;
+
 use kschat_model::{
     faults::{Luck, Mistake},
     protocol::{Names, Protocol},
-    search::{Counterexample, search},
+    search::Counterexample,
 };
 
 /// Nothing goes wrong.
@@ -24,8 +26,16 @@ const NONE: Luck = Luck {
 };
 
 /// Two messages to a user with one device.
-const SMALL: Protocol =
-    Protocol { messages: 2, devices: 1, window: 3, deletes: false, names: Names::Copies, luck: NONE, mistake: None };
+const SMALL: Protocol = Protocol {
+    messages: 2,
+    devices: 1,
+    window: 3,
+    deletes: false,
+    names: Names::Copies,
+    drops: false,
+    luck: NONE,
+    mistake: None,
+};
 
 /// Three messages to a user with one device; two are under way at once.
 const LARGER: Protocol = Protocol { messages: 3, window: 2, ..SMALL };
@@ -33,16 +43,15 @@ const LARGER: Protocol = Protocol { messages: 3, window: 2, ..SMALL };
 /// Two messages to a user with two devices.
 const TWO_DEVICES: Protocol = Protocol { devices: 2, ..SMALL };
 
-/// Nothing wrong can happen. A scene with hardly any states would say that, too.
+/// The same, to a consumer that drops copies.
+const DROPPING: Protocol = Protocol { drops: true, ..SMALL };
+
 fn holds(protocol: Protocol) {
-    match search(&protocol) {
-        Ok(searched) => assert!(searched.states > 10_000, "{searched:?} of {protocol:?}"),
-        Err(counterexample) => panic!("{protocol:?}\n{counterexample}"),
-    }
+    common::holds(&protocol, 10_000);
 }
 
 fn fails(protocol: Protocol) -> Box<Counterexample<Protocol>> {
-    search(&protocol).expect_err("the search finds what is wrong")
+    common::fails(&protocol)
 }
 
 #[test]
@@ -66,7 +75,13 @@ fn the_model_bears_an_owner_that_is_frozen_and_thaws() {
 #[test]
 fn the_model_bears_a_message_that_is_queued_twice() {
     holds(Protocol { luck: Luck { unconfirmed: 1, swallowed: 1, handed_over: 1, ..NONE }, ..SMALL });
-    holds(Protocol { luck: Luck { unconfirmed: 1, ..NONE }, ..TWO_DEVICES });
+}
+
+#[test]
+fn dropped_copies_cost_no_message() {
+    holds(Protocol { drops: true, luck: Luck { unconfirmed: 1, ..NONE }, ..TWO_DEVICES });
+    holds(Protocol { luck: Luck { unconfirmed: 1, swallowed: 1, handed_over: 1, ..NONE }, ..DROPPING });
+    holds(Protocol { luck: Luck { unconfirmed: 1, killed: 1, unacked: 1, ..NONE }, ..DROPPING });
 }
 
 #[test]
@@ -123,6 +138,8 @@ fn the_search_finds_every_mistake() {
     ] {
         assert_eq!(fails(Protocol { luck, mistake: Some(mistake), ..SMALL }).wrong, wrong, "{mistake:?}");
     }
+    let found = fails(Protocol { luck, mistake: Some(Mistake::DropSettlesTheFirst), ..DROPPING });
+    assert_eq!(found.wrong, lost);
     for mistake in [Mistake::DeletesWithoutUnbinding, Mistake::DeletesWhatIsFull, Mistake::AnybodyDeclares] {
         let found = fails(Protocol { deletes: true, mistake: Some(mistake), ..SMALL });
         assert_eq!(found.wrong, lost, "{mistake:?}");

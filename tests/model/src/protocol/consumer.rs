@@ -1,6 +1,6 @@
 //! A consumer: it owns the partition or would like to, and while it does its courier serves the user.
 
-use super::{DEVICES, Protocol, State, Step, Steps};
+use super::{DEVICES, Protocol, State, Step, Steps, message};
 use crate::{
     faults::Mistake,
     ids::{Id, Ids},
@@ -30,6 +30,8 @@ struct Courier {
     posting: Option<Posting>,
     /// On loan, and not pushed.
     buffered: Ids,
+    /// The messages whose copies it knows as settled, in a set.
+    settled: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -90,6 +92,12 @@ impl Courier {
     fn loans(&self) -> Ids {
         let posting = self.posting.filter(|posting| posting.is_new).map(|posting| posting.frame.copies);
         self.unacked.then(posting.unwrap_or_default()).then(self.buffered)
+    }
+
+    /// Whether the message was pushed, and waits for its ack or was settled.
+    fn knows(&self, copy: Id) -> bool {
+        let is_unacked = self.unacked.iter().any(|one| message(one) == message(copy));
+        is_unacked || self.settled & 1 << message(copy) != 0
     }
 
     /// The devices of which that is so, in a set.
@@ -250,6 +258,10 @@ impl Protocol {
     /// Pushes what was taken, as much as there is or less; or, again, what is not acknowledged. Who has joined gets
     /// that before anything newer.
     fn push(&self, state: &State, c: usize, courier: Courier, steps: &mut Steps) {
+        if let Some(copy) = courier.buffered.first().filter(|copy| self.drops && courier.knows(*copy)) {
+            steps.push((Step::Drop(c), self.drop_copy(state, c, courier, copy)));
+            return;
+        }
         let (everybody, behind) = (courier.who(|_| true), courier.who(|listener| listener.is_behind));
         if behind == 0 && everybody != 0 {
             let all = courier.buffered.len() as usize;
@@ -274,9 +286,24 @@ impl Protocol {
         }
     }
 
-    /// Begins to push so many messages that were never pushed, in one frame that names its predecessor.
+    /// The second copy of what was pushed leaves the queue. The first one stays until it is acknowledged.
+    fn drop_copy(&self, state: &State, c: usize, courier: Courier, copy: Id) -> State {
+        let buffered = courier.buffered.split(1).1;
+        let settles = self.is(Mistake::DropSettlesTheFirst);
+        let unacked = courier.unacked.only(|one| !settles || message(one) != message(copy));
+        state.with_courier(c, Courier { buffered, unacked, ..courier })
+    }
+
+    /// Begins to push so many messages that were never pushed, in one frame that names its predecessor. A second copy within
+    /// it leaves the queue.
     fn push_new(&self, state: &State, c: usize, courier: Courier, count: usize) -> State {
-        let (copies, buffered) = courier.buffered.split(count);
+        let (mut copies, buffered) = courier.buffered.split(count);
+        if self.drops {
+            copies = copies.iter().fold(Ids::default(), |fresh, copy| {
+                let is_known = courier.knows(copy) || fresh.iter().any(|one| message(one) == message(copy));
+                if is_known { fresh } else { fresh.with(copy) }
+            });
+        }
         let prev = courier.unacked.last().map(|copy| self.name(copy));
         let frame = Frame { prev: prev.filter(|_| !self.is(Mistake::NamesNoPredecessor)), copies };
         let posting = Posting { frame, targets: courier.who(|_| true), is_new: true, is_taken: false };
@@ -288,8 +315,10 @@ impl Protocol {
         for name in (1..16).filter(|name| state.acks & 1 << name != 0) {
             let places = courier.unacked.iter().zip(1..).filter(|(copy, _)| self.name(*copy) == name);
             let count = places.map(|(_, count)| count).last().unwrap_or_default();
-            let unacked = courier.unacked.split(count).1;
-            let mut next = state.with_courier(c, Courier { unacked, ..courier });
+            let (acked, unacked) = courier.unacked.split(count);
+            let settled =
+                acked.iter().filter(|_| self.drops).fold(courier.settled, |all, copy| all | 1 << message(copy));
+            let mut next = state.with_courier(c, Courier { unacked, settled, ..courier });
             next.acks &= !(1 << name);
             steps.push((Step::Settle(c, name), next));
         }
