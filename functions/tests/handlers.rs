@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use kschat_adapters::jwt::{JwtSettings, JwtVerifier, sign_seed_token};
 use kschat_core::{
     Clock, Partitions, SystemClock, Timestamp, ack,
-    memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
+    memory::{MemoryBroker, MemoryHash, MemoryOwnership, MemoryRegistry},
     ports::{ConnectionRegistry, Deliveries, Mailbox, Ownership, OwnershipEvent},
     request, rooms,
     send::Strangers,
@@ -56,6 +56,7 @@ impl Scene {
                     registry: registry.clone(),
                     idempotency: registry.clone(),
                     backlogs: registry.clone(),
+                    hash: Arc::new(MemoryHash::new()),
                     publisher: shared.clone(),
                     queues: shared.clone(),
                     clock: clock.clone(),

@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Clock, Session, Timestamp,
     hash::stable,
-    mint,
+    mint::{self, Content},
     ports::{
-        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, PublishError, Publisher, Queues, Reachable,
-        Requested, Unavailable,
+        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, MessageHash, PublishError, Publisher, Queues,
+        Reachable, Requested, Unavailable,
     },
     retire::FIRST_LOOK,
     rooms, trace,
@@ -43,6 +43,8 @@ pub struct Deps {
     pub registry: Arc<dyn ConnectionRegistry>,
     /// Tells a repetition from a new message.
     pub idempotency: Arc<dyn IdempotencyStore>,
+    /// Tells one message from another.
+    pub hash: Arc<dyn MessageHash>,
     /// Takes the message.
     pub publisher: Arc<dyn Publisher>,
     /// Has a queue made that is not there yet.
@@ -217,19 +219,14 @@ async fn accept_once(
     now: Timestamp,
 ) -> Result<(Message, bool), SendError> {
     let rno = frame.rno.as_ref().ok_or(SendError::NoRno)?.to_string();
-    let msg = frame.msg.as_bytes();
-    let digest = match &frame.recipient {
-        Recipient::User(user) => stable(&[user.as_str().as_bytes(), msg]),
-        Recipient::Room(room) => stable(&[b"room", room.as_str().as_bytes(), msg]),
-    };
-    let proposal = Claim { id: mint::for_send(sender.user, &rno, now), time: now, digest };
+    let proposal = proposal(deps, sender.user, &rno, frame, now);
     let claimed = deps.idempotency.claim(sender.user, &rno, &proposal).await.map_err(SendError::Registry)?;
     let (claim, done) = match claimed {
-        Claimed::First => (proposal, false),
+        Claimed::First => (proposal.clone(), false),
         Claimed::Pending(claim) => (claim, false),
         Claimed::Done(claim) => (claim, true),
     };
-    if claim.digest != digest {
+    if !is_same(&claim, &proposal) {
         return Err(SendError::RnoReused);
     }
     let message = message(frame, sender.connection, claim.id.clone(), claim.time);
@@ -238,6 +235,23 @@ async fn accept_once(
         join(settle(deps, sender.user, &rno, &claim), copy(deps, sender, &message)).await;
     }
     Ok((message, done))
+}
+
+fn proposal(deps: &Deps, sender: &UserId, rno: &str, frame: &SendFrame, now: Timestamp) -> Claim {
+    let (hash, msg) = (deps.hash.as_ref(), frame.msg.as_bytes());
+    let content = Content { sender, recipient: &frame.recipient, rno, msg: &frame.msg }.digest(hash);
+    let digest = match &frame.recipient {
+        Recipient::User(user) => stable(&[user.as_str().as_bytes(), msg]),
+        Recipient::Room(room) => stable(&[b"room", room.as_str().as_bytes(), msg]),
+    };
+    Claim { id: mint::for_send(content, hash, now), time: now, digest, content: Some(mint::half(content)) }
+}
+
+/// Whether a claim is for the same message. It does not depend on the key, which may have been replaced meanwhile.
+fn is_same(claim: &Claim, proposal: &Claim) -> bool {
+    // Made by a function of the release before.
+    let is_former = claim.content.is_none();
+    if is_former { claim.digest == proposal.digest } else { claim.content == proposal.content }
 }
 
 /// The message is accepted whether or not this can be noted: a repetition would only publish its id again.
@@ -262,7 +276,8 @@ async fn copy(deps: &Deps, sender: &Sender<'_>, message: &Message) {
 
 async fn publish(deps: &Deps, sender: &UserId, to: &Recipient, message: &Message) -> Result<(), SendError> {
     match to {
-        Recipient::User(user) => publish_to_user(deps, user, message).await,
+        Recipient::User(user) if user == sender => publish_to_user(deps, user, message).await,
+        Recipient::User(user) => publish_to_user(deps, user, &message.clone().without_rno()).await,
         Recipient::Room(room) => publish_to_room(deps, sender, room, message).await,
     }
 }

@@ -12,8 +12,8 @@ use kschat_core::Session;
 use kschat_core::{
     Partitions, Timestamp,
     contract::{ManualClock, connection},
-    memory::{MemoryBroker, MemoryRegistry},
-    ports::{ConnectionRegistry, Mailbox, PublishError, Publisher, Unavailable},
+    memory::{MemoryBroker, MemoryHash, MemoryRegistry},
+    ports::{Claim, ConnectionRegistry, IdempotencyStore, Mailbox, PublishError, Publisher, Unavailable},
     rooms,
     send::{Deps, Strangers, send},
 };
@@ -89,6 +89,7 @@ impl Scene {
             registry: registry.clone(),
             idempotency: registry.clone(),
             backlogs: registry,
+            hash: Arc::new(MemoryHash::new()),
             publisher: Arc::new(publisher),
             queues: Arc::new(broker.clone()),
             clock: clock.clone(),
@@ -205,6 +206,63 @@ async fn who_may_not_be_in_a_room_any_more_does_not_speak_there() {
     assert!(say("lobby", "3").await.contains(r#""ER":0"#), "what is still listed is not touched");
     allow(&["team.*"]).await;
     assert!(say("team.1", "2").await.contains(r#""ER":0"#), "it is still a member");
+}
+
+/// A registry that remembers another release's, or another key's, claim of the `rno` in [`HELLO`].
+async fn claimed(scene: &mut Scene, claim: &Claim) {
+    let store = Arc::new(MemoryRegistry::new(Partitions::default()));
+    let alice = UserId::try_from("alice").expect("an id");
+    store.claim(&alice, "r", claim).await.expect("memory");
+    scene.deps.idempotency = store;
+}
+
+#[tokio::test]
+async fn claim_of_former_release_stands_for_same_text() {
+    let mut scene = Scene::new(Version::V2, vec![], true).await;
+    let id = MessageId::from("018bcfe5-6800-7000-a000-00000000002a".to_owned());
+    // The former hash of "bob" and "hello".
+    let digest = 0x4ead_9e8b_1f5f_9955_5c24_899f_5c21_03e0;
+    claimed(&mut scene, &Claim { id: id.clone(), time: NOW, digest, content: None }).await;
+    let reply = scene.send(&HELLO.replace("hello", "another")).await;
+    assert!(reply.contains(r#""ER":13"#), "{reply}");
+    let reply = scene.send(HELLO).await;
+    assert!(reply.contains(r#""ER":0"#) && reply.contains(id.as_str()), "{reply}");
+    assert_eq!(scene.queued().await, [id.as_str()]);
+    assert!(scene.send(HELLO).await.contains(r#""DUP":1"#));
+}
+
+#[tokio::test]
+async fn claim_survives_another_key() {
+    let mut scene = Scene::new(Version::V2, vec![PublishError::Unconfirmed(lost())], true).await;
+    assert!(scene.send(HELLO).await.contains(r#""ER":18"#));
+    scene.deps.hash = Arc::new(MemoryHash::new());
+    assert!(scene.send(HELLO).await.contains(r#""ER":0"#));
+    let queued = scene.queued().await;
+    assert!(queued.len() == 2 && queued[0] == queued[1], "{queued:?}");
+    assert!(scene.send(&HELLO.replace("hello", "another")).await.contains(r#""ER":13"#));
+}
+
+#[tokio::test]
+async fn equal_former_digest_is_not_same_message() {
+    let mut scene = Scene::new(Version::V2, vec![], true).await;
+    let id = MessageId::from("018bcfe5-6800-7000-a000-00000000002a".to_owned());
+    let digest = 0x4ead_9e8b_1f5f_9955_5c24_899f_5c21_03e0;
+    claimed(&mut scene, &Claim { id, time: NOW, digest, content: Some(1) }).await;
+    assert!(scene.send(HELLO).await.contains(r#""ER":13"#));
+}
+
+#[tokio::test]
+async fn queued_body_has_rno_only_for_sender() {
+    let scene = Scene::new(Version::V2, vec![], true).await;
+    assert!(scene.send(HELLO).await.contains(r#""RANDOMNO":"r""#));
+    assert!(scene.send(r#"{"uId":"alice","pId":"alice","msg":"a note","rno":"s"}"#).await.contains(r#""ER":0"#));
+    for (user, rno) in [("bob", None), ("alice", Some("s"))] {
+        let user = UserId::try_from(user).expect("an id");
+        let mut deliveries = scene.broker.open(&user).await.expect("memory");
+        let body = deliveries.try_next().expect("a message").body;
+        let message = Message::from_slice(&body).expect("a message");
+        assert_eq!(message.rno.map(|rno| rno.to_string()).as_deref(), rno);
+    }
 }
 
 #[tokio::test]

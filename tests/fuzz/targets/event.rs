@@ -10,7 +10,7 @@ use std::{
 use kschat_adapters::jwt::{JwtSettings, JwtVerifier, sign_seed_token};
 use kschat_core::{
     Clock, Partitions, SystemClock, ack,
-    memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
+    memory::{MemoryBroker, MemoryHash, MemoryOwnership, MemoryRegistry},
     ports::{ConnectionRegistry, Mailbox},
     request, rooms,
     send::Strangers,
@@ -83,6 +83,7 @@ impl Scene {
                     registry: registry.clone(),
                     idempotency: registry.clone(),
                     backlogs: registry.clone(),
+                    hash: Arc::new(MemoryHash::new()),
                     publisher: shared.clone(),
                     queues: shared.clone(),
                     clock: clock.clone(),

@@ -179,7 +179,8 @@ pub async fn online_is_from_the_first_connection_to_the_last(registry: &impl Con
 /// The port's own.
 pub async fn the_first_claim_stands(store: &impl IdempotencyStore) -> Outcome {
     let (user, other, now) = (somebody(), somebody(), SystemClock.now());
-    let claim = |id: &str, digest| Claim { id: MessageId::from(id.to_owned()), time: now, digest };
+    let claim =
+        |id: &str, digest| Claim { id: MessageId::from(id.to_owned()), time: now, digest, content: Some(digest >> 1) };
     let (first, second) = (claim("m-1", u128::MAX), claim("m-2", 2));
     assert_eq!(store.claim(&user, "r", &first).await?, Claimed::First);
     assert_eq!(store.claim(&user, "r", &second).await?, Claimed::Pending(first.clone()));
