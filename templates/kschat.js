@@ -425,6 +425,7 @@ class Connection {
   #dialing = false;
   #refused = false; // The last handshake failed, perhaps for its token.
   #renewing = false;
+  #notBefore = 0; // when the server takes us again
   #timers = { dial: new Timer(), rollover: new Timer(), idle: new Timer(), probe: new Timer(), renew: new Timer() };
 
   /** `hooks`: opened(), heard(frame), lost(link), told(state, more), authenticate(token). */
@@ -478,7 +479,7 @@ class Connection {
 
   #failed(error) {
     if (error.code === "ended") return this.end(error.message);
-    const delay = backoff(this.#attempt++, this.options);
+    const delay = Math.max(backoff(this.#attempt++, this.options), this.#notBefore - elapsed());
     this.#timers.dial.set(delay, () => this.dial());
     if (!this.link) this.#tell("waiting", { attempt: this.#attempt, retryAt: now() + delay, reason: error.message });
   }
@@ -581,6 +582,7 @@ class Connection {
 
   /** The server asks us to come anew. */
   comeAgain(after) {
+    this.#notBefore = elapsed() + after;
     this.#timers.rollover.set(after + Math.random() * this.options.backoffMin, () => this.dial());
   }
 

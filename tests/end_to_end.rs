@@ -5,10 +5,12 @@
 use std::collections::HashSet;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use kschat::stack::Options;
+use kschat_core::limits::Limits;
 use kschat_protocol::limits::{MAX_FRAME, MAX_MSG};
 use kschat_tests::{
     client::{Client, Refused, token},
-    stack::{SECRET, connect, somebody},
+    stack::{SECRET, connect, options, somebody},
 };
 use serde_json::{Value, json};
 
@@ -45,12 +47,17 @@ macro_rules! scenarios {
     };
 }
 
+/// One scenario sends faster than a user may.
+fn without_send_limit() -> Options {
+    Options { limits: Limits { sends: None, ..Limits::default() }, ..options() }
+}
+
 mod embedded {
     use std::sync::LazyLock;
 
-    use kschat_tests::stack::{Address, options, run_for_all};
+    use kschat_tests::stack::{Address, run_for_all};
 
-    static ADDRESS: LazyLock<Address> = LazyLock::new(|| run_for_all(async || options()));
+    static ADDRESS: LazyLock<Address> = LazyLock::new(|| run_for_all(async || super::without_send_limit()));
 
     scenarios!(ADDRESS);
 }
@@ -59,12 +66,12 @@ mod real {
     use std::sync::LazyLock;
 
     use kschat::stack::Options;
-    use kschat_tests::stack::{Address, Services, options, run_for_all};
+    use kschat_tests::stack::{Address, Services, run_for_all};
 
     static ADDRESS: LazyLock<Address> = LazyLock::new(|| {
         run_for_all(async || {
             let services = Box::leak(Box::new(Services::start().await));
-            Options { backends: Some(services.backends()), ..options() }
+            Options { backends: Some(services.backends()), ..super::without_send_limit() }
         })
     });
 

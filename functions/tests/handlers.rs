@@ -6,14 +6,15 @@ use std::{sync::Arc, time::Duration};
 
 use kschat_adapters::jwt::{JwtSettings, JwtVerifier, sign_seed_token};
 use kschat_core::{
-    Clock, Partitions, SystemClock, Timestamp, ack,
+    Clock, Partitions, SystemClock, Timestamp, ack, inbound,
+    limits::Limits,
     memory::{MemoryBroker, MemoryHash, MemoryOwnership, MemoryRegistry},
     ports::{ConnectionRegistry, Deliveries, Mailbox, Ownership, OwnershipEvent},
     request, rooms,
     send::Strangers,
 };
 use kschat_functions::{Event, Response, connect, disconnect, send};
-use kschat_protocol::{ConnectionId, MessageId, UserId, Version};
+use kschat_protocol::{ConnectionId, MessageId, UserId, Version, dialect::RESTART};
 use serde_json::{Value, json};
 
 const SECRET: &str = "a secret that only the tests know";
@@ -46,14 +47,22 @@ impl Scene {
             registry: registry.clone(),
             queues: shared.clone(),
             pokes: shared.clone(),
+            supervision: shared.clone(),
             clock: clock.clone(),
+            limits: Limits::default(),
+            requires_token: false,
         };
         Self {
             connect: connect.clone(),
             disconnect: disconnect::Deps { registry: registry.clone(), pokes: shared.clone() },
             send: send::Deps {
-                send: kschat_core::send::Deps {
+                inbound: inbound::Deps {
                     registry: registry.clone(),
+                    supervision: shared.clone(),
+                    clock: clock.clone(),
+                    limits: Limits::default(),
+                },
+                send: kschat_core::send::Deps {
                     idempotency: registry.clone(),
                     backlogs: registry.clone(),
                     hash: Arc::new(MemoryHash::new()),
@@ -63,10 +72,9 @@ impl Scene {
                     rooms: rooms.clone(),
                     strangers: Strangers::Queue,
                 },
-                ack: ack::Deps { registry: registry.clone(), acks: shared.clone(), clock: clock.clone() },
+                ack: ack::Deps { acks: shared.clone(), clock: clock.clone() },
                 request: request::Deps {
                     registry: registry.clone(),
-                    rates: registry.clone(),
                     receipts: registry.clone(),
                     presences: registry.clone(),
                     rooms,
@@ -76,7 +84,8 @@ impl Scene {
                     clock,
                 },
                 join: connect,
-                replies: shared,
+                replies: shared.clone(),
+                supervision: shared,
             },
             broker,
             registry,
@@ -297,4 +306,134 @@ async fn a_user_with_too_many_connections_is_refused_until_one_has_gone() {
     let (user, gone) = (UserId::try_from("alice"), ConnectionId::try_from("connection-7"));
     scene.registry.remove(&user.expect("an id"), &gone.expect("an id")).await.expect("memory");
     assert_eq!((connect(101).await, connect(102).await), (200, 429));
+}
+
+/// What the function says to a text, if it says anything.
+async fn say(scene: &Scene, text: &str) -> Option<String> {
+    let event = event(include_str!("events/message.json"), |event| event["body"] = json!(text));
+    json!(send::handle(&scene.send, event).await)["body"].as_str().map(str::to_owned)
+}
+
+/// What the owner is told next beside changes of connections.
+async fn told(scene: &mut Scene) -> OwnershipEvent {
+    loop {
+        match scene.ownership.next().await {
+            OwnershipEvent::Acquired(_) | OwnershipEvent::Poked(_) => {}
+            other => return other,
+        }
+    }
+}
+
+#[tokio::test]
+async fn raw_client_that_says_packets_is_not_understood_and_stays_known() {
+    let scene = Scene::new();
+    scene.connect(|event| event["queryStringParameters"] = json!({ "token": token() })).await;
+    for packet in ["41", "40", "0", "1", "2", "3", "5", "6", "41/kschat,", "42[\"Send\",{}]", "430[]", "44"] {
+        let answer = say(&scene, packet).await.expect("it is answered");
+        assert!(answer.contains(r#""event":"RESPERROR","RC":1,"ER":6"#), "{packet}: {answer}");
+    }
+    assert_eq!(scene.session().await.expect("a session").user.as_str(), "alice");
+    assert_eq!(scene.send(|_| {}).await.1["ER"], 0);
+}
+
+#[tokio::test]
+async fn socketio_client_that_says_raw_frames_is_not_served() {
+    let scene = Scene::new();
+    let query = json!({ "token": token(), "EIO": "4", "transport": "websocket" });
+    scene.connect(|event| event["queryStringParameters"] = query).await;
+    let frame = r#"{"uId":"alice","pId":"bob","msg":"hello","rno":1}"#;
+    assert_eq!(say(&scene, frame).await.as_deref(), Some(RESTART), "it hears nothing else before it has joined");
+    let welcome = say(&scene, "40/kschat,").await.expect("it is answered");
+    assert!(welcome.starts_with("40/kschat,{"), "{welcome}");
+    let refused = say(&scene, frame).await.expect("it is answered");
+    assert!(refused.starts_with(r#"42/kschat,["RESPERROR",{"RC":1,"ER":6"#), "{refused}");
+    let bob = UserId::try_from("bob").expect("an id");
+    let mut deliveries = scene.broker.open(&bob).await.expect("memory");
+    assert!(deliveries.try_next().is_none());
+}
+
+#[tokio::test]
+async fn socketio_client_that_leaves_counts_until_its_connection_is_closed() {
+    let mut scene = Scene::new();
+    let query = json!({ "token": token(), "EIO": "4", "transport": "websocket" });
+    scene.connect(|event| event["queryStringParameters"] = query).await;
+    assert_eq!(say(&scene, "41/kschat,").await, None);
+    let user = scene.session().await.expect("it is still known").user;
+    let connection = ConnectionId::try_from("BFHPhfCWIAMCKlQ=").expect("an id");
+    assert_eq!(told(&mut scene).await, OwnershipEvent::Closing(user, Some(connection)));
+}
+
+#[tokio::test]
+async fn connect_packet_with_another_users_token_is_refused() {
+    let scene = Scene::new();
+    let query = json!({ "EIO": "4", "transport": "websocket" });
+    assert_eq!(scene.connect(|event| event["queryStringParameters"] = query).await.status_code, 200);
+    let token_of = |user: &str| {
+        let (user, now) = (UserId::try_from(user).expect("an id"), SystemClock.now());
+        sign_seed_token(SECRET, &user, now, now.plus(Duration::from_secs(60))).expect("it can sign")
+    };
+    let join = |user: &str| format!(r#"40/kschat,{{"token":"{}"}}"#, token_of(user));
+    assert!(say(&scene, &join("alice")).await.expect("an answer").starts_with("40/kschat,"));
+    assert!(say(&scene, &join("mallory")).await.expect("an answer").starts_with("44/kschat,"));
+    assert_eq!(scene.session().await.expect("a session").user.as_str(), "alice");
+}
+
+#[tokio::test]
+async fn handshake_without_token_is_refused_where_it_is_required() {
+    let mut scene = Scene::new();
+    scene.connect.requires_token = true;
+    let query = json!({ "EIO": "4", "transport": "websocket" });
+    assert_eq!(scene.connect(|event| event["queryStringParameters"] = query).await.status_code, 401);
+    assert_eq!(scene.session().await, None);
+}
+
+#[tokio::test]
+async fn flood_is_refused_then_disconnected_and_kept_out() {
+    let mut scene = Scene::new();
+    scene.connect(|event| event["queryStringParameters"] = json!({ "token": token() })).await;
+    let (mut accepted, mut refused) = (0, 0);
+    let left = loop {
+        let (_, reply) = scene.send(|_| {}).await;
+        match (reply["ER"].as_u64(), reply["RETRY"].as_u64()) {
+            (Some(0), None) => accepted += 1,
+            (Some(9), Some(retry)) if retry > 1_000 => break retry,
+            (Some(9), Some(1..)) => refused += 1,
+            _ => panic!("{reply}"),
+        }
+        assert!(accepted + refused < 10_000, "nothing bounds it");
+    };
+    assert!(accepted >= 200 && refused >= 100, "{accepted} accepted, {refused} refused");
+    assert!(left <= 60_000);
+    let user = UserId::try_from("alice").expect("an id");
+    assert_eq!(told(&mut scene).await, OwnershipEvent::Closing(user, None));
+    let again = scene.connect(|event| {
+        event["queryStringParameters"] = json!({ "token": token() });
+        event["requestContext"]["connectionId"] = json!("another");
+    });
+    assert_eq!(again.await.status_code, 429);
+}
+
+#[tokio::test]
+async fn user_without_room_for_a_connection_has_the_others_checked_first() {
+    let mut scene = Scene::new();
+    for n in 0..100 {
+        let change = |event: &mut Value| {
+            event["queryStringParameters"] = json!({ "token": token() });
+            event["requestContext"]["connectionId"] = json!(format!("connection-{n}"));
+        };
+        assert_eq!(scene.connect(change).await.status_code, 200);
+    }
+    let (deps, registry) = (scene.connect.clone(), scene.registry.clone());
+    let late = tokio::spawn(async move {
+        let change = |event: &mut Value| {
+            event["queryStringParameters"] = json!({ "token": token() });
+            event["requestContext"]["connectionId"] = json!("late");
+        };
+        connect::handle(&deps, event(include_str!("events/connect.json"), change)).await.status_code
+    });
+    let user = UserId::try_from("alice").expect("an id");
+    assert_eq!(told(&mut scene).await, OwnershipEvent::Checking(user.clone()));
+    let gone = ConnectionId::try_from("connection-7").expect("an id");
+    registry.remove(&user, &gone).await.expect("memory");
+    assert_eq!(late.await.expect("it does not panic"), 200);
 }

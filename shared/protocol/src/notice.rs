@@ -129,6 +129,12 @@ impl Control {
     pub const EXPIRED: Self =
         Self { er: Er::TokenExpired, order: Order::Reconnect, after: 0, why: "the token has expired" };
 
+    /// The user went on in spite of refusals: handshakes are refused for so many milliseconds.
+    #[must_use]
+    pub const fn blocked(after: u64) -> Self {
+        Self { er: Er::RateLimited, order: Order::Reconnect, after, why: "too many requests" }
+    }
+
     /// The frame as text.
     #[must_use]
     pub fn to_text(self) -> String {

@@ -194,6 +194,9 @@ fn a_room_is_joined_left_and_spoken_in() {
 #[test]
 fn who_asks_too_often_hears_how_long_to_wait() {
     assert_eq!(ErrorFrame::rate_limited(10_000).to_text(), golden(include_str!("golden/resp_error_rate.json")));
+    let limited = SendReply::refused(Er::RateLimited, Some(40), sent()).to_text();
+    assert_eq!(limited, golden(include_str!("golden/resp_send_limited.json")));
+    assert_eq!(Control::blocked(60_000).to_text(), golden(include_str!("golden/resp_ctrl_blocked.json")));
 }
 
 #[test]

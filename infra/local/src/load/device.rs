@@ -29,7 +29,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const REST: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(2) };
 
 /// Codes after which the same send may be repeated.
-const TRANSIENT: [u64; 6] = [1, 2, 9, 17, 18, 20];
+const TRANSIENT: [u64; 5] = [1, 2, 17, 18, 20];
+
+/// The user sends too much; `RETRY` says how long to wait.
+const RATE_LIMITED: u64 = 9;
 
 /// After so many answers in a row that we are not known, or nobody can tell, it connects anew.
 const UNKNOWN_AT_MOST: u32 = 6;
@@ -246,6 +249,13 @@ impl Device {
             return Ok(());
         };
         let code = frame["ER"].as_u64().unwrap_or(1);
+        if code == RATE_LIMITED {
+            // Whoever goes on without waiting is disconnected.
+            self.oracle.limited.fetch_add(1, Relaxed);
+            let retry = Duration::from_millis(frame["RETRY"].as_u64().unwrap_or_default());
+            (pending.is_out, pending.due) = (false, Instant::now() + retry.max(REST.base / 10));
+            return Ok(());
+        }
         if TRANSIENT.contains(&code) {
             pending.unknown = if code == 17 { pending.unknown + 1 } else { 0 };
             let is_unknown = pending.unknown > UNKNOWN_AT_MOST;

@@ -32,6 +32,8 @@ pub(super) struct Oracle {
     pub(super) gaps: AtomicU64,
     pub(super) reconnects: AtomicU64,
     pub(super) retries: AtomicU64,
+    /// Sends that had to wait, as their user sends too much.
+    pub(super) limited: AtomicU64,
     finished: AtomicU64,
     /// All are connected: sending begins.
     begun: CancellationToken,
@@ -85,6 +87,7 @@ impl Oracle {
             gaps: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            limited: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             begun: CancellationToken::new(),
             state: Mutex::new(State {
@@ -183,6 +186,7 @@ impl Oracle {
             gaps: self.gaps.load(Relaxed),
             reconnects: self.reconnects.load(Relaxed),
             retries: self.retries.load(Relaxed),
+            limited: self.limited.load(Relaxed),
             refused: state.refused.clone(),
             senders: self.senders,
             finished_senders: self.finished.load(Relaxed),

@@ -45,6 +45,8 @@ pub struct Report {
     pub reconnects: u64,
     /// Sends that were repeated under the same `rno`.
     pub retries: u64,
+    /// Sends that had to wait, as their user sends too much.
+    pub limited: u64,
     /// Sends that were refused for good, by the code.
     pub refused: HashMap<u64, u64>,
     /// Users who send.
@@ -92,6 +94,10 @@ impl fmt::Display for Report {
         let Self { repeated, gaps, retries, reconnects, .. } = self;
         write!(f, "{repeated} came again and were dropped, {gaps} frames passed over, ")?;
         writeln!(f, "{retries} sends repeated, {reconnects} reconnects")?;
+        if self.limited > 0 {
+            let cure = "SEND_RATE=off, NEW_RECIPIENTS=off and SENDER_SHARE=off lift the limits for a benchmark";
+            writeln!(f, "{} sends had to wait, as a user sends more than it may ({cure})", self.limited)?;
+        }
         for (name, latency) in [("delivery", &self.delivery), ("answer", &self.answer)] {
             let Latency { p50, p90, p99, p999, max } = latency;
             writeln!(

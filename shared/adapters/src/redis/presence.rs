@@ -9,7 +9,7 @@ use kschat_core::{
 };
 use kschat_protocol::UserId;
 
-use super::{RedisRegistry, millis, readable};
+use super::{RedisRegistry, millis, part, readable};
 
 /// For how long it is remembered when a user was there last.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -20,11 +20,11 @@ const MAX_WATCHERS: u32 = 1_000;
 const HERE: &str = "here";
 
 fn seen_key(user: &UserId) -> String {
-    format!("ks:l:{{{}}}", user.as_str())
+    format!("ks:l:{{{}}}", part(user.as_str()))
 }
 
 fn watchers_key(user: &UserId) -> String {
-    format!("ks:w:{{{}}}", user.as_str())
+    format!("ks:w:{{{}}}", part(user.as_str()))
 }
 
 fn read_seen(stored: Option<&str>) -> Seen {

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use kschat_core::ports::{Memberships, Unavailable};
 use kschat_protocol::{RoomId, UserId};
 
-use super::{RedisRegistry, millis, readable};
+use super::{RedisRegistry, millis, part, readable};
 
 /// Adds a room unless there are too many; says whether it is among them. Once more it says the same.
 const JOIN: &str = "if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 0 then \
@@ -14,7 +14,7 @@ const JOIN: &str = "if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 0 then \
     return 1";
 
 fn rooms_key(user: &UserId) -> String {
-    format!("ks:g:{{{}}}", user.as_str())
+    format!("ks:g:{{{}}}", part(user.as_str()))
 }
 
 impl RedisRegistry {

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use kschat_core::{Session, deliver::End, ports::ConnectionRegistry};
-use kschat_protocol::{Version, dialect::Dialect};
+use kschat_core::{Session, contract::session, deliver::End, ports::ConnectionRegistry};
 
 use crate::scene::{HOUR, NOW, Scene};
 
@@ -35,22 +34,16 @@ async fn who_has_no_good_token_any_more_is_told_and_cut_off_after_a_while() {
 async fn a_fresh_token_in_time_lets_a_connection_go_on() {
     let scene = Scene::new().await;
     let (early, late) = (scene.acking(vec![]).await, scene.acking(vec![]).await);
-    let renewed = Session {
-        user: scene.user.clone(),
-        version: Version::V2,
-        connected: NOW,
-        expires: Some(NOW.plus(HOUR + HOUR / 2)),
-        dialect: Dialect::Raw,
-        rooms: None,
-    };
-    scene.registry.register(&early, &renewed).await.expect("memory");
+    let old = session(&scene.user, NOW, HOUR);
+    let renewed = Session { expires: Some(NOW.plus(HOUR + HOUR / 2)), ..old.clone() };
+    scene.registry.update(&early, &old, &renewed).await.expect("memory");
     scene.signals.refresh.notify_one();
     let courier = scene.serve();
     tokio::time::sleep(Duration::from_secs(1)).await;
     scene.clock.set(NOW.plus(HOUR));
     tokio::time::sleep(HOUR).await;
     assert_eq!((scene.frames(&early), scene.frames(&late)), (vec![], vec![ENDED.to_owned()]));
-    scene.registry.register(&late, &renewed).await.expect("memory");
+    scene.registry.update(&late, &old, &renewed).await.expect("memory");
     scene.signals.refresh.notify_one();
     scene.quiet().await;
     assert!(scene.edge.closed.lock().expect("no test panics here").is_empty());
