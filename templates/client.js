@@ -10,17 +10,12 @@ import { ask, banner, tellConnection } from "./notices.js";
 import { addressOf, convOf, fromAddress, given, isRoom, nameOf, people, presence, shown, typing } from "./state.js";
 import { $, lastSeen, paintAvatar, plural } from "./words.js";
 
-const { uid: me, rid, random, tokenId, url, tokenUrl, switchUrl } = given;
+const { uid: me, rid, tokenId, url, tokenUrl, switchUrl } = given;
 
 const MAX_WATCHED = 100; // people whose presence is asked for …
 const WATCH_MS = 500; // … once in this time
 const LATELY = 20; // messages that another tab may just have written …
 const MEANWHILE = 300; // … or have taken while this one had no connection
-
-let counter = 0;
-const nonce = crypto.getRandomValues(new Uint32Array(1))[0].toString(36);
-// The nonce keeps numbers apart when a browser shows this page again from its cache and `random` is the same.
-const freshRno = () => `${random}-${nonce}-${++counter}`;
 
 async function getToken() {
   const answer = await fetch(`${tokenUrl}?${new URLSearchParams({ uid: me })}`, { cache: "no-store" });
@@ -187,10 +182,9 @@ function announce(messages) {
 /** Whether it was taken: it waits to be sent, at least. */
 function send(text) {
   const { conv } = shown;
-  const rno = freshRno();
   const to = nameOf(conv);
-  const answer = isRoom(conv) ? chat.sendRoom(to, text, { rno }) : chat.send(to, text, { rno });
-  if (!chat.outbox.some((entry) => entry.rno === rno)) {
+  const answer = isRoom(conv) ? chat.sendRoom(to, text) : chat.send(to, text);
+  if (!chat.outbox.some(({ rno }) => rno === answer.rno)) {
     tellNotTaken(answer);
     return false;
   }

@@ -62,6 +62,7 @@ export interface Message {
   mine: boolean;
   /** Whether it was on its way before. Repetitions are dropped all the same. */
   redelivered: boolean;
+  /** Only of what the user wrote. */
   rno?: string;
 }
 

@@ -106,6 +106,10 @@ export const sizeOf = (text) => encoder.encode(JSON.stringify(text)).length;
 // Half a surrogate pair is no valid UTF-8; a strict server would refuse it.
 const wellFormed = (text) => String(text).replace(/\p{Surrogate}/gu, "\uFFFD");
 
+// Nobody can guess the next one, nor read from one how many there were.
+const randomNumber = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
 const randomName = () =>
   [...crypto.getRandomValues(new Uint32Array(2))].map((number) => number.toString(36)).join("");
 
@@ -233,18 +237,25 @@ class Vault {
   }
 }
 
-// All but the head of a UUIDv7, which tells when it was made: what is left names the send, even one that was tried twice
-// with all memory of the first try lost on the server.
+// All but the head of a UUIDv7, which tells when it was made: what is left names the send of one sender, even one that was
+// tried twice with all memory of the first try lost on the server.
 const sendOf = (id) => (id.length === 36 && id[14] === "7" ? id.slice(19) : id);
 
-/** The ids of messages that need not be shown again. Each tab looks at its own: it has to show what others have. */
+/**
+ * Messages that need not be shown again, as [sender, send]. Each tab looks at its own: it has to show what others have.
+ * Two of different senders are never the same. Earlier releases have kept sends without their senders, as texts: those
+ * count whoever says the same, until enough others have come.
+ */
 class Seen {
-  #ids;
+  #keys;
+  #former;
   #dealt = []; // and not saved yet
 
   constructor(vault) {
     this.vault = vault;
-    this.#ids = new Set(this.#kept());
+    const kept = this.#kept();
+    this.#keys = new Set(kept.filter(Array.isArray).map((key) => JSON.stringify(key)));
+    this.#former = new Set(kept.filter((key) => !Array.isArray(key)));
   }
 
   #kept() {
@@ -253,27 +264,28 @@ class Seen {
   }
 
   /** Whether it is the first time. */
-  add(id) {
+  add({ from, id }) {
     if (!id) return true;
-    const send = sendOf(id);
-    if (this.#ids.has(send)) return false;
-    this.#ids.add(send);
-    if (this.#ids.size > MAX_SEEN) this.#ids.delete(this.#ids.values().next().value);
+    const [send, key] = [sendOf(id), JSON.stringify([from, sendOf(id)])];
+    if (this.#keys.has(key) || this.#former.has(send)) return false;
+    this.#keys.add(key);
+    if (this.#keys.size > MAX_SEEN) this.#keys.delete(this.#keys.values().next().value);
     return true;
   }
 
-  forget(id) {
-    this.#ids.delete(sendOf(id));
+  forget({ from, id }) {
+    this.#keys.delete(JSON.stringify([from, sendOf(id)]));
   }
 
   /** The next page need not show it either: not before it was dealt with here. */
-  dealt(id) {
-    if (id) this.#dealt.push(sendOf(id));
+  dealt({ from, id }) {
+    if (id) this.#dealt.push([from, sendOf(id)]);
   }
 
   save() {
     if (!this.#dealt.length) return;
-    this.vault.set("seen", [...new Set([...this.#kept(), ...this.#dealt])].slice(-MAX_SEEN_KEPT));
+    const keys = new Set([...this.#kept(), ...this.#dealt].map((key) => JSON.stringify(key)));
+    this.vault.set("seen", [...keys].slice(-MAX_SEEN_KEPT).map((key) => JSON.parse(key)));
     this.#dealt = [];
   }
 }
@@ -618,14 +630,14 @@ class Inbox {
     if (!items.length) return;
     // A frame before this one was lost: it comes again, and this one after it.
     if (frame.PREV && !isBeyond(this.#taken.pos, plain(frame.PREV))) return this.#askAgain();
-    const messages = items.map((item) => this.#read(item)).filter((message) => message && this.seen.add(message.id));
+    const messages = items.map((item) => this.#read(item)).filter((message) => message && this.seen.add(message));
     const place = { mId: plain(items.at(-1).mId), pos: plain(frame.POS) };
     // A second link repeats what the first one brought, a little later.
     if (!isBeyond(this.#taken.pos, place.pos)) this.#taken = place;
     const era = this.#era;
     const dealt = Promise.all(this.hand(messages));
     this.#turn = this.#turn.then(() => dealt).then((well) => {
-      messages.forEach(({ id }, index) => (well[index] ? this.seen.dealt(id) : this.seen.forget(id)));
+      messages.forEach((message, index) => (well[index] ? this.seen.dealt(message) : this.seen.forget(message)));
       if (well.includes(false)) this.#undo();
       else if (era === this.#era && place.mId) this.#settle(place, items.length);
     });
@@ -736,7 +748,7 @@ class Outbox {
   }
 
   put(to, text, { room, rno } = {}) {
-    const entry = { rno: rno ?? `${this.#tab}-${this.#count}`, to, text: wellFormed(text), tries: 0 };
+    const entry = { rno: rno ?? randomNumber(), to, text: wellFormed(text), tries: 0 };
     if (room) entry.room = room;
     // A clock that was set back must not put it before what is waiting.
     entry.time = Math.max(now(), this.#lane(entry).queue.at(-1)?.time ?? 0);
@@ -1168,8 +1180,9 @@ export class Kschat extends Emitter {
 
   #onAccepted(entry, { MID }) {
     const { rno, to, room } = entry;
-    this.#seen.add(plain(MID));
-    this.#seen.dealt(plain(MID));
+    const said = { from: this.user, id: plain(MID) };
+    this.#seen.add(said);
+    this.#seen.dealt(said);
     if (!room) this.#accepted.set(plain(MID), { ...this.#outbox.describe(entry), rno, to, state: "accepted" });
     if (this.#accepted.size > MAX_TRACKED) this.#accepted.delete(this.#accepted.keys().next().value);
   }

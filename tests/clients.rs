@@ -31,7 +31,7 @@ async fn unchanged(program: &str, name: &str, edge: &EdgeUnderTest, urls: &[Stri
 #[tokio::test(flavor = "multi_thread")]
 async fn our_own_client_sends_acknowledges_reconnects_and_rolls_over() {
     let stack = embedded().await;
-    script::run("node", "with_kschat.mjs", &[stack.websocket_url(), SECRET.to_owned()], 134).await;
+    script::run("node", "with_kschat.mjs", &[stack.websocket_url(), SECRET.to_owned()], 141).await;
     stack.stop().await;
 }
 

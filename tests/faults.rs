@@ -9,7 +9,7 @@ use std::{
 
 use kschat::stack::{Backends, Options, Stack};
 use kschat_tests::{
-    client::{Client, Refused, token},
+    client::{Client, Identity, Refused, identity, token},
     eventually,
     proxy::Proxy,
     stack::{Consumer, SECRET, Services, break_edge, connect, connect_eventually, options, somebody},
@@ -38,12 +38,12 @@ async fn send_all(mut sender: Client, to: String) {
     }
 }
 
-/// What a receiver saw, as its page would show it: no message id twice.
+/// What a receiver saw, as its page would show it: no message twice.
 async fn receive_all(mut receiver: Client) -> (Vec<usize>, usize) {
     let (mut seen, mut shown, mut repeated) = (HashSet::new(), Vec::new(), 0);
     while shown.len() < MESSAGES {
         for item in receiver.items().await {
-            if seen.insert(item["mId"].as_str().expect("mId").to_owned()) {
+            if seen.insert(identity(&item)) {
                 shown.push(item["msg"].as_str().expect("msg").parse().expect("a number"));
             } else {
                 repeated += 1;
@@ -106,7 +106,7 @@ async fn a_consumer_that_is_asked_to_stop_hands_over_and_repeats_nothing() {
             let (mut ids, mut texts) = (Vec::new(), Vec::new());
             while texts.len() < 50 {
                 for item in receiver.items().await {
-                    ids.push(item["mId"].as_str().expect("mId").to_owned());
+                    ids.push(identity(&item));
                     texts.push(item["msg"].as_str().expect("msg").parse::<usize>().expect("a number"));
                 }
             }
@@ -116,7 +116,7 @@ async fn a_consumer_that_is_asked_to_stop_hands_over_and_repeats_nothing() {
         assert_eq!(texts, (0..50).collect::<Vec<_>>());
         ids
     });
-    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut seen: HashMap<Identity, usize> = HashMap::new();
     for id in futures_util::future::join_all(talks).await.concat() {
         *seen.entry(id).or_default() += 1;
     }
@@ -152,7 +152,7 @@ async fn a_frozen_consumer_loses_its_users_and_disturbs_nobody_when_it_thaws() {
     let mut texts = Vec::new();
     while texts.len() < 40 {
         for item in bob.items().await {
-            if shown.insert(item["mId"].as_str().expect("mId").to_owned()) {
+            if shown.insert(identity(&item)) {
                 texts.push(item["msg"].as_str().expect("msg").to_owned());
             }
         }

@@ -73,6 +73,7 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
         send: kschat_core::send::Deps {
             idempotency: registry.clone(),
             backlogs: registry.clone(),
+            hash: Arc::new(settings.message_id_key),
             publisher: broker.clone(),
             queues: broker.clone(),
             clock: clock.clone(),

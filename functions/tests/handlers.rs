@@ -8,7 +8,7 @@ use kschat_adapters::jwt::{JwtSettings, JwtVerifier, sign_seed_token};
 use kschat_core::{
     Clock, Partitions, SystemClock, Timestamp, ack, inbound,
     limits::Limits,
-    memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
+    memory::{MemoryBroker, MemoryHash, MemoryOwnership, MemoryRegistry},
     ports::{ConnectionRegistry, Deliveries, Mailbox, Ownership, OwnershipEvent},
     request, rooms,
     send::Strangers,
@@ -65,6 +65,7 @@ impl Scene {
                 send: kschat_core::send::Deps {
                     idempotency: registry.clone(),
                     backlogs: registry.clone(),
+                    hash: Arc::new(MemoryHash::new()),
                     publisher: shared.clone(),
                     queues: shared.clone(),
                     clock: clock.clone(),

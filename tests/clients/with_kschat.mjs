@@ -503,10 +503,63 @@ async function agreed() {
   server.close();
 }
 
+async function distinguishing() {
+  const { WebSocketServer } = await import("ws");
+  const server = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "kschat.v2" });
+  await new Promise((listening) => server.on("listening", listening));
+  let socket;
+  const sent = [];
+  server.on("connection", (one) => {
+    socket = one;
+    one.on("message", (data) => {
+      const frame = JSON.parse(data);
+      if (frame.action === "send") sent.push(frame.rno);
+    });
+  });
+  let place = 0;
+  const push = (uId, mId, msg) =>
+    socket.send(JSON.stringify({ event: "RESPRECEIVER", RC: 1, ER: 0, MSG: [{ uId, pId: "bob", msg, mId, msgTime: 1 }], POS: `r.${++place}` }));
+  const url = `ws://127.0.0.1:${server.address().port}/dev`;
+  const idOf = (tail, head = "0190a5d0") => `${head}-ac96-7000-${tail}`;
+  const [first, second, third] = ["bcce-b302099a8057", "bcce-000000000001", "bcce-000000000002"];
+  const storage = new Storage();
+  // As the release before has left it.
+  storage.setItem("kschat/bob/seen", JSON.stringify([first]));
+  storage.setItem("kschat/bob/out/former/000000000", JSON.stringify({ rno: "former-0", to: "alice", text: "kept", time: 1, tries: 0 }));
+
+  const a = open("bob", { url, storage, ackAfter: 0 });
+  await connected(a);
+  await eventually("what an earlier release has kept keeps its number", ["former-0"], () => sent);
+  push("alice", idOf(first), "shown before the upgrade");
+  push("mallory", idOf(second), "decoy");
+  push("alice", idOf(second), "alice's own");
+  push("alice", idOf(second, "0190a5d1"), "a second try of it");
+  push(7, "m-1", "from 7");
+  push("7", "m-1", "from 7 again");
+  push("8", "m-1", "from 8");
+  await eventually("messages of two senders are two", ["decoy", "alice's own", "from 7", "from 8"], () => a.heard);
+  a.close();
+
+  const b = open("bob", { url, storage, ackAfter: 0 });
+  await connected(b);
+  push("alice", idOf(first), "shown before the upgrade");
+  push("alice", idOf(second, "0190a5d2"), "a third try of it");
+  push("carol", idOf(second), "carol's");
+  push("7", "m-1", "from 7 again");
+  push("alice", idOf(third), "the last");
+  await eventually("also after a reload", ["carol's", "the last"], () => b.heard);
+
+  for (const word of ["one", "two"]) b.send(word, word);
+  await eventually("numbers are drawn at random", 3, () => new Set(sent).size);
+  check("… of 128 bits", [true, true], [...new Set(sent)].slice(1).map((rno) => /^[0-9a-f]{32}$/.test(rno)));
+  b.close();
+  server.close();
+}
+
 // Node.js has one of its own since version 22.
 const natively = () => globalThis.WebSocket && sending(globalThis.WebSocket);
 
-const parts = { sending, natively, acknowledging, losing, bursting, rolling, suffering, expiring, typing, belonging, odd, agreed };
+const parts = { sending, natively, acknowledging, losing, bursting, rolling, suffering, expiring, typing, belonging, odd, agreed, distinguishing };
 const wanted = process.argv.slice(4);
 for (const [name, part] of Object.entries(parts)) {
   if (wanted.length && !wanted.includes(name)) continue;

@@ -8,7 +8,7 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use kschat_adapters::jwt::sign_seed_token;
 use kschat_core::{Clock, SystemClock};
-use kschat_protocol::{Position, UserId};
+use kschat_protocol::{MessageId, Position, UserId};
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
@@ -37,8 +37,8 @@ pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     user: String,
     sent: u64,
-    /// Ids of messages that were shown.
-    shown: HashSet<String>,
+    /// Messages that were shown.
+    shown: HashSet<Identity>,
     /// Came while the test waited for another kind of frame.
     aside: VecDeque<Value>,
     /// Whether it acknowledges what it gets, as clients of version 2 do.
@@ -50,6 +50,17 @@ pub struct Client {
 /// The place that a field names.
 fn position(field: &Value) -> Option<Position> {
     field.as_str()?.parse().ok()
+}
+
+/// What two items agree in that are the same message: who has sent it, and what its id says of the send.
+pub type Identity = (String, String);
+
+/// What tells an item of a `RESPRECEIVER` from those that are not the same message.
+#[must_use]
+pub fn identity(item: &Value) -> Identity {
+    let sender = item["uId"].as_str().map_or_else(|| item["uId"].to_string(), str::to_owned);
+    let id = MessageId::from(item["mId"].as_str().expect("mId is text").to_owned());
+    (sender, id.send().to_owned())
 }
 
 /// The status with which a handshake was refused.
@@ -92,6 +103,12 @@ impl Client {
             Err(Error::Http(response)) => Err(Refused(response.status().as_u16())),
             Err(error) => panic!("the handshake failed: {error}"),
         }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        &self.user
     }
 
     /// Sends any text.
@@ -221,13 +238,12 @@ impl Client {
         frame["MSG"].as_array().expect("MSG is an array").clone()
     }
 
-    /// Waits for that many messages and returns their texts, without those it has shown before: what a fault
-    /// makes the consumer push again has the same id.
+    /// Waits for that many messages and returns their texts, without those it has shown before.
     pub async fn texts(&mut self, count: usize) -> Vec<String> {
         let mut texts = Vec::new();
         while texts.len() < count {
             for item in self.items().await {
-                if self.shown.insert(item["mId"].as_str().expect("mId is text").to_owned()) {
+                if self.shown.insert(identity(&item)) {
                     texts.push(item["msg"].as_str().expect("msg is text").to_owned());
                 }
             }

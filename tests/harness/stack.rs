@@ -20,6 +20,9 @@ use crate::{
 /// The secret that all stacks of the tests share.
 pub const SECRET: &str = "a secret that only the tests know, long enough";
 
+/// The key with which all functions of the tests name messages.
+pub const MESSAGE_ID_KEY: &str = "a key that only the tests know, long enough";
+
 /// RabbitMQ and Redis of our own.
 pub struct Services {
     /// The broker.
@@ -56,6 +59,7 @@ impl Services {
             ("AMQP_URL", self.rabbitmq.url() + &heartbeat),
             ("REDIS_URL", self.redis.url()),
             ("JWT_SECRET", SECRET.to_owned()),
+            ("MESSAGE_ID_KEY", MESSAGE_ID_KEY.to_owned()),
         ];
         variables.extend(self.telemetry.iter().cloned());
         variables
@@ -65,7 +69,8 @@ impl Services {
 /// Options of a stack on a free port.
 #[must_use]
 pub fn options() -> Options {
-    Options { listen: ([127, 0, 0, 1], 0).into(), secret: SECRET.to_owned(), ..Options::default() }
+    let message_id_key = Some(MESSAGE_ID_KEY.parse().expect("a key"));
+    Options { listen: ([127, 0, 0, 1], 0).into(), secret: SECRET.to_owned(), message_id_key, ..Options::default() }
 }
 
 /// A stack that has everything in memory.

@@ -7,7 +7,7 @@
     emulate.py destroy FOLDER              takes everything down, data as well; fails if anything is left
 
 The program is the one that deploys to AWS, and so are the templates, but for what the emulator has no idea of.
-AWS_ENDPOINT_URL says where it is; AMQP_URL, REDIS_URL and JWT_SECRET what is behind it.
+AWS_ENDPOINT_URL says where it is; AMQP_URL, REDIS_URL, JWT_SECRET and MESSAGE_ID_KEY what is behind it.
 """
 
 import json
@@ -90,7 +90,12 @@ KEPT = {
 }
 
 # Secrets that name the services behind the emulator instead of those that it would have.
-SERVICES = {"AmqpUrlSecret": "AMQP_URL", "RedisUrlSecret": "REDIS_URL", "JwtKeySecret": "JWT_SECRET"}
+SERVICES = {
+    "AmqpUrlSecret": "AMQP_URL",
+    "RedisUrlSecret": "REDIS_URL",
+    "JwtKeySecret": "JWT_SECRET",
+    "MessageIdKeySecret": "MESSAGE_ID_KEY",
+}
 
 # Alarms that calculate: the emulator can't.
 CALCULATE = {"BrokerMemory", "BrokerDisk"}

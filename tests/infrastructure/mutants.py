@@ -191,6 +191,20 @@ MUTANTS = [
         "no_secret_stands_in_a_template",
     ),
     (
+        "a key for message ids in plain text",
+        "app.yaml",
+        "MESSAGE_ID_KEY: !Sub '{{resolve:secretsmanager:${MessageIdKeySecretArn}:SecretString}}'",
+        "MESSAGE_ID_KEY: a key of at least thirty-two bytes",
+        "no_secret_stands_in_a_template",
+    ),
+    (
+        "a send that names messages without a key",
+        "app.yaml",
+        "          MESSAGE_ID_KEY: !Sub '{{resolve:secretsmanager:${MessageIdKeySecretArn}:SecretString}}'\n",
+        "",
+        "the_environment_is_exactly_what_the_programs_read",
+    ),
+    (
         "settings that never go live",
         "app.yaml",
         "      AutoPublishCodeSha256: !Ref Revision\n      CodeUri: { Bucket: !Ref ArtifactBucket, Key: !Ref SendKey }",

@@ -107,7 +107,7 @@ def the_environment_is_exactly_what_the_programs_read(d):
             yield f"{program} reads {sorted(read - set_for[program])}, and no template sets it"
 
 
-SECRET = {"AMQP_URL", "REDIS_URL", "JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_JWKS"}
+SECRET = {"AMQP_URL", "REDIS_URL", "MESSAGE_ID_KEY", "JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_JWKS"}
 
 
 @rule

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use kschat_adapters::{
     api_gateway::{ApiGateway, CallbackUrl},
     config::{DEFAULT_PREFETCH, DEFAULT_RNO_WINDOW},
+    identity::MessageIdKey,
     jwt::{JwtSettings, JwtVerifier},
     rabbitmq::{BrokerUrl, Consuming, Publishing, QueueSettings},
     redis::{RedisRegistry, RedisUrl},
@@ -45,6 +46,8 @@ pub struct Options {
     pub edge: Settings,
     /// With what tokens are signed and checked.
     pub secret: String,
+    /// With what messages are named; without it, a random one, which another process with the same services would not have.
+    pub message_id_key: Option<MessageIdKey>,
     /// Into how many parts the users are cut.
     pub partitions: Partitions,
     /// What happens to a message for somebody who has never connected.
@@ -86,6 +89,7 @@ impl Default for Options {
             listen: SocketAddr::from(([127, 0, 0, 1], 3000)),
             edge: Settings::default(),
             secret: "kschat-local-development-only".to_owned(),
+            message_id_key: None,
             partitions: Partitions::default(),
             strangers: Strangers::default(),
             heartbeat: deliver::HEARTBEAT,
@@ -201,6 +205,7 @@ impl Parts {
 
     fn functions(&self, options: &Options) -> Result<InProcess, String> {
         let verifier = Arc::new(JwtVerifier::new(&JwtSettings::seed(options.secret.clone()))?);
+        let hash = options.message_id_key.clone().map_or_else(MessageIdKey::random, Ok)?;
         let clock = Arc::new(SystemClock);
         let connect = connect::Deps {
             verifier: verifier.clone(),
@@ -231,6 +236,7 @@ impl Parts {
                 send: kschat_core::send::Deps {
                     idempotency: self.idempotency.clone(),
                     backlogs: self.backlogs.clone(),
+                    hash: Arc::new(hash),
                     publisher: self.publisher.clone(),
                     queues: self.queues.clone(),
                     clock: clock.clone(),

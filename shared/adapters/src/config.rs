@@ -29,6 +29,7 @@
 //! | `NEW_RECIPIENTS` | send: users an hour to whom a user writes for the first time, or `off` | 100 |
 //! | `HANDSHAKE_TOKEN` | connect, send: `required`, or `optional` for Socket.IO clients that bring it later | `optional` |
 //! | `RNO_WINDOW` | send: seconds for which an `rno` is remembered | 86400 |
+//! | `MESSAGE_ID_KEY` | send: at least 32 bytes of random text, the same in every process | required |
 //! | `RECEIPTS` | consumer: `on` or `off`: whether senders are told what was delivered | `on` |
 //! | `CALLBACK_URL` | consumer: the connections API | required |
 //! | `PREFETCH` | consumer: messages of one user that wait to be taken or acknowledged, at most | 64 |
@@ -57,6 +58,7 @@ use kschat_core::{
 #[cfg(feature = "api-gateway")]
 use crate::api_gateway::CallbackUrl;
 use crate::{
+    identity::{self, MessageIdKey},
     jwt::{JwtSettings, JwtVerifier, KeySource, SEED_CLAIM, SignatureAlgorithm},
     log::LogFormat,
     rabbitmq::{BrokerUrl, QueueKind, QueueSettings},
@@ -256,25 +258,37 @@ fn switch(env: &mut Environment, name: &str, default: bool) -> Option<bool> {
 }
 
 /// What only the send function needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct SendSettings {
     /// What happens to a message for somebody who has never connected.
     pub strangers: Strangers,
     /// For how long an `rno` is remembered.
     pub rno_window: Duration,
+    /// The key for message ids.
+    pub message_id_key: MessageIdKey,
 }
 
 /// For how long an `rno` is remembered unless configured.
 pub const DEFAULT_RNO_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl SendSettings {
-    /// Reads `UNKNOWN_RECIPIENT` and `RNO_WINDOW`.
+    /// Reads `UNKNOWN_RECIPIENT`, `RNO_WINDOW` and `MESSAGE_ID_KEY`.
     pub fn read(env: &mut Environment) -> Option<Self> {
         let strangers = strangers(env);
         let default = NonZero::new(DEFAULT_RNO_WINDOW.as_secs()).unwrap_or(NonZero::<u64>::MIN);
         let window = env.number("RNO_WINDOW", default, "of seconds, from 1");
-        Some(Self { strangers: strangers?, rno_window: Duration::from_secs(window?.get()) })
+        let message_id_key = env.required("MESSAGE_ID_KEY", identity::CURE);
+        let rno_window = Duration::from_secs(window?.get());
+        Some(Self { strangers: strangers?, rno_window, message_id_key: message_id_key? })
     }
+}
+
+/// Reads `MESSAGE_ID_KEY`, where a process can do without it.
+pub fn message_id_key_if_set(env: &mut Environment) -> Option<Option<MessageIdKey>> {
+    if !env.is_set("MESSAGE_ID_KEY") {
+        return Some(None);
+    }
+    env.required("MESSAGE_ID_KEY", identity::CURE).map(Some)
 }
 
 #[cfg(feature = "api-gateway")]
@@ -471,13 +485,15 @@ mod tests {
             ("MESSAGE_RETENTION", "5"),
             ("QUEUE_MAX_MESSAGES", "0"),
             ("UNKNOWN_RECIPIENT", "shrug"),
+            ("MESSAGE_ID_KEY", "short"),
         ];
         let told = problems(env(&wrong), |env| {
             let (queues, send) = (queues(env), SendSettings::read(env));
             Some((queues?, send?))
         });
         for part in [
-            "4 problem(s)",
+            "5 problem(s)",
+            "MESSAGE_ID_KEY: must be at least 32 bytes",
             "QUEUE_TYPE: must be `classic` or `quorum`",
             "MESSAGE_RETENTION: must be a number of seconds from 60 to 2073600",
             "QUEUE_MAX_MESSAGES: `0` is not a whole number from 1",
@@ -506,10 +522,19 @@ mod tests {
     }
 
     #[test]
+    fn message_id_key_is_required_and_never_told() {
+        assert!(problems(env(&[]), SendSettings::read).contains("MESSAGE_ID_KEY: is not set; draw one with"));
+        let short = problems(env(&[("MESSAGE_ID_KEY", "hunter2")]), SendSettings::read);
+        assert!(short.contains("MESSAGE_ID_KEY: must be at least 32 bytes") && !short.contains("hunter2"), "{short}");
+        assert!(message_id_key_if_set(&mut env(&[])).unwrap().is_none());
+    }
+
+    #[test]
     fn defaults_are_the_documented_ones() {
-        let mut env = env(&[("CALLBACK_URL", "http://127.0.0.1:3000/dev")]);
+        let key = ("MESSAGE_ID_KEY", "a key of the tests, of 32 bytes or more");
+        let mut env = env(&[("CALLBACK_URL", "http://127.0.0.1:3000/dev"), key]);
         let send = SendSettings::read(&mut env).unwrap();
-        assert_eq!(send, SendSettings { strangers: Strangers::Queue, rno_window: DEFAULT_RNO_WINDOW });
+        assert_eq!((send.strangers, send.rno_window), (Strangers::Queue, DEFAULT_RNO_WINDOW));
         let consumer = ConsumerSettings::read(&mut env).unwrap();
         assert_eq!((consumer.prefetch, consumer.health_addr.port(), consumer.receipts), (64, 8080, true));
         assert_eq!(partitions(&mut env), Some(Partitions::default()));

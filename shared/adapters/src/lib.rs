@@ -5,6 +5,7 @@
 //! | to find | look in |
 //! |---|---|
 //! | how Redis keys are named | [`redis`] |
+//! | how messages are told apart | [`identity`] |
 //! | how queues and exchanges are named | [`rabbitmq`] |
 //! | which setting the environment holds | [`config`] |
 //! | where metrics, log lines and traces go | [`metrics`], [`log`], [`telemetry`] |
@@ -13,6 +14,7 @@
 pub mod api_gateway;
 pub mod config;
 mod http;
+pub mod identity;
 pub mod jwt;
 pub mod log;
 pub mod metrics;

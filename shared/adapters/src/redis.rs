@@ -214,17 +214,22 @@ struct StoredClaim {
     time: u64,
     /// Hexadecimal, as JSON readers elsewhere may not know numbers of 128 bits.
     digest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
     done: bool,
 }
 
 impl StoredClaim {
     fn new(claim: &Claim, done: bool) -> Self {
-        Self { id: claim.id.clone(), time: claim.time.millis(), digest: format!("{:032x}", claim.digest), done }
+        let (id, time) = (claim.id.clone(), claim.time.millis());
+        let content = claim.content.map(|content| format!("{content:032x}"));
+        Self { id, time, digest: format!("{:032x}", claim.digest), content, done }
     }
 
     fn into_claimed(self) -> Result<Claimed, BoxError> {
         let digest = u128::from_str_radix(&self.digest, 16)?;
-        let claim = Claim { id: self.id, time: Timestamp::from_millis(self.time), digest };
+        let content = self.content.map(|content| u128::from_str_radix(&content, 16)).transpose()?;
+        let claim = Claim { id: self.id, time: Timestamp::from_millis(self.time), digest, content };
         Ok(if self.done { Claimed::Done(claim) } else { Claimed::Pending(claim) })
     }
 }

@@ -309,14 +309,14 @@ impl Courier<'_> {
         let settled = match posted {
             Posted::Settled => {
                 self.note_left(last);
-                self.unacked.note_settled(batch.messages.iter().map(|pushed| &pushed.message.id));
+                self.unacked.note_settled(batch.messages.iter().map(|pushed| &pushed.message));
                 self.deliveries.ack(&tags(&batch.messages)).await
             }
             Posted::Refused => self.discard(&batch.messages).await,
             Posted::Reached => {
                 let (copies, waiting): (Vec<_>, Vec<_>) = batch.messages.into_iter().partition(|pushed| pushed.is_own);
                 self.unacked.push(waiting);
-                self.unacked.note_settled(copies.iter().map(|pushed| &pushed.message.id));
+                self.unacked.note_settled(copies.iter().map(|pushed| &pushed.message));
                 return self.ack(&tags(&copies)).await;
             }
         };

@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use kschat_protocol::{MessageId, UserId};
+use kschat_protocol::{MessageId, Recipient, UserId};
 use uuid::{Builder, Uuid};
 
-use crate::{Timestamp, hash::stable};
+use crate::{Timestamp, ports::MessageHash};
 
 /// Bits of the count of ids within a millisecond: those between the version and the variant of a UUIDv7 (RFC 9562, 6.2,
 /// method 1).
@@ -22,20 +22,58 @@ pub(crate) fn fresh() -> MessageId {
     MessageId::from(Uuid::now_v7().to_string())
 }
 
-/// An id whose head sorts: of what one process accepts, the later has the greater one. The rest follows from the `rno`: should
-/// the registry lose what it knows of a send between two tries, the receiver still knows them as one
-/// ([`MessageId::send`]).
-pub(crate) fn for_send(user: &UserId, rno: &str, now: Timestamp) -> MessageId {
-    // Knuth's multiplier, from the golden ratio: what is taken from the upper end depends on every bit.
-    const MIX: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+/// What a send of version 2 says, as far as another one would be another message.
+#[derive(Clone, Copy)]
+pub(crate) struct Content<'a> {
+    pub(crate) sender: &'a UserId,
+    pub(crate) recipient: &'a Recipient,
+    pub(crate) rno: &'a str,
+    pub(crate) msg: &'a str,
+}
+
+impl Content<'_> {
+    /// Tells it from everything else that anybody sends, under every key.
+    pub(crate) fn digest(&self, hash: &dyn MessageHash) -> [u8; 32] {
+        let (kind, recipient) = match self.recipient {
+            Recipient::User(user) => ("user", user.as_str()),
+            Recipient::Room(room) => ("room", room.as_str()),
+        };
+        hash.digest(&framed(&["kschat send", self.sender.as_str(), kind, recipient, self.rno, self.msg]))
+    }
+}
+
+/// The length goes before each part, so that ("ab", "c") and ("a", "bc") differ.
+fn framed(parts: &[&str]) -> Vec<u8> {
+    let mut framed = Vec::new();
+    for part in parts {
+        framed.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        framed.extend_from_slice(part.as_bytes());
+    }
+    framed
+}
+
+/// The first half of a digest, which is enough to compare.
+pub(crate) fn half(digest: [u8; 32]) -> u128 {
+    digest.iter().take(16).fold(0, |half, byte| half << 8 | u128::from(*byte))
+}
+
+/// An id whose head sorts: of what one process accepts, the later has the greater one. The rest is a keyed hash of what is
+/// sent, by whom, to whom and under which `rno`: should the registry lose what it knows of a send between two tries, the
+/// receiver still knows them as one ([`MessageId::send`]), and nobody without the key can have a message of another sender or
+/// of another content get the same.
+pub(crate) fn for_send(digest: [u8; 32], hash: &dyn MessageHash, now: Timestamp) -> MessageId {
     let tick = next_tick(now).to_be_bytes();
-    let mixed = stable(&[user.as_str().as_bytes(), rno.as_bytes()]).wrapping_mul(MIX).to_be_bytes();
     let [.., count_high, count_low] = tick;
-    let [rest @ .., _, _, _, _, _, _, _, _] = mixed;
-    let [a, b, c, d, e, f, g, h] = rest;
+    let [a, b, c, d, e, f, g, h] = tail(digest, hash);
     let below = [count_high, count_low, a, b, c, d, e, f, g, h];
     let millis = u64::from_be_bytes(tick) >> COUNT;
     MessageId::from(Builder::from_unix_timestamp_millis(millis, &below).into_uuid().to_string())
+}
+
+/// What an id says of its send, but for the two bits that are the same in every UUID.
+fn tail(digest: [u8; 32], hash: &dyn MessageHash) -> [u8; 8] {
+    let [a, b, c, d, e, f, g, h, ..] = hash.seal(&[b"kschat id", digest.as_slice()].concat());
+    [a, b, c, d, e, f, g, h]
 }
 
 /// Milliseconds and a count within them, greater each time as long as the clock is not set back.
@@ -52,17 +90,51 @@ fn next_tick(now: Timestamp) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use kschat_protocol::RoomId;
+
     use super::*;
+    use crate::memory::MemoryHash;
+
+    fn content<'a>(sender: &'a UserId, recipient: &'a Recipient, rno: &'a str, msg: &'a str) -> Content<'a> {
+        Content { sender, recipient, rno, msg }
+    }
 
     #[test]
     fn later_ids_are_greater_even_within_a_millisecond() {
-        let alice = UserId::try_from("alice".to_owned()).expect("an id");
+        let (alice, hash) = (UserId::try_from("alice").expect("an id"), MemoryHash::new());
+        let bob = Recipient::User(UserId::try_from("bob").expect("an id"));
+        let id = |rno: usize, now| for_send(content(&alice, &bob, &rno.to_string(), "hi").digest(&hash), &hash, now);
         let now = Timestamp::from_millis(1_700_000_000_000);
-        let ids: Vec<_> = (0..5_000).map(|rno| for_send(&alice, &rno.to_string(), now)).collect();
+        let ids: Vec<_> = (0..5_000).map(|rno| id(rno, now)).collect();
         assert!(ids.is_sorted_by(|a, b| a < b));
         assert!(ids[0].as_str().starts_with("018bcfe5-6800-7000-"), "{}", ids[0].as_str());
-        let earlier = for_send(&alice, "0", Timestamp::from_millis(1_600_000_000_000));
+        let earlier = id(0, Timestamp::from_millis(1_600_000_000_000));
         assert!(earlier < ids[0], "a clock that was set back");
         assert_eq!(earlier.send(), ids[0].send());
+    }
+
+    #[test]
+    fn id_of_send_depends_on_every_part_and_on_key() {
+        let (user, room) = (|id: &str| UserId::try_from(id).expect("an id"), RoomId::try_from("bob").expect("an id"));
+        let (alice, mallory) = (user("alice"), user("mallory"));
+        let (bob, carol) = (Recipient::User(user("bob")), Recipient::User(user("carol")));
+        let room = Recipient::Room(room);
+        let (hash, other) = (MemoryHash::new(), MemoryHash::new());
+        let contents = [
+            content(&alice, &bob, "r", "hi"),
+            content(&mallory, &bob, "r", "hi"),
+            content(&alice, &carol, "r", "hi"),
+            content(&alice, &room, "r", "hi"),
+            content(&alice, &bob, "s", "hi"),
+            content(&alice, &bob, "r", "ho"),
+            content(&alice, &bob, "rh", "i"),
+        ];
+        // The ticks are another test's.
+        let tail = |content: &Content<'_>, hash: &MemoryHash| tail(content.digest(hash), hash);
+        let mut tails: Vec<[u8; 8]> = contents.iter().map(|content| tail(content, &hash)).collect();
+        tails.push(tail(&contents[0], &other));
+        assert_eq!(tails[0], tail(&contents[0], &hash));
+        let different: std::collections::HashSet<_> = tails.iter().collect();
+        assert_eq!(different.len(), tails.len(), "{tails:?}");
     }
 }

@@ -293,8 +293,10 @@ pub struct Claim {
     pub id: MessageId,
     /// When it was accepted.
     pub time: Timestamp,
-    /// A hash of recipient and text: tells a repetition from another message.
+    /// A hash of recipient and text, by which functions of the release before tell a repetition from another message.
     pub digest: u128,
+    /// The same and who sent it, by a hash that nobody can steer; claims of the release before have none.
+    pub content: Option<u128>,
 }
 
 /// What became of an attempt to be the first with an `rno`.
@@ -322,6 +324,15 @@ pub trait IdempotencyStore: Send + Sync {
     /// # Errors
     /// [`Unavailable`]: a repetition will be published again, under the same id.
     async fn settle(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<(), Unavailable>;
+}
+
+/// Hashes that tell messages apart.
+pub trait MessageHash: Send + Sync {
+    /// A hash for which nobody finds two texts, the same in every deployment: SHA-256.
+    fn digest(&self, text: &[u8]) -> [u8; 32];
+
+    /// A hash that nobody can compute, or guess at, who has not the deployment's key: HMAC-SHA-256.
+    fn seal(&self, text: &[u8]) -> [u8; 32];
 }
 
 /// Why a message is not, or not surely, with the broker.

@@ -12,8 +12,11 @@ use crate::{
     Clock, Session, Timestamp,
     hash::stable,
     inbound::{Caller, Refused},
-    mint,
-    ports::{Backlogs, Claim, Claimed, IdempotencyStore, PublishError, Publisher, Queues, Requested, Unavailable},
+    mint::{self, Content},
+    ports::{
+        Backlogs, Claim, Claimed, IdempotencyStore, MessageHash, PublishError, Publisher, Queues, Requested,
+        Unavailable,
+    },
     retire::FIRST_LOOK,
     rooms, trace,
 };
@@ -39,6 +42,8 @@ pub enum Strangers {
 pub struct Deps {
     /// Tells a repetition from a new message.
     pub idempotency: Arc<dyn IdempotencyStore>,
+    /// Tells one message from another.
+    pub hash: Arc<dyn MessageHash>,
     /// Takes the message.
     pub publisher: Arc<dyn Publisher>,
     /// Has a queue made that is not there yet.
@@ -208,19 +213,14 @@ async fn accept_once(
     now: Timestamp,
 ) -> Result<(Message, bool), SendError> {
     let rno = frame.rno.as_ref().ok_or(SendError::NoRno)?.to_string();
-    let msg = frame.msg.as_bytes();
-    let digest = match &frame.recipient {
-        Recipient::User(user) => stable(&[user.as_str().as_bytes(), msg]),
-        Recipient::Room(room) => stable(&[b"room", room.as_str().as_bytes(), msg]),
-    };
-    let proposal = Claim { id: mint::for_send(sender.user, &rno, now), time: now, digest };
+    let proposal = proposal(deps, sender.user, &rno, frame, now);
     let claimed = deps.idempotency.claim(sender.user, &rno, &proposal).await.map_err(SendError::Registry)?;
     let (claim, done) = match claimed {
-        Claimed::First => (proposal, false),
+        Claimed::First => (proposal.clone(), false),
         Claimed::Pending(claim) => (claim, false),
         Claimed::Done(claim) => (claim, true),
     };
-    if claim.digest != digest {
+    if !is_same(&claim, &proposal) {
         return Err(SendError::RnoReused);
     }
     let message = message(frame, sender.connection, claim.id.clone(), claim.time);
@@ -229,6 +229,23 @@ async fn accept_once(
         join(settle(deps, sender.user, &rno, &claim), copy(deps, sender, &message)).await;
     }
     Ok((message, done))
+}
+
+fn proposal(deps: &Deps, sender: &UserId, rno: &str, frame: &SendFrame, now: Timestamp) -> Claim {
+    let (hash, msg) = (deps.hash.as_ref(), frame.msg.as_bytes());
+    let content = Content { sender, recipient: &frame.recipient, rno, msg: &frame.msg }.digest(hash);
+    let digest = match &frame.recipient {
+        Recipient::User(user) => stable(&[user.as_str().as_bytes(), msg]),
+        Recipient::Room(room) => stable(&[b"room", room.as_str().as_bytes(), msg]),
+    };
+    Claim { id: mint::for_send(content, hash, now), time: now, digest, content: Some(mint::half(content)) }
+}
+
+/// Whether a claim is for the same message. It does not depend on the key, which may have been replaced meanwhile.
+fn is_same(claim: &Claim, proposal: &Claim) -> bool {
+    // Made by a function of the release before.
+    let is_former = claim.content.is_none();
+    if is_former { claim.digest == proposal.digest } else { claim.content == proposal.content }
 }
 
 /// The message is accepted whether or not this can be noted: a repetition would only publish its id again.
@@ -253,7 +270,8 @@ async fn copy(deps: &Deps, sender: &Sender<'_>, message: &Message) {
 
 async fn publish(deps: &Deps, sender: &UserId, to: &Recipient, message: &Message) -> Result<(), SendError> {
     match to {
-        Recipient::User(user) => publish_to_user(deps, user, message).await,
+        Recipient::User(user) if user == sender => publish_to_user(deps, user, message).await,
+        Recipient::User(user) => publish_to_user(deps, user, &message.clone().without_rno()).await,
         Recipient::Room(room) => publish_to_room(deps, sender, room, message).await,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    hash::{BuildHasher, RandomState},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -10,7 +11,6 @@ use kschat_protocol::{AckFrame, ConnectionId, Message, MessageId, Position, Rece
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    hash::stable,
     metrics::{self, Present},
     ports::Tag,
 };
@@ -93,8 +93,10 @@ pub(crate) struct Unacked {
     again_at: Instant,
     /// When everything was pushed again last.
     repeated_at: Option<Instant>,
-    /// Hashes of the ids that were settled last, the oldest first.
+    /// Hashes of the messages that were settled last, the oldest first.
     settled: VecDeque<u64>,
+    /// Draws the hashes anew for each user and run: nobody can aim at one.
+    hasher: RandomState,
 }
 
 impl Unacked {
@@ -102,7 +104,8 @@ impl Unacked {
         let now = Instant::now();
         let (entries, settled) = (VecDeque::new(), VecDeque::new());
         let run = fastrand::u32(..Position::RUNS);
-        Self { run, last: 0, entries, since: now, repeated: 0, again_at: now, repeated_at: None, settled }
+        let hasher = RandomState::new();
+        Self { run, last: 0, entries, since: now, repeated: 0, again_at: now, repeated_at: None, settled, hasher }
     }
 
     /// The place of the next message.
@@ -112,18 +115,24 @@ impl Unacked {
     }
 
     /// Whether that message was pushed before: a send that was tried twice may be in the queue twice.
-    pub(crate) fn has(&self, id: &MessageId) -> bool {
-        self.entries.iter().any(|entry| entry.message.id.send() == id.send()) || self.settled.contains(&short(id))
+    pub(crate) fn has(&self, message: &Message) -> bool {
+        self.settled.contains(&self.short(message))
+            || self.entries.iter().any(|entry| entry.message.is_same_as(message))
     }
 
     /// Notes that those messages are dealt with.
-    pub(crate) fn note_settled<'a>(&mut self, ids: impl IntoIterator<Item = &'a MessageId>) {
-        for id in ids {
+    pub(crate) fn note_settled<'a>(&mut self, messages: impl IntoIterator<Item = &'a Message>) {
+        for message in messages {
             if self.settled.len() == SETTLED {
                 self.settled.pop_front();
             }
-            self.settled.push_back(short(id));
+            self.settled.push_back(self.short(message));
         }
+    }
+
+    /// Half a hash: enough to tell a few messages of one user apart.
+    fn short(&self, message: &Message) -> u64 {
+        self.hasher.hash_one(message.identity())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -173,7 +182,7 @@ impl Unacked {
 
     fn take(&mut self, count: usize) -> Vec<Pushed> {
         let taken: Vec<Pushed> = self.entries.drain(..count).collect();
-        self.note_settled(taken.iter().map(|entry| &entry.message.id));
+        self.note_settled(taken.iter().map(|entry| &entry.message));
         taken
     }
 
@@ -235,11 +244,6 @@ impl Unacked {
         self.repeated = 0;
         self.again_at = self.since + AGAIN.0;
     }
-}
-
-/// Half a hash: enough to tell a few messages of one user apart.
-fn short(id: &MessageId) -> u64 {
-    stable(&[id.send().as_bytes()]) as u64
 }
 
 /// Acks on their way from the owner of a partition to one user's courier.

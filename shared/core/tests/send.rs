@@ -13,8 +13,8 @@ use kschat_core::{
     Partitions, Timestamp,
     contract::{ManualClock, connection},
     inbound::Caller,
-    memory::{MemoryBroker, MemoryRegistry},
-    ports::{Mailbox, PublishError, Publisher, Unavailable, Verdict},
+    memory::{MemoryBroker, MemoryHash, MemoryRegistry},
+    ports::{Claim, IdempotencyStore, Mailbox, PublishError, Publisher, Unavailable, Verdict},
     rooms,
     send::{Deps, Strangers, send},
 };
@@ -87,6 +87,7 @@ impl Scene {
         let deps = Deps {
             idempotency: registry.clone(),
             backlogs: registry,
+            hash: Arc::new(MemoryHash::new()),
             publisher: Arc::new(publisher),
             queues: Arc::new(broker.clone()),
             clock: clock.clone(),
@@ -210,6 +211,63 @@ async fn send_beyond_limit_is_refused_with_retry() {
     scene.alice.verdict = Verdict::ShareFull;
     assert!(scene.send(HELLO).await.contains(r#""ER":11"#));
     assert!(scene.queued().await.is_empty());
+}
+
+/// A registry that remembers another release's, or another key's, claim of the `rno` in [`HELLO`].
+async fn claimed(scene: &mut Scene, claim: &Claim) {
+    let store = Arc::new(MemoryRegistry::new(Partitions::default()));
+    let alice = UserId::try_from("alice").expect("an id");
+    store.claim(&alice, "r", claim).await.expect("memory");
+    scene.deps.idempotency = store;
+}
+
+#[tokio::test]
+async fn claim_of_former_release_stands_for_same_text() {
+    let mut scene = Scene::new(Version::V2, vec![], true).await;
+    let id = MessageId::from("018bcfe5-6800-7000-a000-00000000002a".to_owned());
+    // The former hash of "bob" and "hello".
+    let digest = 0x4ead_9e8b_1f5f_9955_5c24_899f_5c21_03e0;
+    claimed(&mut scene, &Claim { id: id.clone(), time: NOW, digest, content: None }).await;
+    let reply = scene.send(&HELLO.replace("hello", "another")).await;
+    assert!(reply.contains(r#""ER":13"#), "{reply}");
+    let reply = scene.send(HELLO).await;
+    assert!(reply.contains(r#""ER":0"#) && reply.contains(id.as_str()), "{reply}");
+    assert_eq!(scene.queued().await, [id.as_str()]);
+    assert!(scene.send(HELLO).await.contains(r#""DUP":1"#));
+}
+
+#[tokio::test]
+async fn claim_survives_another_key() {
+    let mut scene = Scene::new(Version::V2, vec![PublishError::Unconfirmed(lost())], true).await;
+    assert!(scene.send(HELLO).await.contains(r#""ER":18"#));
+    scene.deps.hash = Arc::new(MemoryHash::new());
+    assert!(scene.send(HELLO).await.contains(r#""ER":0"#));
+    let queued = scene.queued().await;
+    assert!(queued.len() == 2 && queued[0] == queued[1], "{queued:?}");
+    assert!(scene.send(&HELLO.replace("hello", "another")).await.contains(r#""ER":13"#));
+}
+
+#[tokio::test]
+async fn equal_former_digest_is_not_same_message() {
+    let mut scene = Scene::new(Version::V2, vec![], true).await;
+    let id = MessageId::from("018bcfe5-6800-7000-a000-00000000002a".to_owned());
+    let digest = 0x4ead_9e8b_1f5f_9955_5c24_899f_5c21_03e0;
+    claimed(&mut scene, &Claim { id, time: NOW, digest, content: Some(1) }).await;
+    assert!(scene.send(HELLO).await.contains(r#""ER":13"#));
+}
+
+#[tokio::test]
+async fn queued_body_has_rno_only_for_sender() {
+    let scene = Scene::new(Version::V2, vec![], true).await;
+    assert!(scene.send(HELLO).await.contains(r#""RANDOMNO":"r""#));
+    assert!(scene.send(r#"{"uId":"alice","pId":"alice","msg":"a note","rno":"s"}"#).await.contains(r#""ER":0"#));
+    for (user, rno) in [("bob", None), ("alice", Some("s"))] {
+        let user = UserId::try_from(user).expect("an id");
+        let mut deliveries = scene.broker.open(&user).await.expect("memory");
+        let body = deliveries.try_next().expect("a message").body;
+        let message = Message::from_slice(&body).expect("a message");
+        assert_eq!(message.rno.map(|rno| rno.to_string()).as_deref(), rno);
+    }
 }
 
 #[tokio::test]

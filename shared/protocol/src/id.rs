@@ -1,6 +1,6 @@
 //! Names of users, connections and messages.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Number;
@@ -171,8 +171,8 @@ impl MessageId {
     }
 
     /// What names the send that made it: of a UUIDv7, all but the time and a count within it (its first 19 letters and
-    /// dashes, RFC 9562). Two ids that agree in this are of one send that was tried twice, with all memory of the first try
-    /// lost in between.
+    /// dashes, RFC 9562). Two ids of one sender that agree in this are of one send that was tried twice, with all memory of
+    /// the first try lost in between. Of two senders it says nothing: compare [`Identity`](crate::Identity).
     #[must_use]
     pub fn send(&self) -> &str {
         let is_v7 = self.0.len() == 36 && self.0.get(14..).is_some_and(|text| text.starts_with('7'));
@@ -204,13 +204,19 @@ pub enum JsonId {
 }
 
 impl JsonId {
+    /// The id as text, the same for either type.
+    #[must_use]
+    pub fn to_text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Number(number) => number.to_string().into(),
+            Self::Text(text) => text.as_str().into(),
+        }
+    }
+
     /// Whether it names that user.
     #[must_use]
     pub fn names(&self, user: &UserId) -> bool {
-        match self {
-            Self::Number(number) => number.to_string() == user.0,
-            Self::Text(text) => *text == user.0,
-        }
+        self.to_text() == user.as_str()
     }
 }
 

@@ -32,7 +32,7 @@ pub use client::{AckFrame, ClientFrame, FieldError, FrameError, Recipient, SendF
 pub use code::Er;
 pub use handshake::{BEARER_PREFIX, Handshake, SUBPROTOCOL, Version};
 pub use id::{ConnectionId, InvalidId, JsonId, MessageId, RoomId, UserId};
-pub use message::{Message, MessageError, Status};
+pub use message::{Identity, Message, MessageError, Status};
 pub use notice::{Control, Notice, Order};
 pub use position::{InvalidPosition, Position};
 pub use reply::{AuthReply, PeerPresence, PeerStatus, PresenceReply, RoomOp, RoomReply, StatusReply};

@@ -1,5 +1,7 @@
 //! A message as it lies in its receiver's queue.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{ConnectionId, JsonId, MessageId, TraceContext, UserId, limits::MAX_MESSAGE_ID};
@@ -69,7 +71,7 @@ pub struct Message {
     /// Its name.
     #[serde(rename = "mId", deserialize_with = "acknowledgeable")]
     pub id: MessageId,
-    /// The number its sender drew for it.
+    /// The number its sender drew for it. Only the sender's own devices get it: see [`Self::without_rno`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rno: Option<JsonId>,
     /// The trace that it belongs to. It travels beside the body, as what carries the body has a place for it.
@@ -79,6 +81,22 @@ pub struct Message {
     /// beside the body, as well.
     #[serde(skip)]
     pub via: Option<ConnectionId>,
+}
+
+/// What two messages agree in that are the same: the sender and what the id says of the send ([`MessageId::send`]). The
+/// sender is a part of it, so that no user can have a message that counts as one of another's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity<'a> {
+    sender: Cow<'a, str>,
+    send: &'a str,
+}
+
+impl<'a> Identity<'a> {
+    /// What an item of that sender, in whatever JSON type, says by that id.
+    #[must_use]
+    pub fn new(sender: &'a JsonId, id: &'a MessageId) -> Self {
+        Self { sender: sender.to_text(), send: id.send() }
+    }
 }
 
 /// Reads an id that a client can name in an ack, and that leaves room for a message in the frame after it.
@@ -111,6 +129,24 @@ impl Message {
         self.from.names(user) && (self.room.is_some() || !self.to.names(user))
     }
 
+    /// Tells it from every message that is not the same.
+    #[must_use]
+    pub fn identity(&self) -> Identity<'_> {
+        Identity::new(&self.from, &self.id)
+    }
+
+    /// Whether both are one message, of which one may be a second try.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.id.send() == other.id.send() && self.from.to_text() == other.from.to_text()
+    }
+
+    /// The same, for anybody but its sender.
+    #[must_use]
+    pub fn without_rno(self) -> Self {
+        Self { rno: None, ..self }
+    }
+
     /// The body to queue.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
@@ -121,6 +157,22 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn identity_names_sender_of_either_type() {
+        let message = |from: &str, id: &str| {
+            let body = format!(r#"{{"uId":{from},"pId":2,"msg":"hi","rStatus":1,"msgTime":0,"mId":"{id}"}}"#);
+            Message::from_slice(body.as_bytes()).unwrap()
+        };
+        let (first, second) = ("018bcfe5-6800-7000-a000-00000000002a", "018bcfe5-7d00-7001-a000-00000000002a");
+        for (one, other, is_same) in [
+            (message("7", first), message("\"7\"", second), true),
+            (message("7", first), message("8", first), false),
+            (message("7", "m-1"), message("7", "m-2"), false),
+        ] {
+            assert_eq!((one.is_same_as(&other), one.identity() == other.identity()), (is_same, is_same), "{other:?}");
+        }
+    }
 
     #[test]
     fn a_body_whose_id_no_client_could_acknowledge_is_no_message() {

@@ -37,6 +37,11 @@ fn message() -> Message {
     }
 }
 
+/// The same, as anybody but its sender gets it.
+fn item() -> Message {
+    message().without_rno()
+}
+
 #[test]
 fn an_accepted_send_is_answered_in_the_seeds_names() {
     let reply = |repeated| SendReply::accepted(message(), repeated).to_text();
@@ -59,7 +64,7 @@ fn a_send_without_recipient_is_told_which_field_is_missing() {
 #[test]
 fn a_receiver_gets_an_array_and_hears_what_was_pushed_before() {
     let mut frame = ReceiverFrame::after(None);
-    assert!(frame.push(&message(), false) && frame.push(&message(), true));
+    assert!(frame.push(&item(), false) && frame.push(&item(), true));
     assert_eq!(frame.len(), 2);
     assert_eq!(frame.into_text(PLACE), golden(include_str!("golden/resp_receiver.json")));
 }
@@ -73,8 +78,15 @@ fn what_can_not_be_understood_is_answered_by_an_error_frame() {
 #[test]
 fn a_frame_names_the_one_before_it() {
     let mut frame = ReceiverFrame::after(Some(Position { run: 0x0a1b_2c3d, number: 1 }));
-    assert!(frame.push(&message(), false));
+    assert!(frame.push(&item(), false));
     assert_eq!(frame.into_text(PLACE), golden(include_str!("golden/resp_receiver_after.json")));
+}
+
+#[test]
+fn copy_for_senders_devices_has_rno() {
+    let mut frame = ReceiverFrame::after(None);
+    assert!(frame.push(&message(), false));
+    assert_eq!(frame.into_text(PLACE), golden(include_str!("golden/resp_receiver_copy.json")));
 }
 
 #[test]
@@ -84,11 +96,11 @@ fn an_item_says_which_trace_it_belongs_to() {
         panic!("it is a send");
     };
     assert_eq!(SendFrame { trace: None, ..frame.clone() }, sent());
-    let traced = Message { trace: frame.trace, ..message() };
+    let traced = Message { trace: frame.trace, ..item() };
     let mut pushed = ReceiverFrame::after(None);
     assert!(pushed.push(&traced, false));
     assert_eq!(pushed.into_text(PLACE), golden(include_str!("golden/resp_receiver_traced.json")));
-    assert_eq!(traced.to_vec(), message().to_vec(), "the queued body does not hold it");
+    assert_eq!(traced.to_vec(), item().to_vec(), "the queued body does not hold it");
 }
 
 #[test]
@@ -174,7 +186,7 @@ fn a_room_is_joined_left_and_spoken_in() {
     assert_eq!(frame.recipient, Recipient::Room(room));
     let message = Message { to: frame.pid.clone(), room: Some(frame.pid), ..message() };
     let mut pushed = ReceiverFrame::after(None);
-    assert!(pushed.push(&message, false));
+    assert!(pushed.push(&message.clone().without_rno(), false));
     assert_eq!(pushed.into_text(PLACE), golden(include_str!("golden/resp_receiver_room.json")));
     assert_eq!(SendReply::accepted(message, false).to_text(), golden(include_str!("golden/resp_send_room.json")));
 }

@@ -11,7 +11,7 @@ use kschat_adapters::jwt::{JwtSettings, JwtVerifier, sign_seed_token};
 use kschat_core::{
     Clock, Partitions, SystemClock, ack, inbound,
     limits::Limits,
-    memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
+    memory::{MemoryBroker, MemoryHash, MemoryOwnership, MemoryRegistry},
     ports::{ConnectionRegistry, Mailbox},
     request, rooms,
     send::Strangers,
@@ -92,6 +92,7 @@ impl Scene {
                 send: kschat_core::send::Deps {
                     idempotency: registry.clone(),
                     backlogs: registry.clone(),
+                    hash: Arc::new(MemoryHash::new()),
                     publisher: shared.clone(),
                     queues: shared.clone(),
                     clock: clock.clone(),

@@ -176,12 +176,14 @@ impl Serve {
         };
         let limits = queues.as_ref().and_then(|queues| config::limits(env, queues));
         let secret = secret(env, self.listen);
+        let message_id_key = config::message_id_key_if_set(env);
         let functions = functions(env, self.functions);
         let edge = self.edge.settings(env);
         let options = Options {
             listen: self.listen,
             edge: edge?,
             secret: secret?,
+            message_id_key: message_id_key?,
             partitions: partitions?,
             strangers: if queues?.keeps_empty { Strangers::Refuse } else { Strangers::Queue },
             heartbeat: deliver::HEARTBEAT,

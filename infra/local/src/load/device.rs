@@ -6,6 +6,7 @@ use std::{
 };
 
 use kschat_core::backoff::Backoff;
+use kschat_protocol::JsonId;
 use serde_json::{Value, json};
 use tokio::{
     sync::Semaphore,
@@ -293,7 +294,8 @@ impl Device {
         let items = frame["MSG"].as_array().map(Vec::as_slice).unwrap_or_default();
         for item in items {
             let id = item["mId"].as_str().unwrap_or_default();
-            if !memory.seen.insert(id) {
+            let sender = serde_json::from_value(item["uId"].clone()).unwrap_or(JsonId::Text(String::new()));
+            if !memory.seen.insert(&sender, id) {
                 self.oracle.repeated.fetch_add(1, Relaxed);
             } else if let Some((letter, sent)) = self.read(item["msg"].as_str().unwrap_or_default())
                 // What the user's other devices send is shown here, too, and was delivered to somebody else.

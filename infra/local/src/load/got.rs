@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use kschat_protocol::{MessageId, Position};
+use kschat_protocol::{Identity, JsonId, MessageId, Position};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -22,7 +22,7 @@ const ACK_WITHIN: Duration = Duration::from_secs(1);
 /// would count as shown twice.
 const MAX_SEEN: usize = 32_768;
 
-/// Ids of the messages that were shown last, as hashes: two of a few thousand that are alike would be a wonder.
+/// Senders and ids of the messages that were shown last, as hashes: two of a few thousand that are alike would be a wonder.
 #[derive(Default)]
 pub(super) struct Seen {
     hasher: RandomState,
@@ -41,9 +41,10 @@ pub(super) struct Acks {
 }
 
 impl Seen {
-    /// Puts an id in; says whether it was not there.
-    pub(super) fn insert(&mut self, id: &str) -> bool {
-        let hash = self.hasher.hash_one(MessageId::from(id.to_owned()).send());
+    /// Puts a message of that sender in; says whether it was not there.
+    pub(super) fn insert(&mut self, sender: &JsonId, id: &str) -> bool {
+        let id = MessageId::from(id.to_owned());
+        let hash = self.hasher.hash_one(Identity::new(sender, &id));
         if !self.ids.insert(hash) {
             return false;
         }
@@ -116,10 +117,12 @@ mod tests {
     #[test]
     fn an_id_is_known_until_many_newer_ones_have_come() {
         let mut seen = Seen::default();
-        assert!(seen.insert("a") && !seen.insert("a"));
-        (0..MAX_SEEN).for_each(|n| assert!(seen.insert(&n.to_string())));
+        let (one, other) = (JsonId::Text("7".to_owned()), JsonId::Text("8".to_owned()));
+        assert!(seen.insert(&one, "a") && !seen.insert(&JsonId::Number(7.into()), "a"));
+        assert!(seen.insert(&other, "a"), "another user's");
+        (0..MAX_SEEN).for_each(|n| assert!(seen.insert(&one, &n.to_string())));
         assert!(seen.ids.len() == MAX_SEEN && seen.order.len() == MAX_SEEN);
-        assert!(seen.insert("a"), "it was not forgotten");
+        assert!(seen.insert(&one, "a"), "it was not forgotten");
     }
 
     #[test]

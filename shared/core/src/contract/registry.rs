@@ -177,7 +177,8 @@ pub async fn online_is_from_the_first_connection_to_the_last(registry: &impl Con
 /// The port's own.
 pub async fn the_first_claim_stands(store: &impl IdempotencyStore) -> Outcome {
     let (user, other, now) = (somebody(), somebody(), SystemClock.now());
-    let claim = |id: &str, digest| Claim { id: MessageId::from(id.to_owned()), time: now, digest };
+    let claim =
+        |id: &str, digest| Claim { id: MessageId::from(id.to_owned()), time: now, digest, content: Some(digest >> 1) };
     let (first, second) = (claim("m-1", u128::MAX), claim("m-2", 2));
     assert_eq!(store.claim(&user, "r", &first).await?, Claimed::First);
     assert_eq!(store.claim(&user, "r", &second).await?, Claimed::Pending(first.clone()));
@@ -457,7 +458,8 @@ pub async fn odd_ids_do_not_collide(registry: &(impl IdempotencyStore + Receipts
     let id = |text: String| UserId::try_from(text).map_err(|error| Unavailable::new("test", "make an id", error));
     let base = somebody();
     let (plain, odd) = (id(base.as_str().to_owned())?, id(format!("{}}}:b", base.as_str()))?);
-    let claim = |id: &str| Claim { id: MessageId::from(id.to_owned()), time: SystemClock.now(), digest: 7 };
+    let now = SystemClock.now();
+    let claim = |id: &str| Claim { id: MessageId::from(id.to_owned()), time: now, digest: 7, content: Some(7) };
     assert_eq!(registry.claim(&odd, "c", &claim("m-1")).await?, Claimed::First);
     assert_eq!(registry.claim(&plain, "b}:c", &claim("m-2")).await?, Claimed::First);
     assert_eq!(registry.claim(&id(format!("{}%7D:b", base.as_str()))?, "c", &claim("m-3")).await?, Claimed::First);

@@ -44,8 +44,8 @@ impl Courier<'_> {
     /// what was pushed before leaves the queue; the first one stays until it is acknowledged.
     pub(super) async fn read(&mut self, mut delivery: Delivery) -> Result<Option<Read>, End> {
         let (trace, via) = (delivery.trace.take(), delivery.via.take());
-        match Message::from_slice(&delivery.body).map(|message| Message { trace, via, ..message }) {
-            Ok(message) if self.unacked.has(&message.id) => {
+        match Message::from_slice(&delivery.body).map(|message| self.for_this_user(Message { trace, via, ..message })) {
+            Ok(message) if self.unacked.has(&message) => {
                 self.ack(&[delivery.tag]).await?;
                 Ok(None)
             }
@@ -64,6 +64,11 @@ impl Courier<'_> {
                 Ok(None)
             }
         }
+    }
+
+    /// What the user may get of it: the `rno` is its sender's own matter.
+    fn for_this_user(&self, message: Message) -> Message {
+        if message.from.names(self.user) { message } else { message.without_rno() }
     }
 
     async fn set_aside(&mut self, tag: Tag, body: &[u8], why: Undeliverable) -> Result<(), End> {
@@ -108,7 +113,7 @@ impl Courier<'_> {
     async fn next_here(&mut self, batch: &[Pushed]) -> Result<Option<Read>, End> {
         while let Some(delivery) = self.deliveries.try_next() {
             let Some((delivery, message)) = self.read(delivery).await? else { continue };
-            if batch.iter().all(|pushed| pushed.message.id.send() != message.id.send()) {
+            if !batch.iter().any(|pushed| pushed.message.is_same_as(&message)) {
                 return Ok(Some((delivery, message)));
             }
             self.ack(&[delivery.tag]).await?;

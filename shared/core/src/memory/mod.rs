@@ -4,7 +4,9 @@
 //! or consumer may be given one of these.
 
 mod broker;
+mod hash;
 mod registry;
 
 pub use broker::{MemoryBroker, MemoryOwnership};
+pub use hash::MemoryHash;
 pub use registry::MemoryRegistry;
