@@ -19,7 +19,7 @@
 //! | `RNO_WINDOW` | send: seconds for which an `rno` is remembered | 86400 |
 //! | `RECEIPTS` | consumer: `on` or `off`: whether senders are told what was delivered | `on` |
 //! | `CALLBACK_URL` | consumer: the connections API | required |
-//! | `PREFETCH` | consumer: messages of one user that wait to be taken or acknowledged, at most | 64 |
+//! | `PREFETCH` | consumer: messages of one user that wait to be taken or acknowledged, at most (256) | 64 |
 //! | `HEALTH_ADDR` | consumer: where `/healthz` and `/metrics` listen | `127.0.0.1:8080` |
 //! | `LOG_FORMAT` | all: `text` or `json` | `text`; `json` on Lambda |
 //! | `RUST_LOG` | all | `info` |

@@ -1,7 +1,7 @@
 //! Connections and `rno`s in a map.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,12 +14,15 @@ use crate::{
     Partition, Partitions, Session, Timestamp,
     ports::{
         Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, Memberships, Presence, Presences,
-        RateLimits, Reachable, Receipt, Receipts, Seen, Stage, Unavailable,
+        RateLimits, Reachable, Receipt, Receipts, RoomsOfUser, Seen, Stage, Unavailable,
     },
 };
 
 /// How many `rno`s are remembered; then the oldest is forgotten.
 const CLAIMS: usize = 100_000;
+
+/// How long it is remembered at least that a user has left a room.
+const LEFT: Duration = Duration::from_secs(60);
 
 /// Remembers connections until the process ends.
 #[derive(Debug, Default)]
@@ -45,6 +48,8 @@ struct State {
     /// Who watches a user, and until when.
     watchers: HashMap<UserId, HashMap<UserId, Timestamp>>,
     rooms: HashMap<UserId, BTreeSet<RoomId>>,
+    /// When users have left rooms.
+    left_rooms: HashMap<UserId, BTreeMap<RoomId, Instant>>,
     /// The window of each connection: when it began, and how many requests it holds.
     requests: HashMap<ConnectionId, (Instant, u64)>,
 }
@@ -217,13 +222,30 @@ impl Memberships for MemoryRegistry {
         let fits = rooms.contains(room) || rooms.len() < limit;
         if fits {
             rooms.insert(room.clone());
+            state.left_rooms.entry(user.clone()).or_default().remove(room);
         }
         Ok(fits)
     }
 
     async fn leave(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
-        if let Some(rooms) = self.state().rooms.get_mut(user) {
+        let mut state = self.state();
+        if let Some(rooms) = state.rooms.get_mut(user) {
             rooms.remove(room);
+        }
+        state.left_rooms.entry(user.clone()).or_default().insert(room.clone(), Instant::now());
+        Ok(())
+    }
+
+    async fn rooms_and_left(&self, user: &UserId) -> Result<RoomsOfUser, Unavailable> {
+        let state = self.state();
+        let rooms = state.rooms.get(user).into_iter().flatten().cloned().collect();
+        let left = state.left_rooms.get(user).into_iter().flat_map(BTreeMap::keys).cloned().collect();
+        Ok(RoomsOfUser { rooms, left })
+    }
+
+    async fn forget_left(&self, user: &UserId) -> Result<(), Unavailable> {
+        if let Some(left) = self.state().left_rooms.get_mut(user) {
+            left.retain(|_, since| since.elapsed() < LEFT);
         }
         Ok(())
     }

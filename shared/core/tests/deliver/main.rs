@@ -11,4 +11,5 @@ mod notices;
 mod posting;
 mod presence;
 mod receipts;
+mod rooms;
 mod scene;
