@@ -171,7 +171,9 @@ mod ownership {
                 | OwnershipEvent::Acked(..)
                 | OwnershipEvent::Wanted(..)
                 | OwnershipEvent::Noticed(..)
-                | OwnershipEvent::Replied(..) => {}
+                | OwnershipEvent::Replied(..)
+                | OwnershipEvent::Closing(..)
+                | OwnershipEvent::Checking(_) => {}
             }
         }
     }
@@ -259,12 +261,18 @@ mod connections_api {
         assert!(matches!(here.post(&open, &large).await, Err(PostError::Refused(_))));
         let wrong_stage = api(&stack.callback_url().replace("/dev", "/prod")).await;
         assert!(matches!(wrong_stage.post(&open, "{}").await, Err(PostError::Retryable(_))));
+        assert!(here.is_open(&open).await.expect("the edge answers"));
         here.close(&open).await.expect("it is open");
         assert_eq!(client.closed().await, 1000);
         assert!(matches!(here.post(&open, "{}").await, Err(PostError::Gone)));
         here.close(&open).await.expect("it is closed already");
+        for gone in [open.as_str(), "BFHPhfCWIAMCKlQ=", "no id of the edge"] {
+            assert!(!here.is_open(&id(gone)).await.expect("the edge answers"), "{gone}");
+        }
+        wrong_stage.is_open(&open).await.expect_err("nobody can tell");
         stack.stop().await;
         here.close(&open).await.expect_err("nobody answers");
+        here.is_open(&open).await.expect_err("nobody answers");
         assert!(matches!(here.post(&open, "{}").await, Err(PostError::Retryable(_))));
     }
 }

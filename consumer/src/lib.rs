@@ -171,12 +171,18 @@ impl Shift {
                 }
             }
             OwnershipEvent::Replied(user, connection, frame) => {
-                // After a fail-over it may come before we have looked who is there.
-                if !self.served.contains_key(&user) {
-                    self.touch(user.clone());
+                if let Some(signals) = self.serving(&user) {
+                    signals.replies.put(connection, frame);
                 }
-                if let Some(served) = self.served.get(&user) {
-                    served.signals.replies.put(connection, frame);
+            }
+            OwnershipEvent::Closing(user, connection) => {
+                if let Some(signals) = self.serving(&user) {
+                    signals.closing.put(connection);
+                }
+            }
+            OwnershipEvent::Checking(user) => {
+                if let Some(signals) = self.serving(&user) {
+                    signals.check.notify_one();
                 }
             }
             // For a user whom nobody serves it comes too late: the message will be pushed and acknowledged again.
@@ -186,6 +192,14 @@ impl Shift {
                 }
             }
         }
+    }
+
+    /// The signals of a user of ours. After a fail-over they may be wanted before we have looked who is there.
+    fn serving(&mut self, user: &UserId) -> Option<&Signals> {
+        if !self.served.contains_key(user) {
+            self.touch(user.clone());
+        }
+        self.served.get(user).map(|served| &served.signals)
     }
 
     /// Makes sure that a user of ours is served according to what the registry says by now.

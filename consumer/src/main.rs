@@ -10,7 +10,7 @@ use kschat_adapters::{
     install_crypto_provider,
     metrics::{Collected, collect_for_service},
     rabbitmq::{Consuming, QueueSettings},
-    redis::RedisRegistry,
+    redis::{RedisRegistry, is_cluster},
     signal::stop_requested,
     telemetry::{self, Traces},
 };
@@ -100,6 +100,12 @@ async fn serve(settings: Settings, metrics: &Collected) -> io::Result<()> {
     let broker = Consuming::new(backends.broker, backends.partitions, settings.prefetch, queues);
     let registry = RedisRegistry::new(backends.redis, backends.partitions, DEFAULT_RNO_WINDOW)
         .keeping_receipts_for(queues.retention);
+    // One that is away now may come back; one that can never do is told at once.
+    if let Err(error) = registry.check().await
+        && is_cluster(&error)
+    {
+        return Err(io::Error::other(error));
+    }
     let connections = ApiGateway::new(&settings.callback_url).await;
     let asked = broker.clone();
     let (ready, scraped) = (Arc::new(move || asked.is_connected()), metrics.prometheus.clone());
@@ -116,7 +122,7 @@ async fn serve(settings: Settings, metrics: &Collected) -> io::Result<()> {
     let clerk = settings.receipts.then(|| Arc::new(Clerk::new(registry.clone(), broker.clone())));
     let crier = Arc::new(Crier::new(registry.clone(), registry.clone(), broker.clone(), clock.clone()));
     let deps = deliver::Deps::new(registry.clone(), broker, registry.clone(), connections, clock, backends.partitions);
-    let deps = deps.with_presence(crier).with_rooms(registry);
+    let deps = deps.with_presence(crier).with_rooms(registry.clone()).with_shares(registry);
     let deps = match clerk {
         Some(clerk) => deps.with_receipts(clerk),
         None => deps,

@@ -14,12 +14,12 @@ use futures_util::future::BoxFuture;
 use kschat_consumer::run;
 use kschat_core::{
     Partition, Partitions, Session, Timestamp,
-    contract::{ManualClock, connection, message, session, somebody},
+    contract::{ManualClock, connection, message, register, session, somebody},
     deliver::Deps,
     memory::{MemoryBroker, MemoryRegistry},
     ports::{
-        ConnectionRegistry, ConnectionsApi, Deliveries, Delivery, Mailbox, Ownership, OwnershipEvent, PostError,
-        Publisher, Retired, Tag, Unavailable, Undeliverable,
+        ConnectionsApi, Deliveries, Delivery, Mailbox, Ownership, OwnershipEvent, PostError, Publisher, Retired, Tag,
+        Unavailable, Undeliverable,
     },
 };
 use kschat_protocol::{ConnectionId, RoomId, UserId, Version};
@@ -55,6 +55,10 @@ impl ConnectionsApi for Edge {
 
     async fn close(&self, _connection: &ConnectionId) -> Result<(), Unavailable> {
         Ok(())
+    }
+
+    async fn is_open(&self, _connection: &ConnectionId) -> Result<bool, Unavailable> {
+        Ok(true)
     }
 }
 
@@ -179,7 +183,7 @@ async fn panic_for_one_user_rests_that_user_alone() {
         for (user, device) in &devices {
             let session = session(user, NOW, Duration::from_secs(3_600));
             let session = Session { version: Version::Seed, ..session };
-            registry.register(device, &session).await.expect("memory");
+            register(&*registry, device, &session).await.expect("memory");
             broker.ensure(user).await.expect("memory");
             broker.publish(user, &message(user, "one")).await.expect("memory");
         }

@@ -16,7 +16,8 @@ pub(crate) fn connection(event: &Event) -> Option<ConnectionId> {
 /// What the client said while it connected.
 pub(crate) fn handshake(event: &Event) -> Result<Handshake, UnsupportedDialect> {
     let protocols = event.headers.get(SUBPROTOCOL_HEADER).and_then(|value| value.to_str().ok());
-    Handshake::read(|key| event.query_string_parameters.first(key), protocols)
+    let handshake = Handshake::read(|key| event.query_string_parameters.first(key), protocols)?;
+    Ok(Handshake { source: event.request_context.identity.source_ip.clone(), ..handshake })
 }
 
 /// The text of a frame; a binary one is no text of ours.

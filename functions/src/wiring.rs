@@ -3,11 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use kschat_adapters::{
-    config::{Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, jwt, queues, room_policy},
+    config::{
+        Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, jwt, limits, queues, requires_token, room_policy,
+    },
     rabbitmq::{Publishing, QueueSettings},
     redis::RedisRegistry,
 };
-use kschat_core::SystemClock;
+use kschat_core::{SystemClock, inbound};
 
 use crate::{connect, disconnect, send};
 
@@ -22,9 +24,19 @@ fn registry(backends: Backends, window: Duration) -> RedisRegistry {
 pub(crate) fn connect(env: &mut Environment) -> Option<connect::Deps> {
     let (backends, queues, verifier) = (Backends::read(env), queues(env), jwt(env));
     let (backends, verifier) = (backends?, Arc::new(verifier?));
-    let broker = publishing(&backends, queues?);
-    let registry = Arc::new(registry(backends, DEFAULT_RNO_WINDOW));
-    Some(connect::Deps { verifier, registry, queues: broker.clone(), pokes: broker, clock: Arc::new(SystemClock) })
+    let queues = queues?;
+    let (limits, requires_token) = (limits(env, &queues), requires_token(env));
+    let broker = publishing(&backends, queues);
+    Some(connect::Deps {
+        verifier,
+        registry: Arc::new(registry(backends, DEFAULT_RNO_WINDOW)),
+        queues: broker.clone(),
+        pokes: broker.clone(),
+        supervision: broker,
+        clock: Arc::new(SystemClock),
+        limits: limits?,
+        requires_token: requires_token?,
+    })
 }
 
 pub(crate) fn disconnect(env: &mut Environment) -> Option<disconnect::Deps> {
@@ -39,6 +51,8 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
     let (verifier, policy) = (jwt(env), room_policy(env));
     let (backends, settings, verifier) = (backends?, settings?, Arc::new(verifier?));
     let queues = queues?;
+    let (limits, requires_token) = (limits(env, &queues), requires_token(env));
+    let (limits, requires_token) = (limits?, requires_token?);
     let broker = publishing(&backends, queues);
     let registry = registry(backends, settings.rno_window).keeping_receipts_for(queues.retention);
     let registry = Arc::new(registry);
@@ -50,8 +64,13 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
         policy,
     };
     Some(send::Deps {
-        send: kschat_core::send::Deps {
+        inbound: inbound::Deps {
             registry: registry.clone(),
+            supervision: broker.clone(),
+            clock: clock.clone(),
+            limits,
+        },
+        send: kschat_core::send::Deps {
             idempotency: registry.clone(),
             backlogs: registry.clone(),
             publisher: broker.clone(),
@@ -60,10 +79,9 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
             rooms: rooms.clone(),
             strangers: settings.strangers,
         },
-        ack: kschat_core::ack::Deps { registry: registry.clone(), acks: broker.clone(), clock: clock.clone() },
+        ack: kschat_core::ack::Deps { acks: broker.clone(), clock: clock.clone() },
         request: kschat_core::request::Deps {
             registry: registry.clone(),
-            rates: registry.clone(),
             receipts: registry.clone(),
             presences: registry.clone(),
             rooms,
@@ -72,7 +90,17 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
             notices: broker.clone(),
             clock: clock.clone(),
         },
-        join: connect::Deps { verifier, registry, queues: broker.clone(), pokes: broker.clone(), clock },
-        replies: broker,
+        join: connect::Deps {
+            verifier,
+            registry,
+            queues: broker.clone(),
+            pokes: broker.clone(),
+            supervision: broker.clone(),
+            clock,
+            limits,
+            requires_token,
+        },
+        replies: broker.clone(),
+        supervision: broker,
     })
 }

@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use kschat_adapters::jwt::{JwtSettings, JwtVerifier, sign_seed_token};
 use kschat_core::{
-    Clock, Partitions, SystemClock, Timestamp, ack,
+    Clock, Partitions, SystemClock, Timestamp, ack, inbound,
+    limits::Limits,
     memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
     ports::{ConnectionRegistry, Deliveries, Mailbox, Ownership, OwnershipEvent},
     request, rooms,
@@ -46,14 +47,22 @@ impl Scene {
             registry: registry.clone(),
             queues: shared.clone(),
             pokes: shared.clone(),
+            supervision: shared.clone(),
             clock: clock.clone(),
+            limits: Limits::default(),
+            requires_token: false,
         };
         Self {
             connect: connect.clone(),
             disconnect: disconnect::Deps { registry: registry.clone(), pokes: shared.clone() },
             send: send::Deps {
-                send: kschat_core::send::Deps {
+                inbound: inbound::Deps {
                     registry: registry.clone(),
+                    supervision: shared.clone(),
+                    clock: clock.clone(),
+                    limits: Limits::default(),
+                },
+                send: kschat_core::send::Deps {
                     idempotency: registry.clone(),
                     backlogs: registry.clone(),
                     publisher: shared.clone(),
@@ -62,10 +71,9 @@ impl Scene {
                     rooms: rooms.clone(),
                     strangers: Strangers::Queue,
                 },
-                ack: ack::Deps { registry: registry.clone(), acks: shared.clone(), clock: clock.clone() },
+                ack: ack::Deps { acks: shared.clone(), clock: clock.clone() },
                 request: request::Deps {
                     registry: registry.clone(),
-                    rates: registry.clone(),
                     receipts: registry.clone(),
                     presences: registry.clone(),
                     rooms,
@@ -75,7 +83,8 @@ impl Scene {
                     clock,
                 },
                 join: connect,
-                replies: shared,
+                replies: shared.clone(),
+                supervision: shared,
             },
             broker,
             registry,

@@ -11,11 +11,12 @@ use kschat_adapters::{
 };
 use kschat_consumer as consumer;
 use kschat_core::{
-    Partitions, SystemClock, ack, deliver,
+    Partitions, SystemClock, ack, deliver, inbound,
+    limits::Limits,
     memory::{MemoryBroker, MemoryRegistry},
     ports::{
         Acks, Backlogs, ConnectionRegistry, IdempotencyStore, Mailbox, Memberships, Notices, Ownership, Pokes,
-        Presences, Publisher, Queues, RateLimits, Receipts, Replies, RoomBindings, Unavailable,
+        Presences, Publisher, Queues, Receipts, Replies, RoomBindings, SenderShares, Supervision, Unavailable,
     },
     presence::Crier,
     receipts::Clerk,
@@ -52,6 +53,8 @@ pub struct Options {
     pub heartbeat: Heartbeat,
     /// How users' queues are made, where RabbitMQ has them.
     pub queues: QueueSettings,
+    /// How much one user may do.
+    pub limits: Limits,
     /// RabbitMQ and Redis; without them all is in memory.
     pub backends: Option<Backends>,
     /// Where functions run; without it, in this process.
@@ -87,6 +90,7 @@ impl Default for Options {
             strangers: Strangers::default(),
             heartbeat: deliver::HEARTBEAT,
             queues: QueueSettings::default(),
+            limits: Limits::default(),
             backends: None,
             functions: None,
             consumer: true,
@@ -127,7 +131,8 @@ struct Parts {
     pokes: Arc<dyn Pokes>,
     acks: Arc<dyn Acks>,
     notices: Arc<dyn Notices>,
-    rates: Arc<dyn RateLimits>,
+    shares: Arc<dyn SenderShares>,
+    supervision: Arc<dyn Supervision>,
     replies: Arc<dyn Replies>,
     memberships: Arc<dyn Memberships>,
     bindings: Arc<dyn RoomBindings>,
@@ -151,11 +156,12 @@ impl Parts {
             registry: registry.clone(),
             idempotency: registry.clone(),
             backlogs: registry.clone(),
-            rates: registry.clone(),
+            shares: registry.clone(),
             receipts: registry.clone(),
             presences: registry.clone(),
             memberships: registry,
             bindings: Arc::new(broker.clone()),
+            supervision: Arc::new(broker.clone()),
             publisher: Arc::new(broker.clone()),
             queues: Arc::new(broker.clone()),
             pokes: Arc::new(broker.clone()),
@@ -177,11 +183,12 @@ impl Parts {
             registry: registry.clone(),
             idempotency: registry.clone(),
             backlogs: registry.clone(),
-            rates: registry.clone(),
+            shares: registry.clone(),
             receipts: registry.clone(),
             presences: registry.clone(),
             memberships: registry,
             bindings: broker.clone(),
+            supervision: broker.clone(),
             publisher: broker.clone(),
             queues: broker.clone(),
             pokes: broker.clone(),
@@ -200,7 +207,10 @@ impl Parts {
             registry: self.registry.clone(),
             queues: self.queues.clone(),
             pokes: self.pokes.clone(),
+            supervision: self.supervision.clone(),
             clock: clock.clone(),
+            limits: options.limits,
+            requires_token: false,
         };
         let rooms = rooms::Deps {
             memberships: self.memberships.clone(),
@@ -212,8 +222,13 @@ impl Parts {
             connect: connect.clone(),
             disconnect: disconnect::Deps { registry: self.registry.clone(), pokes: self.pokes.clone() },
             send: send::Deps {
-                send: kschat_core::send::Deps {
+                inbound: inbound::Deps {
                     registry: self.registry.clone(),
+                    supervision: self.supervision.clone(),
+                    clock: clock.clone(),
+                    limits: options.limits,
+                },
+                send: kschat_core::send::Deps {
                     idempotency: self.idempotency.clone(),
                     backlogs: self.backlogs.clone(),
                     publisher: self.publisher.clone(),
@@ -222,10 +237,9 @@ impl Parts {
                     rooms: rooms.clone(),
                     strangers: options.strangers,
                 },
-                ack: ack::Deps { registry: self.registry.clone(), acks: self.acks.clone(), clock: clock.clone() },
+                ack: ack::Deps { acks: self.acks.clone(), clock: clock.clone() },
                 request: request::Deps {
                     registry: self.registry.clone(),
-                    rates: self.rates.clone(),
                     receipts: self.receipts.clone(),
                     presences: self.presences.clone(),
                     rooms,
@@ -236,6 +250,7 @@ impl Parts {
                 },
                 join: connect,
                 replies: self.replies.clone(),
+                supervision: self.supervision.clone(),
             },
         })
     }
@@ -254,7 +269,8 @@ impl Parts {
         let clerk = Arc::new(Clerk::new(self.receipts, notices.clone()));
         let crier = Arc::new(Crier::new(self.registry.clone(), self.presences, notices, clock.clone()));
         let deps = deliver::Deps::new(self.registry, mailbox, self.backlogs, connections, clock, partitions);
-        (deps.with_receipts(clerk).with_presence(crier).with_rooms(self.memberships), ownership)
+        let deps = deps.with_receipts(clerk).with_presence(crier).with_rooms(self.memberships);
+        (deps.with_shares(self.shares), ownership)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The connections API of API Gateway behind [`ConnectionsApi`]: `PostToConnection` and `DeleteConnection`.
+//! The connections API of API Gateway behind [`ConnectionsApi`]: `PostToConnection`, `DeleteConnection` and `GetConnection`.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -101,6 +101,15 @@ impl ConnectionsApi for ApiGateway {
         match close.map_err(|error| (status(&error), DisplayErrorContext(error).to_string())) {
             Ok(_) | Err((Some(410 | 400), _)) => Ok(()),
             Err((_, error)) => Err(Unavailable::new("api gateway", "close a connection", error)),
+        }
+    }
+
+    async fn is_open(&self, connection: &ConnectionId) -> Result<bool, Unavailable> {
+        let found = self.client.get_connection().connection_id(connection.as_str()).send().await;
+        match found.map_err(|error| (status(&error), DisplayErrorContext(error).to_string())) {
+            Ok(_) => Ok(true),
+            Err((Some(410 | 400), _)) => Ok(false),
+            Err((_, error)) => Err(Unavailable::new("api gateway", "look for a connection", error)),
         }
     }
 }

@@ -16,6 +16,14 @@
 //! | `QUEUE_TYPE` | connect, send, consumer: `classic` or `quorum` | `classic` |
 //! | `MESSAGE_RETENTION` | connect, send, consumer: seconds for which a message waits for its receiver | 1209600 |
 //! | `QUEUE_MAX_MESSAGES` | connect, send, consumer: messages that wait for one user at most | 100000 |
+//! | `QUEUE_MAX_BYTES` | connect, send, consumer: bytes of messages that wait for one user at most | 67108864 |
+//! | `SENDER_SHARE` | send: hundredths of that which may come from one sender, or `off` | 25 |
+//! | `SEND_RATE`, `SEND_BURST` | send: messages of one user a second, or `off`, and at once | 50, 200 |
+//! | `ACK_RATE`, `ACK_BURST` | send: acks | 200, 1000 |
+//! | `REQUEST_RATE`, `REQUEST_BURST` | send: everything else that a user asks for | 20, 300 |
+//! | `CONNECT_RATE`, `CONNECT_BURST` | connect, send: handshakes | 2, 120 |
+//! | `NEW_RECIPIENTS` | send: users an hour to whom a user writes for the first time, or `off` | 100 |
+//! | `HANDSHAKE_TOKEN` | connect, send: `required`, or `optional` for Socket.IO clients that bring it later | `optional` |
 //! | `RNO_WINDOW` | send: seconds for which an `rno` is remembered | 86400 |
 //! | `RECEIPTS` | consumer: `on` or `off`: whether senders are told what was delivered | `on` |
 //! | `CALLBACK_URL` | consumer: the connections API | required |
@@ -36,6 +44,7 @@ use std::{net::SocketAddr, num::NonZero, str::FromStr, sync::Arc, time::Duration
 
 use kschat_core::{
     Partitions,
+    limits::{Limits, Rate, Share},
     ports::RoomPolicy,
     rooms::{Everybody, ListedInToken},
     send::Strangers,
@@ -287,7 +296,8 @@ fn strangers(env: &mut Environment) -> Option<Strangers> {
     }
 }
 
-/// Reads how users' queues are made: `QUEUE_TYPE`, `MESSAGE_RETENTION`, `QUEUE_MAX_MESSAGES` and `UNKNOWN_RECIPIENT`.
+/// Reads how users' queues are made: `QUEUE_TYPE`, `MESSAGE_RETENTION`, `QUEUE_MAX_MESSAGES`, `QUEUE_MAX_BYTES` and
+/// `UNKNOWN_RECIPIENT`.
 pub fn queues(env: &mut Environment) -> Option<QueueSettings> {
     let default = QueueSettings::default();
     let kind: Option<QueueKind> = env.optional("QUEUE_TYPE", default.kind);
@@ -302,8 +312,70 @@ pub fn queues(env: &mut Environment) -> Option<QueueSettings> {
         fits
     });
     let max_messages = env.number("QUEUE_MAX_MESSAGES", default.max_messages, "from 1 to 4294967295");
+    let max_bytes = env.number("QUEUE_MAX_BYTES", default.max_bytes, "of bytes, from 1");
     let keeps_empty = strangers(env)? == Strangers::Refuse;
-    Some(QueueSettings { kind: kind?, retention: retention?, max_messages: max_messages?, keeps_empty })
+    let (max_messages, max_bytes) = (max_messages?, max_bytes?);
+    Some(QueueSettings { kind: kind?, retention: retention?, max_messages, max_bytes, keeps_empty })
+}
+
+/// Reads how much one user may do: `SEND_RATE` and `SEND_BURST`, the same of `ACK`, `REQUEST` and `CONNECT`,
+/// `NEW_RECIPIENTS`, and `SENDER_SHARE` of queues as they are set.
+pub fn limits(env: &mut Environment, queues: &QueueSettings) -> Option<Limits> {
+    let default = Limits::default();
+    let sends = rate(env, "SEND", default.sends);
+    let acks = rate(env, "ACK", default.acks);
+    let requests = rate(env, "REQUEST", default.requests);
+    let connects = rate(env, "CONNECT", default.connects);
+    let hour = Duration::from_secs(60 * 60);
+    let new_recipients = count(env, "NEW_RECIPIENTS", 100, u32::MAX);
+    let share = count(env, "SENDER_SHARE", 25, 100);
+    let new_recipients = new_recipients?.map(|count| Rate::new(count, hour, count));
+    let share = share?.map(|percent| {
+        let percent = u8::try_from(percent).unwrap_or(100);
+        Share::of_queue(percent, queues.max_bytes.get(), queues.max_messages.get(), queues.retention)
+    });
+    Some(Limits { sends: sends?, acks: acks?, requests: requests?, connects: connects?, new_recipients, share })
+}
+
+/// So many a second; `Some(None)` for `off`.
+fn rate(env: &mut Environment, name: &str, default: Option<Rate>) -> Option<Option<Rate>> {
+    let default = default.unwrap_or(Rate::new(1, Duration::from_secs(1), 1));
+    let usual = (1.0 / default.interval.as_secs_f64()).round() as u32;
+    let per_second = count(env, &format!("{name}_RATE"), usual, u32::MAX);
+    let burst = env.number(&format!("{name}_BURST"), default.burst.max(1), "from 1");
+    let burst = burst.filter(|burst| {
+        if *burst == 0 {
+            env.problem(&format!("{name}_BURST"), "must be a whole number from 1");
+        }
+        *burst > 0
+    });
+    let (per_second, burst) = (per_second?, burst?);
+    Some(per_second.map(|count| Rate::new(count, Duration::from_secs(1), burst)))
+}
+
+/// A whole number, or `off`.
+fn count(env: &mut Environment, name: &str, default: u32, most: u32) -> Option<Option<u32>> {
+    match env.text(name).map(|text| if text == "off" { Ok(None) } else { text.parse().map(Some) }) {
+        None => Some(Some(default)),
+        Some(Ok(None)) => Some(None),
+        Some(Ok(Some(number))) if (1..=most).contains(&number) => Some(Some(number)),
+        Some(_) => {
+            env.problem(name, format_args!("must be a whole number from 1 to {most}, or `off`"));
+            None
+        }
+    }
+}
+
+/// Reads `HANDSHAKE_TOKEN`: whether clients of Socket.IO must bring their token in the handshake, as all others must.
+pub fn requires_token(env: &mut Environment) -> Option<bool> {
+    match env.text("HANDSHAKE_TOKEN") {
+        None | Some("optional") => Some(false),
+        Some("required") => Some(true),
+        Some(_) => {
+            env.problem("HANDSHAKE_TOKEN", "must be `required` or `optional`");
+            None
+        }
+    }
 }
 
 /// An address to listen on.

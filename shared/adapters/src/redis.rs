@@ -1,5 +1,6 @@
-//! Redis (or Valkey) behind [`ConnectionRegistry`], [`IdempotencyStore`], [`Backlogs`], [`RateLimits`],
-//! [`Receipts`](kschat_core::ports::Receipts) and [`Presences`](kschat_core::ports::Presences).
+//! Redis (or Valkey) behind [`ConnectionRegistry`](kschat_core::ports::ConnectionRegistry), [`IdempotencyStore`],
+//! [`Backlogs`], [`SenderShares`](kschat_core::ports::SenderShares), [`Receipts`](kschat_core::ports::Receipts) and
+//! [`Presences`](kschat_core::ports::Presences).
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -14,26 +15,33 @@
 //! | `ks:w:{<user>}` | sorted set | who is told when the user comes and goes, by the time until which |
 //! | `ks:g:{<user>}` | set | the rooms that the user is in, for as long as the user's queue is kept |
 //! | `ks:gl:{<user>}` | sorted set | the rooms that the user has left lately, by the second: their bindings may be left over |
-//! | `ks:n:<connection>` | number | how many requests of the connection were counted within the present window |
+//! | `ks:z:<connection>` | string | the user of a connection that has ended lately |
+//! | `ks:b:{<user>}:s`, `:a`, `:r`, `:c`, `:n`, `:g`, `:x` | number | when a bucket of the user is full again: sends, acks, requests, handshakes, new recipients, what is said in rooms, refusals |
+//! | `ks:x:{<user>}` | string | the user is blocked; with `:told`, its owner was told to close its connections |
+//! | `ks:k:{<user>}` | sorted set | to whom the user has written, by the time of the first message |
+//! | `ks:f:{<user>}` | hash | how much of each sender may wait for the user, counted since the last rotation; `:before`, before that |
 //! | `ks:m:{<partition>}` | string | the mark that is gone when Redis has lost everything |
 //!
-//! No command touches two slots of a cluster, and every write may be repeated blindly: a command that was
-//! under way when the connection broke is simply sent again on a new one.
+//! In a key the free parts are escaped, so that none can end before its end. What belongs together changes in one step, by
+//! a script that is loaded once a connection. A script touches keys of several slots, so Redis must not run as a cluster:
+//! that is refused when a connection is made ([decision 13](../../docs/decisions/0013-sessions-change-in-one-step.md)).
+//! A command that was under way when the connection broke is simply sent again on a new one, so each may be repeated; of
+//! two that only count, a repetition counts twice.
 
 mod presence;
 mod receipts;
 mod rooms;
+mod scripts;
+mod sessions;
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use kschat_core::{
-    Partition, Partitions, Session, Timestamp,
-    ports::{
-        Backlogs, BoxError, Claim, Claimed, ConnectionRegistry, IdempotencyStore, RateLimits, Reachable, Unavailable,
-    },
+    Partition, Partitions, Timestamp,
+    ports::{Backlogs, BoxError, Claim, Claimed, IdempotencyStore, Unavailable},
 };
-use kschat_protocol::{ConnectionId, MessageId, UserId, Version, dialect::Dialect};
+use kschat_protocol::{MessageId, UserId};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ExistenceCheck, FromRedisValue, IntoConnectionInfo, Pipeline, SetExpiry,
     SetOptions, aio::MultiplexedConnection, io::tcp::TcpSettings,
@@ -125,7 +133,8 @@ impl RedisRegistry {
         }
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
-        let connection = self.url.0.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = self.url.0.get_multiplexed_async_connection_with_config(&config).await?;
+        scripts::load(&mut connection).await?;
         link.generation += 1;
         link.connection = Some(connection.clone());
         Ok((connection, link.generation))
@@ -175,25 +184,8 @@ impl RedisRegistry {
     }
 }
 
-fn session_key(connection: &ConnectionId) -> String {
-    format!("ks:c:{}", connection.as_str())
-}
-
-fn connections_key(user: &UserId) -> String {
-    format!("ks:u:{{{}}}:c", user.as_str())
-}
-
 fn mark_key(partition: Partition) -> String {
     format!("ks:m:{{{partition}}}")
-}
-
-fn read_session(stored: &str) -> Result<Session, BoxError> {
-    Session::try_from(serde_json::from_str::<StoredSession>(stored)?)
-}
-
-fn read_connection((connection, session): (String, String)) -> Option<Reachable> {
-    let connection = readable(ConnectionId::try_from(connection))?;
-    Some(Reachable { connection, session: readable(read_session(&session))? })
 }
 
 fn online_key(partition: Partition) -> String {
@@ -205,53 +197,16 @@ fn backlogs_key(partition: Partition) -> String {
 }
 
 fn rno_key(user: &UserId, rno: &str) -> String {
-    format!("ks:i:{{{}}}:{rno}", user.as_str())
+    format!("ks:i:{{{}}}:{rno}", part(user.as_str()))
 }
 
-/// A [`Session`] as it is stored.
-#[derive(Serialize, Deserialize)]
-struct StoredSession {
-    user: String,
-    version: u8,
-    connected: u64,
-    expires: Option<u64>,
-    /// Left out for the raw one, as by those who knew no other.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    dialect: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    rooms: Option<Vec<String>>,
-}
-
-impl From<&Session> for StoredSession {
-    fn from(session: &Session) -> Self {
-        Self {
-            user: session.user.as_str().to_owned(),
-            version: session.version.number(),
-            connected: session.connected.millis(),
-            expires: session.expires.map(Timestamp::millis),
-            dialect: session.dialect.code(),
-            rooms: session.rooms.clone(),
-        }
+/// A free part of a key, escaped so that it can't end before its end: without that, user `a}:b` with the `rno` `c` would be
+/// user `a` with the `rno` `b}:c`. The scripts do the same.
+fn part(text: &str) -> Cow<'_, str> {
+    if !text.contains(['%', '{', '}']) {
+        return Cow::Borrowed(text);
     }
-}
-
-impl TryFrom<StoredSession> for Session {
-    type Error = BoxError;
-
-    fn try_from(stored: StoredSession) -> Result<Self, BoxError> {
-        let dialect = match stored.dialect {
-            Some(code) => Dialect::from_code(&code).ok_or("unknown dialect")?,
-            None => Dialect::Raw,
-        };
-        Ok(Self {
-            dialect,
-            user: UserId::read_back(stored.user)?,
-            version: Version::from_number(stored.version).ok_or("unknown version")?,
-            connected: Timestamp::from_millis(stored.connected),
-            expires: stored.expires.map(Timestamp::from_millis),
-            rooms: stored.rooms,
-        })
-    }
+    Cow::Owned(text.replace('%', "%25").replace('{', "%7B").replace('}', "%7D"))
 }
 
 /// A [`Claim`] as it is stored.
@@ -280,144 +235,19 @@ fn to_json<T: Serialize>(value: &T) -> Result<String, Unavailable> {
     serde_json::to_string(value).map_err(|error| Unavailable::new("redis", "encode a value", error))
 }
 
+/// Whether that is how a Redis was answered that runs as a cluster: no waiting mends it.
+#[must_use]
+pub fn is_cluster(error: &Unavailable) -> bool {
+    let cause = error.source.downcast_ref::<redis::RedisError>();
+    cause.is_some_and(|error| error.kind() == redis::ErrorKind::InvalidClientConfig)
+}
+
 fn undecodable(error: impl Into<BoxError>) -> Unavailable {
     Unavailable::new("redis", "hold a readable value", error)
 }
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[async_trait]
-impl ConnectionRegistry for RedisRegistry {
-    async fn register(&self, connection: &ConnectionId, session: &Session) -> Result<(), Unavailable> {
-        let stored = to_json(&StoredSession::from(session))?;
-        let now = session.connected.millis();
-        let forgotten = i64::try_from(session.forgotten_at().millis()).unwrap_or(i64::MAX);
-        let reachable = session.reachable_until().millis();
-        let (connections, online) = (connections_key(&session.user), self.online_key(&session.user));
-        let mut pipeline = redis::pipe();
-        pipeline
-            .cmd("SET")
-            .arg(session_key(connection))
-            .arg(&stored)
-            .arg("PXAT")
-            .arg(forgotten)
-            .ignore()
-            .cmd("HSET")
-            .arg(&connections)
-            .arg(connection.as_str())
-            .arg(&stored)
-            .ignore()
-            .cmd("PEXPIREAT")
-            .arg(&connections)
-            .arg(forgotten)
-            .arg("GT")
-            .ignore()
-            // A key without an expiry is not less than any: `GT` alone would leave it without one.
-            .cmd("PEXPIREAT")
-            .arg(&connections)
-            .arg(forgotten)
-            .arg("NX")
-            .ignore()
-            .cmd("ZADD")
-            .arg(&online)
-            .arg("GT")
-            .arg(reachable)
-            .arg(session.user.as_str())
-            .ignore()
-            .cmd("ZREMRANGEBYSCORE")
-            .arg(&online)
-            .arg("-inf")
-            .arg(now)
-            .ignore();
-        self.run("register a connection", &pipeline).await
-    }
-
-    async fn session(&self, connection: &ConnectionId) -> Result<Option<Session>, Unavailable> {
-        let stored: Option<String> = self.run_one("read a session", Cmd::get(session_key(connection))).await?;
-        stored.map(|stored| read_session(&stored).map_err(undecodable)).transpose()
-    }
-
-    async fn session_and_connections(
-        &self,
-        connection: &ConnectionId,
-        user: &UserId,
-        now: Timestamp,
-    ) -> Result<(Option<Session>, Vec<Reachable>), Unavailable> {
-        let mut pipeline = redis::pipe();
-        pipeline.get(session_key(connection)).hgetall(connections_key(user));
-        let (stored, found): (Option<String>, Vec<(String, String)>) = self.run("read a session", &pipeline).await?;
-        let session = stored.map(|stored| read_session(&stored).map_err(undecodable)).transpose()?;
-        let reachable = found.into_iter().filter_map(read_connection);
-        Ok((session, reachable.filter(|one| one.session.reachable_until() > now).collect()))
-    }
-
-    async fn remove(&self, user: &UserId, connection: &ConnectionId) -> Result<(), Unavailable> {
-        const ACTION: &str = "remove a connection";
-        let connections = connections_key(user);
-        let mut pipeline = redis::pipe();
-        pipeline
-            .cmd("DEL")
-            .arg(session_key(connection))
-            .ignore()
-            .cmd("HDEL")
-            .arg(&connections)
-            .arg(connection.as_str())
-            .ignore()
-            .cmd("HLEN")
-            .arg(&connections);
-        let (left,): (u64,) = self.run(ACTION, &pipeline).await?;
-        if left > 0 {
-            return Ok(());
-        }
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("ZREM").arg(self.online_key(user)).arg(user.as_str()).ignore().cmd("HVALS").arg(&connections);
-        let (come_back,): (Vec<String>,) = self.run(ACTION, &pipeline).await?;
-        let sessions = come_back.iter().filter_map(|stored| readable(read_session(stored)));
-        // Somebody may have connected between the two: then the user must be put back.
-        if let Some(reachable) = sessions.map(|session| session.reachable_until()).max() {
-            let mut command = redis::cmd("ZADD");
-            command.arg(self.online_key(user)).arg("GT").arg(reachable.millis()).arg(user.as_str());
-            let _: u64 = self.run_one(ACTION, command).await?;
-        }
-        Ok(())
-    }
-
-    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<Reachable>, Unavailable> {
-        let command = Cmd::hgetall(connections_key(user));
-        let found: Vec<(String, String)> = self.run_one("read a user's connections", command).await?;
-        let all: Vec<Reachable> = found.into_iter().filter_map(read_connection).collect();
-        // Disconnects get lost now and then: what has surely ended makes room here.
-        let (over, open): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.session.forgotten_at() <= now);
-        if !over.is_empty() {
-            let mut command = redis::cmd("HDEL");
-            command.arg(connections_key(user));
-            for one in &over {
-                command.arg(one.connection.as_str());
-            }
-            let _: u64 = self.run_one("forget old connections", command).await?;
-        }
-        Ok(open.into_iter().filter(|one| one.session.reachable_until() > now).collect())
-    }
-
-    async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(online_key(partition)).arg(format!("({}", now.millis())).arg("+inf");
-        let found: Vec<String> = self.run_one("read who is online", command).await?;
-        Ok(found.into_iter().filter_map(|id| readable(UserId::read_back(id))).collect())
-    }
-
-    async fn mark(&self, partition: Partition) -> Result<bool, Unavailable> {
-        let mut command = redis::cmd("SET");
-        command.arg(mark_key(partition)).arg(1).arg("NX");
-        let set: Option<String> = self.run_one("mark a partition", command).await?;
-        Ok(set.is_none())
-    }
-
-    async fn is_marked(&self, partition: Partition) -> Result<bool, Unavailable> {
-        self.run_one("look for a mark", Cmd::exists(mark_key(partition))).await
-    }
 }
 
 /// Somebody else may have written there: one odd entry must not hide the others.
@@ -453,22 +283,6 @@ impl IdempotencyStore for RedisRegistry {
 }
 
 #[async_trait]
-impl RateLimits for RedisRegistry {
-    async fn count_request(
-        &self,
-        connection: &ConnectionId,
-        weight: u32,
-        window: Duration,
-    ) -> Result<u64, Unavailable> {
-        let key = format!("ks:n:{}", connection.as_str());
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("INCRBY").arg(&key).arg(weight).cmd("PEXPIRE").arg(&key).arg(millis(window)).arg("NX").ignore();
-        let (count,): (u64,) = self.run("count a request", &pipeline).await?;
-        Ok(count)
-    }
-}
-
-#[async_trait]
 impl Backlogs for RedisRegistry {
     async fn note(&self, user: &UserId, look_at: Timestamp) -> Result<(), Unavailable> {
         let key = backlogs_key(self.partitions.of(user));
@@ -489,20 +303,5 @@ impl Backlogs for RedisRegistry {
 
     async fn count(&self, partition: Partition) -> Result<u64, Unavailable> {
         self.run_one("count backlogs", Cmd::zcard(backlogs_key(partition))).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_that_was_written_before_there_were_dialects_is_a_raw_one() {
-        let old = r#"{"user":"alice","version":1,"connected":7,"expires":null}"#;
-        let session = read_session(old).unwrap();
-        assert_eq!(session.dialect, Dialect::Raw);
-        assert_eq!(serde_json::to_string(&StoredSession::from(&session)).unwrap(), old);
-        let unknown = r#"{"user":"alice","version":1,"connected":7,"expires":null,"dialect":"9"}"#;
-        assert!(read_session(unknown).is_err());
     }
 }

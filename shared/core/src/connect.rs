@@ -1,17 +1,26 @@
 //! A client connects.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::try_join;
 use kschat_protocol::{ConnectionId, Er, Handshake, UserId};
+use tokio::time::sleep;
 
 use crate::{
     Clock, Session, join,
-    ports::{ConnectionRegistry, Pokes, Queues, TokenError, TokenVerifier, Unavailable},
+    limits::{Limits, Rate},
+    ports::{
+        Admission, ConnectionRegistry, Created, Pokes, Queues, Supervision, TokenError, TokenVerifier, Unavailable,
+    },
 };
 
 /// Connections of one user at most: each gets every push. The registry may know a few that have ended without a sign.
 pub(crate) const MAX_DEVICES: usize = 100;
+
+/// When we look again whether there is room for a connection, after the user's owner was asked to check the others: one
+/// of them may have ended without a sign.
+const ROOM_CHECKS: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(500)];
 
 /// What [`connect`] needs.
 #[derive(Clone)]
@@ -24,8 +33,14 @@ pub struct Deps {
     pub queues: Arc<dyn Queues>,
     /// Tells the user's owner.
     pub pokes: Arc<dyn Pokes>,
+    /// Has connections checked that may have ended without a sign.
+    pub supervision: Arc<dyn Supervision>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// How much one user may do.
+    pub limits: Limits,
+    /// Whether a handshake without a token is refused, also of clients that could bring it later.
+    pub requires_token: bool,
 }
 
 /// Why a handshake is refused.
@@ -43,6 +58,18 @@ pub enum ConnectError {
     /// The user has as many connections as one may have.
     #[error("the user has too many connections")]
     TooManyDevices,
+    /// The user connects too often, or is blocked.
+    #[error("the user connects too often")]
+    TooOften {
+        /// How long it has to wait.
+        retry: Duration,
+    },
+    /// The connection is another user's.
+    #[error("the connection belongs to another user")]
+    Taken,
+    /// It has ended meanwhile.
+    #[error("the connection has ended already")]
+    Ended,
     /// The connection can't be remembered.
     #[error("the connection was not registered")]
     Registry(#[source] Unavailable),
@@ -58,7 +85,9 @@ impl ConnectError {
         match self {
             Self::NoToken => Er::TokenInvalid,
             Self::Token(error) => error.code(),
-            Self::NotYou => Er::NotYou,
+            Self::NotYou | Self::Taken => Er::NotYou,
+            Self::TooOften { .. } => Er::RateLimited,
+            Self::Ended => Er::Forbidden,
             Self::TooManyDevices => Er::TooManyDevices,
             Self::Registry(_) => Er::RegistryUnavailable,
             Self::Broker(_) => Er::BrokerUnavailable,
@@ -71,15 +100,11 @@ impl ConnectError {
 /// # Errors
 /// [`ConnectError`], and then nothing of the connection is left behind if it could be helped.
 pub async fn connect(deps: &Deps, connection: &ConnectionId, handshake: &Handshake) -> Result<UserId, ConnectError> {
-    if handshake.token.is_none() && handshake.dialect.may_name_its_user_later() {
+    if handshake.token.is_none() && !deps.requires_token && handshake.dialect.may_name_its_user_later() {
         return join::wait_for_a_name(deps, connection, handshake).await;
     }
     let session = admit(deps, handshake).await?;
-    let devices = deps.registry.connections(&session.user, session.connected).await.map_err(ConnectError::Registry)?;
-    if devices.len() >= MAX_DEVICES {
-        return Err(ConnectError::TooManyDevices);
-    }
-    deps.registry.register(connection, &session).await.map_err(ConnectError::Registry)?;
+    register(deps, connection, &session, None).await?;
     // The registry is written first: whoever is poked by this will find the connection there.
     let ready = try_join(deps.queues.enrol(&session.user), deps.pokes.poke(&session.user)).await;
     if let Err(error) = ready {
@@ -87,6 +112,46 @@ pub async fn connect(deps: &Deps, connection: &ConnectionId, handshake: &Handsha
         return Err(ConnectError::Broker(error));
     }
     Ok(session.user)
+}
+
+/// Registers a connection, in the place of a provisional user if there is one. Before a user is refused who has too many,
+/// those that have ended without a sign make room.
+pub(crate) async fn register(
+    deps: &Deps,
+    connection: &ConnectionId,
+    session: &Session,
+    instead_of: Option<&UserId>,
+) -> Result<(), ConnectError> {
+    match create(deps, connection, session, instead_of, deps.limits.connects).await {
+        Err(ConnectError::TooManyDevices) => {}
+        other => return other,
+    }
+    deps.supervision.check(&session.user).await.map_err(ConnectError::Broker)?;
+    for wait in ROOM_CHECKS {
+        sleep(wait).await;
+        match create(deps, connection, session, instead_of, None).await {
+            Err(ConnectError::TooManyDevices) => {}
+            other => return other,
+        }
+    }
+    Err(ConnectError::TooManyDevices)
+}
+
+async fn create(
+    deps: &Deps,
+    connection: &ConnectionId,
+    session: &Session,
+    instead_of: Option<&UserId>,
+    rate: Option<Rate>,
+) -> Result<(), ConnectError> {
+    let admission = Admission { instead_of: instead_of.cloned(), limit: MAX_DEVICES, rate, now: deps.clock.now() };
+    match deps.registry.create(connection, session, &admission).await.map_err(ConnectError::Registry)? {
+        Created::Done => Ok(()),
+        Created::TooMany => Err(ConnectError::TooManyDevices),
+        Created::Limited(retry) => Err(ConnectError::TooOften { retry }),
+        Created::Taken => Err(ConnectError::Taken),
+        Created::Gone => Err(ConnectError::Ended),
+    }
 }
 
 pub(crate) async fn admit(deps: &Deps, handshake: &Handshake) -> Result<Session, ConnectError> {
@@ -102,6 +167,7 @@ pub(crate) async fn admit(deps: &Deps, handshake: &Handshake) -> Result<Session,
         expires: identity.expires,
         dialect: handshake.dialect.clone(),
         rooms: identity.rooms,
+        source: None,
     };
     if session.is_expired(session.connected) {
         return Err(TokenError::Expired.into());

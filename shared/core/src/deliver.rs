@@ -7,7 +7,7 @@
 
 use std::{future::ready, sync::Arc, time::Duration};
 
-use futures_util::future::join3;
+use futures_util::{FutureExt, future::join3};
 use kschat_protocol::{UserId, dialect::Heartbeat};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -19,8 +19,11 @@ use tracing::Instrument;
 use crate::{
     Clock, Partitions,
     audience::Audience,
+    connect::MAX_DEVICES,
     job, lobby, metrics,
-    ports::{Backlogs, ConnectionRegistry, ConnectionsApi, Deliveries, Mailbox, Memberships, Tag},
+    ports::{
+        Backlogs, ConnectionRegistry, ConnectionsApi, Created, Deliveries, Mailbox, Memberships, SenderShares, Tag,
+    },
     posting::Posted,
     presence::Crier,
     queue_requests::Turns,
@@ -30,6 +33,7 @@ use crate::{
     unacked::{self, Unacked},
 };
 
+mod closing;
 mod expiry;
 mod frames;
 mod gathering;
@@ -37,12 +41,16 @@ mod loans;
 mod notices;
 mod pushing;
 mod repeating;
+mod shares;
 mod tending;
 
 use gathering::{Read, tags};
 use loans::{Arrivals, NextDelivery};
+use shares::ShareWindow;
 
+pub use self::closing::ClosingBox;
 pub use crate::{
+    lobby::Lobby,
     notices::NoticeBox,
     queue_requests::{Asker, WantedBox},
     replies::ReplyBox,
@@ -86,6 +94,8 @@ pub struct Deps {
     pub presence: Option<Arc<Crier>>,
     /// Knows who is in a room, and so needs a queue while away.
     pub rooms: Option<Arc<dyn Memberships>>,
+    /// Knows how much of each sender waits for a user, if anybody counts that.
+    pub shares: Option<Arc<dyn SenderShares>>,
     /// Bounds how many users are looked up and opened at once: after a fail-over all come together.
     opening: Arc<Semaphore>,
     /// Lets those who ask for queues take turns.
@@ -93,7 +103,7 @@ pub struct Deps {
     /// Connections whose tokens have ended, while they are told so and closed.
     seen_off: expiry::SeenOff,
     /// Bounds how many are connected and have not said who they are.
-    pub(crate) lobby: Arc<Semaphore>,
+    pub(crate) lobby: Arc<Lobby>,
     /// How often silent Socket.IO clients and we hear from one another.
     pub heartbeat: Heartbeat,
 }
@@ -109,7 +119,7 @@ impl Deps {
         clock: Arc<dyn Clock>,
         partitions: Partitions,
     ) -> Self {
-        let (opening, lobby) = (Arc::new(Semaphore::new(OPENING)), Arc::new(Semaphore::new(lobby::PLACES)));
+        let (opening, lobby) = (Arc::new(Semaphore::new(OPENING)), Arc::default());
         Self {
             registry,
             mailbox,
@@ -120,6 +130,7 @@ impl Deps {
             receipts: None,
             presence: None,
             rooms: None,
+            shares: None,
             opening,
             requests: Turns::new(),
             seen_off: expiry::SeenOff::default(),
@@ -140,6 +151,12 @@ impl Deps {
         Self { rooms: Some(memberships), ..self }
     }
 
+    /// The same, and what has left a queue does not count as its senders' any more.
+    #[must_use]
+    pub fn with_shares(self, shares: Arc<dyn SenderShares>) -> Self {
+        Self { shares: Some(shares), ..self }
+    }
+
     /// The same, and those who watch a user are told when it comes and goes.
     #[must_use]
     pub fn with_presence(self, crier: Arc<Crier>) -> Self {
@@ -158,6 +175,10 @@ pub struct Signals {
     pub notices: Arc<NoticeBox>,
     /// What single connections are to get beside.
     pub replies: Arc<ReplyBox>,
+    /// Which connections are to be closed.
+    pub closing: Arc<ClosingBox>,
+    /// The connections are to be checked against the edge.
+    pub check: Arc<Notify>,
     /// The registry has lost everything: tell it what is known here.
     pub restore: Arc<Notify>,
     /// A sender has found no queue for the user.
@@ -192,18 +213,21 @@ pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
             let _open = metrics::QUEUES.one_more_for("online");
             let unacked = Unacked::new();
             let (notices_at, look_at, held, arrivals) = (Instant::now(), None, None, Arrivals::new());
+            let (checked_at, shares) = (None, ShareWindow::new(deps.clock.now()));
             let mut courier = Courier {
                 deps,
                 user,
                 signals,
                 audience,
                 look_at,
+                checked_at,
                 bind_at,
                 notices_at,
                 deliveries,
                 arrivals,
                 unacked,
                 held,
+                shares,
             };
             // What is on loan is given back, whatever went wrong.
             let end = job::guard("deliver", courier.run()).await.unwrap_or(End::Panicked);
@@ -283,6 +307,8 @@ struct Courier<'a> {
     look_at: Option<Instant>,
     /// When to bind the queue to the user's rooms again that could not be bound.
     bind_at: Option<Instant>,
+    /// When the connections were checked against the edge last.
+    checked_at: Option<Instant>,
     /// When notices may be pushed again.
     notices_at: Instant,
     deliveries: Box<dyn Deliveries>,
@@ -290,6 +316,8 @@ struct Courier<'a> {
     unacked: Unacked,
     /// Did not fit into the last frame; opens the next one.
     held: Option<Read>,
+    /// What of the senders' shares has left the queue.
+    shares: ShareWindow,
 }
 
 impl Courier<'_> {
@@ -310,9 +338,11 @@ impl Courier<'_> {
         let Some(batch) = self.gather(first).await? else { return Ok(()) };
         let span = batch.span();
         let posted = self.post(&batch).instrument(span.clone()).await?;
+        let last = batch.messages.last().map(|pushed| pushed.message.time);
         span.in_scope(|| tracing::debug!("a frame was pushed"));
         let settled = match posted {
             Posted::Settled => {
+                self.note_left(last);
                 self.unacked.note_settled(batch.messages.iter().map(|pushed| &pushed.message.id));
                 self.deliveries.ack(&tags(&batch.messages)).await
             }
@@ -336,6 +366,7 @@ impl Courier<'_> {
             tokio::select! {
                 biased;
                 () = self.signals.stop.cancelled() => return Err(End::Stopped),
+                () = self.signals.restore.notified() => self.restore().await,
                 () = sleep_until(give_back_at.unwrap_or_else(Instant::now)), if give_back_at.is_some() => {
                     self.check_loans()?;
                 }
@@ -343,7 +374,8 @@ impl Courier<'_> {
                     self.look_again().await?;
                     self.bring_up_to_date().await?;
                 }
-                () = self.signals.restore.notified() => self.restore().await,
+                () = self.signals.closing.arrived() => self.close_connections().await?,
+                () = self.signals.check.notified() => self.check_connections().await?,
                 // The queue is there.
                 () = self.signals.wanted.arrived() => self.signals.wanted.forget(),
                 () = sleep_until(self.look_at.unwrap_or_else(Instant::now)), if self.look_at.is_some() => {
@@ -362,6 +394,7 @@ impl Courier<'_> {
                 () = self.signals.replies.arrived() => self.pass_on().await?,
                 () = sleep_until(tend_at.unwrap_or_else(Instant::now)), if tend_at.is_some() => self.tend().await?,
                 () = sleep_until(self.unacked.again_at()), if !self.unacked.is_empty() => self.push_again().await?,
+                () = sleep_until(self.shares.due_at()), if self.deps.shares.is_some() => self.update_shares().await,
                 () = ready(()), if self.held.is_some() && takes => {
                     if let Some(held) = self.held.take() {
                         return Ok(held);
@@ -383,7 +416,7 @@ impl Courier<'_> {
         let now = self.deps.clock.now();
         self.drop_expired();
         match self.deps.registry.connections(self.user, now).await {
-            Ok(reachable) if self.audience.is_within(&reachable) || self.registry_is_intact().await => {
+            Ok(reachable) if self.audience.is_within(&reachable) || self.has_left_for_sure().await => {
                 self.look_at = None;
                 self.audience.replace(reachable);
             }
@@ -405,19 +438,33 @@ impl Courier<'_> {
     }
 
     /// Whether somebody who is not in the registry has left, and was not lost by it.
-    async fn registry_is_intact(&self) -> bool {
+    async fn has_left_for_sure(&self) -> bool {
         // As long as nobody can tell, nobody is given up.
-        self.deps.registry.is_marked(self.deps.partitions.of(self.user)).await.unwrap_or(false)
+        let is_marked = self.deps.registry.is_marked(self.deps.partitions.of(self.user)).await.unwrap_or(false);
+        // A mark that was gone is set again once everybody has been told to restore what is known: whoever was told and has
+        // not done it yet must not take the new mark for the old one.
+        let was_told = self.signals.restore.notified().now_or_never().is_some();
+        is_marked && !was_told
     }
 
-    /// Tells the registry all that we know: it has lost everything.
+    /// Tells the registry all that we know: it has lost everything. Whoever has connected since then goes first: who does
+    /// not fit beside them is cut off. What has ended meanwhile is found by a check against the edge.
     async fn restore(&mut self) {
+        let mut over = Vec::new();
         for (connection, session) in self.audience.sessions() {
-            if let Err(error) = self.deps.registry.register(connection, session).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a session can't be restored for now");
-                self.look_at = Some(Instant::now() + LOOK_AGAIN);
+            match self.deps.registry.restore(connection, session, MAX_DEVICES).await {
+                Ok(Created::Done) => {}
+                Ok(_) => over.push(connection.clone()),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "a session can't be restored for now");
+                    self.look_at = Some(Instant::now() + LOOK_AGAIN);
+                }
             }
         }
+        for connection in over {
+            self.forget(&connection).await;
+        }
+        self.signals.check.notify_one();
     }
 
     /// Removes from the queue what a client has acknowledged; hurries for one that has missed something.
@@ -430,6 +477,7 @@ impl Courier<'_> {
         if let Some(clerk) = self.deps.receipts.as_ref().filter(|_| !settled.is_empty()) {
             clerk.delivered(self.user, settled.iter().map(|pushed| &pushed.message));
         }
+        self.note_left(settled.last().map(|pushed| pushed.message.time));
         self.ack(&tags(&settled)).await
     }
 

@@ -20,9 +20,8 @@ pub struct Deps {
 /// # Errors
 /// [`Unavailable`]: the owner will find out by the first push that fails.
 pub async fn disconnect(deps: &Deps, connection: &ConnectionId) -> Result<(), Unavailable> {
-    let Some(session) = deps.registry.session(connection).await? else {
-        return Ok(());
-    };
-    deps.registry.remove(&session.user, connection).await?;
-    deps.pokes.poke(&session.user).await
+    match deps.registry.end(connection).await? {
+        Some(user) => deps.pokes.poke(&user).await,
+        None => Ok(()),
+    }
 }

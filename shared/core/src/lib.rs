@@ -1,6 +1,7 @@
 //! What kschat decides, apart from what it runs on.
 //!
 //! - [`ports`]: the few things a use-case needs from outside, as traits.
+//! - [`inbound`]: who says something, and whether that is too much by [`limits`].
 //! - [`connect`], [`join`], [`disconnect`], [`send`], [`ack`]: one use-case of the functions each; [`request`]: the
 //!   smaller ones.
 //! - [`deliver`]: the consumer's use-case, from a user's queue to the user's connections; [`retire`]: what becomes of
@@ -23,8 +24,10 @@ pub mod contract;
 pub mod deliver;
 pub mod disconnect;
 mod hash;
+pub mod inbound;
 pub mod job;
 pub mod join;
+pub mod limits;
 mod lobby;
 pub mod memory;
 pub mod metrics;

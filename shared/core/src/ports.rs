@@ -7,9 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use kschat_protocol::{AckFrame, ConnectionId, Er, Message, MessageId, Notice, RoomId, TraceContext, UserId};
+use kschat_protocol::{
+    AckFrame, ConnectionId, Er, Message, MessageId, Notice, Recipient, RoomId, TraceContext, UserId,
+};
 
-use crate::{Partition, Session, Timestamp};
+use crate::{
+    Partition, Session, Timestamp,
+    limits::{Rate, Share},
+};
 
 /// Whatever a vendor's library reported.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -90,14 +95,140 @@ pub struct Reachable {
     pub session: Session,
 }
 
-/// Knows which connections are whose. Every write may be repeated blindly.
+/// Under which conditions a connection is created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// The provisional user under whom the connection is known until now, if it is: it moves from one to the other in the
+    /// same step.
+    pub instead_of: Option<UserId>,
+    /// How many connections a user may have.
+    pub limit: usize,
+    /// How often a user may connect.
+    pub rate: Option<Rate>,
+    /// The present moment.
+    pub now: Timestamp,
+}
+
+/// What became of an attempt to create a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// It is registered.
+    Done,
+    /// The user has as many connections as it may have, or so the registry believes.
+    TooMany,
+    /// The user connects too often, or is blocked: not before that span is over.
+    Limited(Duration),
+    /// It belongs to another user.
+    Taken,
+    /// It has ended already, or was never there.
+    Gone,
+}
+
+/// What became of an attempt to change a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Updated {
+    /// It is changed.
+    Done,
+    /// It is not what it was taken for, but this; nothing is changed.
+    Changed(Session),
+    /// There is no such connection (any more).
+    Gone,
+}
+
+/// What a frame costs its user. Everything that a client says is counted by the same round trip that reads its session.
+#[derive(Clone, Debug)]
+pub struct Charge<'a> {
+    /// Under what it is counted.
+    pub class: Class,
+    /// As how many.
+    pub cost: u32,
+    /// How often a user may do it.
+    pub rate: Option<Rate>,
+    /// The message that it brings, if it brings one.
+    pub message: Option<Addressed<'a>>,
+}
+
+/// What is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Messages.
+    Sends,
+    /// Acks.
+    Acks,
+    /// Everything else, and what can't be understood.
+    Requests,
+}
+
+/// A message on its way to a recipient.
+#[derive(Clone, Debug)]
+pub struct Addressed<'a> {
+    /// Who shall get it.
+    pub to: &'a Recipient,
+    /// How long its text is.
+    pub bytes: usize,
+    /// How often a user may write to somebody new.
+    pub new_recipients: Option<Rate>,
+    /// How much of one sender may wait.
+    pub share: Option<Share>,
+}
+
+/// Who has said something, and whether it may be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entered {
+    /// What is known of the connection.
+    pub session: Session,
+    /// Whether the user has another connection of version 2. Only looked up for a message.
+    pub has_other_devices: bool,
+    /// Whether it may be done.
+    pub verdict: Verdict,
+}
+
+/// Whether a user may do what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    Granted,
+    /// Too often: not before that span is over.
+    Limited(Duration),
+    /// As much as may wait of one sender waits for that recipient.
+    ShareFull,
+    /// It has gone on in spite of refusals, and is blocked.
+    Blocked {
+        /// For how long it still is.
+        left: Duration,
+        /// Whether its owner is to be told to close its connections.
+        kick: bool,
+    },
+}
+
+/// Knows which connections are whose. Every change is one atomic step with a condition, and may be repeated blindly.
 #[async_trait]
 pub trait ConnectionRegistry: Send + Sync {
-    /// Remembers a connection until [`Session::forgotten_at`].
+    /// Remembers a connection until [`Session::forgotten_at`], if it may be admitted. One that its user has already is
+    /// left as it is.
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not be remembered.
-    async fn register(&self, connection: &ConnectionId, session: &Session) -> Result<(), Unavailable>;
+    async fn create(
+        &self,
+        connection: &ConnectionId,
+        session: &Session,
+        admission: &Admission,
+    ) -> Result<Created, Unavailable>;
+
+    /// Puts one session in the place of another one of the same user, if it is still that.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be changed.
+    async fn update(&self, connection: &ConnectionId, old: &Session, new: &Session) -> Result<Updated, Unavailable>;
+
+    /// Remembers a connection again that a registry which has lost everything does not know any more, unless its user has
+    /// `limit` others by now. One that is known is left as it is, and so is one that has ended.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be remembered.
+    async fn restore(&self, connection: &ConnectionId, session: &Session, limit: usize)
+    -> Result<Created, Unavailable>;
 
     /// Who is behind a connection.
     ///
@@ -105,21 +236,25 @@ pub trait ConnectionRegistry: Send + Sync {
     /// [`Unavailable`] when nobody could be asked.
     async fn session(&self, connection: &ConnectionId) -> Result<Option<Session>, Unavailable>;
 
-    /// Who is behind a connection, and by which connections the user of that name can be reached: whoever sends says who
-    /// it is, so that both can be asked for at once.
+    /// Who is behind a connection, and whether that user may do what it asks for; counts it. A repetition counts twice.
     ///
     /// # Errors
     /// [`Unavailable`] when nobody could be asked.
-    async fn session_and_connections(
+    async fn enter(
         &self,
         connection: &ConnectionId,
-        user: &UserId,
+        charge: &Charge<'_>,
         now: Timestamp,
-    ) -> Result<(Option<Session>, Vec<Reachable>), Unavailable> {
-        Ok((self.session(connection).await?, self.connections(user, now).await?))
-    }
+    ) -> Result<Option<Entered>, Unavailable>;
 
-    /// Forgets a connection; one that is unknown is forgotten already.
+    /// Forgets a connection that has ended, and says whose it was, if it was known. From then on it can't be created or
+    /// restored for a while: the step that wanted to may still be on its way.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be forgotten.
+    async fn end(&self, connection: &ConnectionId) -> Result<Option<UserId>, Unavailable>;
+
+    /// Forgets a connection of that user, if it is still that user's; one that is unknown is forgotten already.
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not be forgotten.
@@ -469,16 +604,36 @@ pub trait Presences: Send + Sync {
     async fn watchers(&self, user: &UserId, now: Timestamp) -> Result<Vec<UserId>, Unavailable>;
 }
 
-/// Counts what connections ask for.
+/// Knows how much of each sender waits for a recipient, by [`ConnectionRegistry::enter`], which counts it.
 #[async_trait]
-pub trait RateLimits: Send + Sync {
-    /// Counts one more request of a connection, as so many; says how many there were within the present window, with this
-    /// one.
+pub trait SenderShares: Send + Sync {
+    /// Nothing waits for the user any more.
     ///
     /// # Errors
-    /// [`Unavailable`]: it may or may not be counted.
-    async fn count_request(&self, connection: &ConnectionId, weight: u32, window: Duration)
-    -> Result<u64, Unavailable>;
+    /// [`Unavailable`]: some may still count.
+    async fn clear_shares(&self, user: &UserId) -> Result<(), Unavailable>;
+
+    /// What was counted before the last call of this has left the queue; what was counted since then goes on to count.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: some may count for longer.
+    async fn rotate_shares(&self, user: &UserId) -> Result<(), Unavailable>;
+}
+
+/// Tells a user's owner what to do about connections.
+#[async_trait]
+pub trait Supervision: Send + Sync {
+    /// Has a connection closed, or all of the user's, whose clients are told that they asked too often.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the owner may not know.
+    async fn close(&self, user: &UserId, connection: Option<&ConnectionId>) -> Result<(), Unavailable>;
+
+    /// Has each of the user's connections checked against the edge, and those forgotten that are gone.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the owner may not know.
+    async fn check(&self, user: &UserId) -> Result<(), Unavailable>;
 }
 
 /// Has a frame pushed that a connection is to get beside the answer of its function.
@@ -520,6 +675,12 @@ pub trait ConnectionsApi: Send + Sync {
     /// # Errors
     /// [`Unavailable`]: it may still be open.
     async fn close(&self, connection: &ConnectionId) -> Result<(), Unavailable>;
+
+    /// Whether the edge has such a connection. The adapter bounds the time until then.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody can tell.
+    async fn is_open(&self, connection: &ConnectionId) -> Result<bool, Unavailable>;
 }
 
 /// Names a delivery until it is acked, discarded or given back.
@@ -700,6 +861,10 @@ pub enum OwnershipEvent {
     Noticed(UserId, Notice),
     /// That connection of the user is to get a frame.
     Replied(UserId, ConnectionId, String),
+    /// That connection of the user is to be closed, or all of them, as they ask too often.
+    Closing(UserId, Option<ConnectionId>),
+    /// The user's connections are to be checked against the edge.
+    Checking(UserId),
 }
 
 /// Shares partitions among consumers, so that each has one owner at most.

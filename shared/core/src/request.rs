@@ -1,15 +1,13 @@
 //! A client asks for something else than to send or to acknowledge.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use futures_util::future::try_join;
-use kschat_protocol::{AuthReply, ConnectionId, Er, ErrorFrame, Request, RoomOp, RoomReply};
+use kschat_protocol::{AuthReply, Er, ErrorFrame, Request, RoomOp, RoomReply};
 
 use crate::{
     Clock, Session,
-    ports::{
-        ConnectionRegistry, Notices, Pokes, Presences, RateLimits, Receipts, TokenError, TokenVerifier, Unavailable,
-    },
+    inbound::{Caller, Refused},
+    ports::{ConnectionRegistry, Notices, Pokes, Presences, Receipts, TokenError, TokenVerifier, Unavailable},
     presence::presence,
     receipts,
     renew::renew,
@@ -17,22 +15,14 @@ use crate::{
     typing::typing,
 };
 
-/// Requests of one connection within [`WINDOW`] at most, each as its [`weight`].
-const MAX_REQUESTS: u32 = 100;
-
 /// So many users whom a request asks about count as one more request: the registry looks up each of them.
 const USERS_A_REQUEST: usize = 10;
-
-/// How long requests are counted until the count begins anew.
-const WINDOW: Duration = Duration::from_secs(10);
 
 /// What [`answer`] needs.
 #[derive(Clone)]
 pub struct Deps {
-    /// Tells who is behind the connection.
+    /// Renews sessions.
     pub registry: Arc<dyn ConnectionRegistry>,
-    /// Counts what a connection asks for.
-    pub rates: Arc<dyn RateLimits>,
     /// Tells who bears a fresh token.
     pub verifier: Arc<dyn TokenVerifier>,
     /// Tells the user's owner to look again.
@@ -52,8 +42,8 @@ pub struct Deps {
 /// Why a well-formed request was not granted.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// Nobody is known behind the connection.
-    #[error("the connection has no session")]
+    /// The connection has ended meanwhile, or the registry has just lost it.
+    #[error("the connection has no session any more")]
     NoSession,
     /// The session's token has ended.
     #[error("the session has expired")]
@@ -64,9 +54,9 @@ pub enum RequestError {
     /// The fresh token is another user's.
     #[error("the token is another user's")]
     NotYou,
-    /// The connection asks too often.
-    #[error("too many requests came from the connection")]
-    TooMany,
+    /// The user asks too often.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// It is not allowed to this user.
     #[error("the user may not do that")]
     Forbidden,
@@ -91,7 +81,7 @@ impl RequestError {
             Self::Expired => Er::TokenExpired,
             Self::Token(error) => error.code(),
             Self::NotYou => Er::NotYou,
-            Self::TooMany => Er::RateLimited,
+            Self::Refused(refused) => refused.code(),
             Self::Forbidden => Er::Forbidden,
             Self::TooManyRooms => Er::TooManyRooms,
             Self::Registry(_) => Er::RegistryUnavailable,
@@ -101,8 +91,8 @@ impl RequestError {
 }
 
 /// Does what a client asks for. Says how it went, and what the client hears of it, if anything.
-pub async fn answer(deps: &Deps, connection: &ConnectionId, request: &Request) -> (Er, Option<String>) {
-    let error = match grant(deps, connection, request).await {
+pub async fn answer(deps: &Deps, caller: &Caller, request: &Request) -> (Er, Option<String>) {
+    let error = match grant(deps, caller, request).await {
         Ok(frame) => return (Er::Ok, frame),
         Err(error) => error,
     };
@@ -112,19 +102,27 @@ pub async fn answer(deps: &Deps, connection: &ConnectionId, request: &Request) -
     } else {
         tracing::info!(er = code.number(), %error, "a request is refused");
     }
-    let frame = match (request, &error) {
-        (_, RequestError::TooMany) => ErrorFrame::rate_limited(WINDOW.as_secs() * 1_000).to_text(),
-        (Request::Auth { .. }, _) => AuthReply::failed(code),
-        (Request::Join { gid, .. }, _) => RoomReply::of(RoomOp::Join, Some(gid.clone()), code),
-        (Request::Leave { gid, .. }, _) => RoomReply::of(RoomOp::Leave, Some(gid.clone()), code),
-        (Request::Rooms, _) => RoomReply::of(RoomOp::List, None, code),
-        _ => ErrorFrame::new(code).to_text(),
+    let frame = match error {
+        RequestError::Refused(refused) => ErrorFrame::rate_limited(refused.retry().unwrap_or_default()).to_text(),
+        _ => refusal(request, code),
     };
     (code, Some(frame))
 }
 
+/// The frame that tells a client that its request has failed.
+#[must_use]
+pub fn refusal(request: &Request, code: Er) -> String {
+    match request {
+        Request::Auth { .. } => AuthReply::failed(code),
+        Request::Join { gid, .. } => RoomReply::of(RoomOp::Join, Some(gid.clone()), code),
+        Request::Leave { gid, .. } => RoomReply::of(RoomOp::Leave, Some(gid.clone()), code),
+        Request::Rooms => RoomReply::of(RoomOp::List, None, code),
+        _ => ErrorFrame::new(code).to_text(),
+    }
+}
+
 /// As how many requests one counts.
-fn weight(request: &Request) -> u32 {
+pub(crate) fn weight(request: &Request) -> u32 {
     let asked = match request {
         Request::Status { peers } => peers.len(),
         Request::Presence { users } => users.len(),
@@ -133,23 +131,15 @@ fn weight(request: &Request) -> u32 {
     u32::try_from(asked / USERS_A_REQUEST).unwrap_or(u32::MAX).saturating_add(1)
 }
 
-async fn grant(deps: &Deps, connection: &ConnectionId, request: &Request) -> Result<Option<String>, RequestError> {
-    // Both at once, as they go to the same place.
-    let looked =
-        try_join(deps.registry.session(connection), deps.rates.count_request(connection, weight(request), WINDOW))
-            .await;
-    let (session, count) = looked.map_err(RequestError::Registry)?;
-    let session = session.ok_or(RequestError::NoSession)?;
-    if count > u64::from(MAX_REQUESTS) {
-        return Err(RequestError::TooMany);
-    }
+async fn grant(deps: &Deps, caller: &Caller, request: &Request) -> Result<Option<String>, RequestError> {
+    caller.check()?;
     if let Request::Auth { token } = request {
-        return renew(deps, connection, session, token).await.map(Some);
+        return renew(deps, caller, token).await.map(Some);
     }
-    if session.is_expired(deps.clock.now()) {
+    if caller.session.is_expired(deps.clock.now()) {
         return Err(RequestError::Expired);
     }
-    grant_to(deps, &session, request).await
+    grant_to(deps, &caller.session, request).await
 }
 
 async fn grant_to(deps: &Deps, session: &Session, request: &Request) -> Result<Option<String>, RequestError> {

@@ -8,7 +8,10 @@
 
 use std::time::Duration;
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, try_join},
+};
 use kschat_protocol::UserId;
 use tokio::time::sleep;
 
@@ -61,7 +64,15 @@ pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &Signals) {
     };
     let look_in = |span| deps.backlogs.note(user, deps.clock.now().plus(span));
     let noted = match retired {
-        Ok(Retired::Gone) => deps.backlogs.clear(user).await,
+        Ok(Retired::Gone) => {
+            let nothing_waits = async {
+                match &deps.shares {
+                    Some(shares) => shares.clear_shares(user).await,
+                    None => Ok(()),
+                }
+            };
+            try_join(deps.backlogs.clear(user), nothing_waits).await.map(|_| ())
+        }
         Ok(Retired::Kept) => look_in(FIRST_LOOK).await,
         // Long before the broker gives the queue up.
         Ok(Retired::Waiting(safe) | Retired::Idle(safe)) => look_in(safe / 2).await,

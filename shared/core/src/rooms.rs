@@ -195,6 +195,7 @@ mod tests {
             expires: None,
             dialect: kschat_protocol::dialect::Dialect::Raw,
             rooms: rooms.map(|rooms| rooms.iter().map(|room| (*room).to_owned()).collect()),
+            source: None,
         };
         let may = async |rooms, room| {
             ListedInToken.may_join(&session(rooms), &RoomId::try_from(room).unwrap()).await.unwrap()

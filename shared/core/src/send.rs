@@ -11,11 +11,9 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Clock, Session, Timestamp,
     hash::stable,
+    inbound::{Caller, Refused},
     mint,
-    ports::{
-        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, PublishError, Publisher, Queues, Reachable,
-        Requested, Unavailable,
-    },
+    ports::{Backlogs, Claim, Claimed, IdempotencyStore, PublishError, Publisher, Queues, Requested, Unavailable},
     retire::FIRST_LOOK,
     rooms, trace,
 };
@@ -39,8 +37,6 @@ pub enum Strangers {
 /// What [`send`] needs.
 #[derive(Clone)]
 pub struct Deps {
-    /// Tells who is behind the connection.
-    pub registry: Arc<dyn ConnectionRegistry>,
     /// Tells a repetition from a new message.
     pub idempotency: Arc<dyn IdempotencyStore>,
     /// Takes the message.
@@ -60,9 +56,9 @@ pub struct Deps {
 /// Why a well-formed send failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// Nobody is known behind the connection.
-    #[error("the connection has no session")]
-    NoSession,
+    /// Its sender has sent too much.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// The session's token has ended.
     #[error("the session has expired")]
     Expired,
@@ -81,7 +77,7 @@ pub enum SendError {
     /// The `rno` stands for another message.
     #[error("the rno stands for another message")]
     RnoReused,
-    /// The session or the `rno` can't be looked up.
+    /// The room or the `rno` can't be looked up.
     #[error("the registry is out of reach")]
     Registry(#[source] Unavailable),
     /// The broker has not, or not surely, taken it.
@@ -94,8 +90,7 @@ impl SendError {
     #[must_use]
     pub const fn code(&self) -> Er {
         match self {
-            // The registry may have lost it, and its user's owner is about to restore it.
-            Self::NoSession => Er::RegistryUnavailable,
+            Self::Refused(refused) => refused.code(),
             Self::Expired => Er::TokenExpired,
             Self::NotYou => Er::NotYou,
             Self::NotInRoom | Self::RoomForbidden => Er::Forbidden,
@@ -113,8 +108,8 @@ impl SendError {
 }
 
 /// Takes a message from a connection to the recipient's queue; the reply goes back to that connection.
-pub async fn send(deps: &Deps, connection: &ConnectionId, frame: SendFrame) -> SendReply {
-    match accept(deps, connection, &frame).await {
+pub async fn send(deps: &Deps, caller: &Caller, frame: SendFrame) -> SendReply {
+    match accept(deps, caller, &frame).await {
         Ok((message, repeated)) => {
             tracing::debug!(repeated, "send accepted");
             SendReply::accepted(message, repeated)
@@ -127,19 +122,19 @@ pub async fn send(deps: &Deps, connection: &ConnectionId, frame: SendFrame) -> S
             }
             match error {
                 SendError::NoRno => SendReply::without_rno(frame),
+                SendError::Refused(refused) => SendReply::refused(refused.code(), refused.retry(), frame),
                 error => SendReply::failed(error.code(), frame),
             }
         }
     }
 }
 
-async fn accept(deps: &Deps, connection: &ConnectionId, frame: &SendFrame) -> Result<(Message, bool), SendError> {
+async fn accept(deps: &Deps, caller: &Caller, frame: &SendFrame) -> Result<(Message, bool), SendError> {
     let now = deps.clock.now();
-    let known = deps.registry.session_and_connections(connection, &frame.claimed_sender, now).await;
-    let (session, connections) = known.map_err(SendError::Registry)?;
-    let session = session.ok_or(SendError::NoSession)?;
-    authorize(&session, frame, now)?;
-    check_room(deps, &session, frame).await?;
+    let Caller { connection, session, .. } = caller;
+    authorize(session, frame, now)?;
+    caller.check()?;
+    check_room(deps, session, frame).await?;
     match session.version {
         Version::Seed => {
             let id = mint::fresh();
@@ -148,7 +143,7 @@ async fn accept(deps: &Deps, connection: &ConnectionId, frame: &SendFrame) -> Re
             Ok((message, false))
         }
         Version::V2 => {
-            let sender = Sender { user: &session.user, connection, has_others: has_others(&connections, connection) };
+            let sender = Sender { user: &session.user, connection, has_others: caller.has_other_devices };
             accept_once(deps, &sender, frame, now).await
         }
     }
@@ -160,10 +155,6 @@ struct Sender<'a> {
     connection: &'a ConnectionId,
     /// Whether there are other connections of version 2, which show what the user sends.
     has_others: bool,
-}
-
-fn has_others(connections: &[Reachable], connection: &ConnectionId) -> bool {
-    connections.iter().any(|one| one.connection != *connection && one.session.version == Version::V2)
 }
 
 /// The token says who sends; a frame that says otherwise is refused.
@@ -312,13 +303,11 @@ async fn publish_to_user(deps: &Deps, sender: &UserId, to: &UserId, message: &Me
     }
 }
 
+/// The backlog is noted first: nobody looks at a queue that somebody makes who dies before that.
 async fn request_queue(deps: &Deps, sender: &UserId, to: &UserId) -> Result<Requested, SendError> {
-    let requested = deps.queues.request(to, sender).await;
-    let requested = requested.map_err(|error| SendError::Publish(PublishError::Unavailable(error)))?;
-    if requested == Requested::Made
-        && let Err(error) = deps.backlogs.note(to, deps.clock.now().plus(FIRST_LOOK)).await
-    {
+    if let Err(error) = deps.backlogs.note(to, deps.clock.now().plus(FIRST_LOOK)).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "a backlog is not counted");
     }
-    Ok(requested)
+    let requested = deps.queues.request(to, sender).await;
+    requested.map_err(|error| SendError::Publish(PublishError::Unavailable(error)))
 }

@@ -24,9 +24,14 @@ pub struct Session {
     pub dialect: Dialect,
     /// The rooms that its token lists, where a deployment looks at such a list.
     pub rooms: Option<Vec<String>>,
+    /// The address that it came from, as long as nobody knows whose it is.
+    pub source: Option<String>,
 }
 
 impl Session {
+    /// How long a session is remembered after its connection was made.
+    pub const REMEMBERED: Duration = Duration::from_secs(CONNECTION_LIFETIME.as_secs() + SLACK.as_secs());
+
     /// Whether nobody may act by it: the token's time is over, or there was none yet.
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {
@@ -36,7 +41,7 @@ impl Session {
     /// When the edge has surely closed the connection: nothing needs to be remembered after that.
     #[must_use]
     pub fn forgotten_at(&self) -> Timestamp {
-        self.connected.plus(CONNECTION_LIFETIME + SLACK)
+        self.connected.plus(Self::REMEMBERED)
     }
 
     /// Until when messages may be pushed: nobody listens beyond the connection, nor outlives a token.

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kschat_core::{
     Partitions, Session, Timestamp,
-    contract::{ManualClock, connection},
+    contract::{ManualClock, connection, register},
+    inbound::{self, enter},
+    limits::Limits,
     memory::{MemoryBroker, MemoryRegistry},
-    ports::{ConnectionRegistry, Identity, TokenError, TokenVerifier},
+    ports::{Identity, TokenError, TokenVerifier},
     request::{Deps, answer},
     rooms,
 };
@@ -28,7 +30,7 @@ impl TokenVerifier for Distrust {
 }
 
 /// A connection of alice, and what answers it.
-async fn scene() -> (Deps, ConnectionId) {
+async fn scene() -> (inbound::Deps, Deps, ConnectionId) {
     let broker = Arc::new(MemoryBroker::new(Partitions::default()).0);
     let registry = Arc::new(MemoryRegistry::new(Partitions::default()));
     let session = Session {
@@ -38,27 +40,34 @@ async fn scene() -> (Deps, ConnectionId) {
         expires: None,
         dialect: Dialect::Raw,
         rooms: None,
+        source: None,
     };
     let alice = connection();
-    registry.register(&alice, &session).await.expect("memory");
+    register(&*registry, &alice, &session).await.expect("memory");
     let rooms = rooms::Deps {
         memberships: registry.clone(),
         bindings: broker.clone(),
         queues: broker.clone(),
         policy: Arc::new(rooms::Everybody),
     };
+    let clock = Arc::new(ManualClock::new(NOW));
+    let inbound = inbound::Deps {
+        registry: registry.clone(),
+        supervision: broker.clone(),
+        clock: clock.clone(),
+        limits: Limits::default(),
+    };
     let deps = Deps {
         registry: registry.clone(),
-        rates: registry.clone(),
         verifier: Arc::new(Distrust),
         pokes: broker.clone(),
         receipts: registry.clone(),
         presences: registry,
         rooms,
         notices: broker,
-        clock: Arc::new(ManualClock::new(NOW)),
+        clock,
     };
-    (deps, alice)
+    (inbound, deps, alice)
 }
 
 fn asking(action: &str, field: &str, users: usize) -> Request {
@@ -70,14 +79,16 @@ fn asking(action: &str, field: &str, users: usize) -> Request {
     }
 }
 
-/// How often that is granted until the connection has asked too often.
+/// How often that is granted until the user has asked too often.
 async fn granted(request: &Request) -> usize {
-    let (deps, alice) = scene().await;
+    let (inbound, deps, alice) = scene().await;
+    let said = Ok(ClientFrame::Request(request.clone()));
     for count in 0..1_000 {
-        match answer(&deps, &alice, request).await {
+        let caller = enter(&inbound, &alice, &inbound.limits.charge(Some(&said))).await.expect("a session");
+        match answer(&deps, &caller, request).await {
             (Er::Ok, _) => (),
             (Er::RateLimited, Some(frame)) => {
-                assert!(frame.contains(r#""RETRY":10000"#), "{frame}");
+                assert!(frame.contains(r#""RETRY":"#), "{frame}");
                 return count;
             }
             other => panic!("{other:?}"),
@@ -89,9 +100,9 @@ async fn granted(request: &Request) -> usize {
 #[tokio::test(start_paused = true)]
 async fn who_asks_about_many_users_may_ask_less_often() {
     for (action, field) in [("presence", "uIds"), ("status", "pIds")] {
-        assert_eq!(granted(&asking(action, field, 1)).await, 100, "{action}");
-        assert_eq!(granted(&asking(action, field, 10)).await, 50, "{action}");
-        assert_eq!(granted(&asking(action, field, 100)).await, 9, "{action}");
+        assert_eq!(granted(&asking(action, field, 1)).await, 300, "{action}");
+        assert_eq!(granted(&asking(action, field, 10)).await, 150, "{action}");
+        assert_eq!(granted(&asking(action, field, 100)).await, 27, "{action}");
     }
-    assert_eq!(granted(&Request::Rooms).await, 100);
+    assert_eq!(granted(&Request::Rooms).await, 300);
 }

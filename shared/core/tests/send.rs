@@ -12,14 +12,13 @@ use kschat_core::Session;
 use kschat_core::{
     Partitions, Timestamp,
     contract::{ManualClock, connection},
+    inbound::Caller,
     memory::{MemoryBroker, MemoryRegistry},
-    ports::{ConnectionRegistry, Mailbox, PublishError, Publisher, Unavailable},
+    ports::{Mailbox, PublishError, Publisher, Unavailable, Verdict},
     rooms,
     send::{Deps, Strangers, send},
 };
-use kschat_protocol::{
-    ClientFrame, ConnectionId, Message, MessageId, RoomId, SendFrame, UserId, Version, dialect::Dialect,
-};
+use kschat_protocol::{ClientFrame, Message, MessageId, RoomId, SendFrame, UserId, Version, dialect::Dialect};
 
 fn frame(text: &str) -> SendFrame {
     match ClientFrame::parse(text).expect("a frame") {
@@ -55,7 +54,7 @@ struct Scene {
     deps: Deps,
     broker: MemoryBroker,
     clock: Arc<ManualClock>,
-    alice: ConnectionId,
+    alice: Caller,
     bob: UserId,
 }
 
@@ -66,7 +65,7 @@ impl Scene {
         let broker = MemoryBroker::new(Partitions::default()).0;
         let registry = Arc::new(MemoryRegistry::new(Partitions::default()));
         let clock = Arc::new(ManualClock::new(NOW));
-        let (alice, bob) = (connection(), UserId::try_from("bob").expect("an id"));
+        let bob = UserId::try_from("bob").expect("an id");
         let user = UserId::try_from("alice").expect("an id");
         let session = Session {
             user,
@@ -75,8 +74,8 @@ impl Scene {
             expires: Some(NOW.plus(Duration::from_secs(60))),
             dialect: Dialect::Raw,
             rooms: None,
+            source: None,
         };
-        registry.register(&alice, &session).await.expect("memory");
         broker.ensure(&bob).await.expect("memory");
         let publisher = Faulty { broker: broker.clone(), faults: Mutex::new(faults), gets_through };
         let rooms = rooms::Deps {
@@ -86,7 +85,6 @@ impl Scene {
             policy: Arc::new(rooms::Everybody),
         };
         let deps = Deps {
-            registry: registry.clone(),
             idempotency: registry.clone(),
             backlogs: registry,
             publisher: Arc::new(publisher),
@@ -95,6 +93,8 @@ impl Scene {
             rooms,
             strangers: Strangers::Queue,
         };
+        let verdict = Verdict::Granted;
+        let alice = Caller { connection: connection(), session, has_other_devices: false, verdict };
         Self { deps, broker, clock, alice, bob }
     }
 
@@ -165,8 +165,6 @@ async fn nobody_outlives_a_token_or_speaks_for_another() {
     assert!(stolen.contains(r#""ER":5"#), "{stolen}");
     scene.clock.set(NOW.plus(Duration::from_secs(60)));
     assert!(scene.send(HELLO).await.contains(r#""ER":4"#));
-    let unknown = send(&scene.deps, &connection(), frame(HELLO)).await.to_text();
-    assert!(unknown.contains(r#""ER":17"#), "{unknown}");
     assert!(scene.queued().await.is_empty());
 }
 
@@ -184,27 +182,34 @@ async fn who_may_not_be_in_a_room_any_more_does_not_speak_there() {
     let scene = Scene::new(Version::V2, vec![], false).await;
     let rooms = rooms::Deps { policy: Arc::new(rooms::ListedInToken), ..scene.deps.rooms.clone() };
     let scene = Scene { deps: Deps { rooms, ..scene.deps.clone() }, ..scene };
-    let known = scene.deps.registry.session(&scene.alice).await.expect("memory").expect("a session");
-    let allow = async |listed: &[&str]| {
+    let say = async |listed: &[&str], room: &str, rno: &str| {
         let rooms = Some(listed.iter().map(|room| (*room).to_owned()).collect());
-        scene.deps.registry.register(&scene.alice, &Session { rooms, ..known.clone() }).await.expect("memory");
-    };
-    let say = async |room: &str, rno: &str| {
-        scene.send(&format!(r#"{{"uId":"alice","gId":"{room}","msg":"hello","rno":"{rno}"}}"#)).await
+        let alice = Caller { session: Session { rooms, ..scene.alice.session.clone() }, ..scene.alice.clone() };
+        let text = format!(r#"{{"uId":"alice","gId":"{room}","msg":"hello","rno":"{rno}"}}"#);
+        send(&scene.deps, &alice, frame(&text)).await.to_text()
     };
     for room in ["team.1", "lobby"] {
         let room = RoomId::try_from(room).expect("an id");
-        assert!(scene.deps.rooms.memberships.join(&known.user, &room, 2).await.expect("memory"));
+        assert!(scene.deps.rooms.memberships.join(&scene.alice.session.user, &room, 2).await.expect("memory"));
     }
-    allow(&["team.*", "lobby"]).await;
-    assert!(say("team.1", "1").await.contains(r#""ER":0"#));
+    assert!(say(&["team.*", "lobby"], "team.1", "1").await.contains(r#""ER":0"#));
 
-    allow(&["lobby"]).await;
-    let refused = say("team.1", "2").await;
+    let refused = say(&["lobby"], "team.1", "2").await;
     assert!(refused.contains(r#""ER":14"#), "{refused}");
-    assert!(say("lobby", "3").await.contains(r#""ER":0"#), "what is still listed is not touched");
-    allow(&["team.*"]).await;
-    assert!(say("team.1", "2").await.contains(r#""ER":0"#), "it is still a member");
+    assert!(say(&["lobby"], "lobby", "3").await.contains(r#""ER":0"#), "what is still listed is not touched");
+    assert!(say(&["team.*"], "team.1", "2").await.contains(r#""ER":0"#), "it is still a member");
+}
+
+#[tokio::test]
+async fn send_beyond_limit_is_refused_with_retry() {
+    let mut scene = Scene::new(Version::V2, vec![], false).await;
+    scene.alice.verdict = Verdict::Limited(Duration::from_millis(40));
+    let refused = scene.send(HELLO).await;
+    assert!(refused.contains(r#""ER":9"#) && refused.contains(r#""RETRY":40"#), "{refused}");
+    assert!(refused.contains(r#""RANDOMNO":"r""#), "{refused}");
+    scene.alice.verdict = Verdict::ShareFull;
+    assert!(scene.send(HELLO).await.contains(r#""ER":11"#));
+    assert!(scene.queued().await.is_empty());
 }
 
 #[tokio::test]

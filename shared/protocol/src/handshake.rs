@@ -52,6 +52,8 @@ pub struct Handshake {
     pub subprotocol: Option<&'static str>,
     /// How its frames look.
     pub dialect: Dialect,
+    /// The address that it came from, if the edge has told.
+    pub source: Option<String>,
 }
 
 impl Handshake {
@@ -73,6 +75,7 @@ impl Handshake {
             claimed_user: query("ksId").filter(|user| !user.is_empty()).map(str::to_owned),
             version: if is_v2 { Version::V2 } else { Version::Seed },
             subprotocol,
+            source: None,
         })
     }
 }

@@ -114,6 +114,8 @@ pub struct Control {
 pub enum Order {
     /// Connect anew.
     Reconnect,
+    /// The connection is closed; connect anew, but not before the time.
+    Kick,
 }
 
 #[derive(Serialize)]
@@ -128,6 +130,12 @@ impl Control {
     /// The token has ended: a fresh one, by a request or a new connection, lets the client go on.
     pub const EXPIRED: Self =
         Self { er: Er::TokenExpired, order: Order::Reconnect, after: 0, why: "the token has expired" };
+
+    /// The user went on in spite of refusals: handshakes are refused for so many milliseconds.
+    #[must_use]
+    pub const fn blocked(after: u64) -> Self {
+        Self { er: Er::RateLimited, order: Order::Kick, after, why: "too many requests" }
+    }
 
     /// The frame as text.
     #[must_use]

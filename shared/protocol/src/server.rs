@@ -47,6 +47,8 @@ pub struct SendReply {
     ermsg: Option<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errs: Vec<FieldError>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<u64>,
 }
 
 impl SendReply {
@@ -66,6 +68,7 @@ impl SendReply {
             dup: None,
             ermsg: None,
             errs: Vec::new(),
+            retry: None,
         }
     }
 
@@ -94,6 +97,13 @@ impl SendReply {
             Recipient::Room(_) => (None, Some(frame.pid)),
         };
         Self { sid: Some(frame.uid), rid, gid, randomno: frame.rno, ermsg: Some(er.text()), ..Self::empty(er) }
+    }
+
+    /// A well-formed send of which its sender has made too many; it may be repeated in so many milliseconds, if that is
+    /// known.
+    #[must_use]
+    pub fn refused(er: Er, retry: Option<u64>, frame: SendFrame) -> Self {
+        Self { retry, ..Self::failed(er, frame) }
     }
 
     /// A version-2 send that doesn't name its message.

@@ -9,7 +9,8 @@ use std::{
 
 use kschat_adapters::jwt::{JwtSettings, JwtVerifier, sign_seed_token};
 use kschat_core::{
-    Clock, Partitions, SystemClock, ack,
+    Clock, Partitions, SystemClock, ack, inbound,
+    limits::Limits,
     memory::{MemoryBroker, MemoryOwnership, MemoryRegistry},
     ports::{ConnectionRegistry, Mailbox},
     request, rooms,
@@ -67,7 +68,10 @@ impl Scene {
             registry: registry.clone(),
             queues: shared.clone(),
             pokes: shared.clone(),
+            supervision: shared.clone(),
             clock: clock.clone(),
+            limits: Limits::default(),
+            requires_token: false,
         };
         let rooms = rooms::Deps {
             memberships: registry.clone(),
@@ -79,8 +83,13 @@ impl Scene {
             connect: connect.clone(),
             disconnect: disconnect::Deps { registry: registry.clone(), pokes: shared.clone() },
             send: send::Deps {
-                send: kschat_core::send::Deps {
+                inbound: inbound::Deps {
                     registry: registry.clone(),
+                    supervision: shared.clone(),
+                    clock: clock.clone(),
+                    limits: Limits::default(),
+                },
+                send: kschat_core::send::Deps {
                     idempotency: registry.clone(),
                     backlogs: registry.clone(),
                     publisher: shared.clone(),
@@ -89,10 +98,9 @@ impl Scene {
                     rooms: rooms.clone(),
                     strangers: Strangers::Queue,
                 },
-                ack: ack::Deps { registry: registry.clone(), acks: shared.clone(), clock: clock.clone() },
+                ack: ack::Deps { acks: shared.clone(), clock: clock.clone() },
                 request: request::Deps {
                     registry: registry.clone(),
-                    rates: registry.clone(),
                     verifier: VERIFIER.clone(),
                     receipts: registry.clone(),
                     presences: registry.clone(),
@@ -102,7 +110,8 @@ impl Scene {
                     clock,
                 },
                 join: connect,
-                replies: shared,
+                replies: shared.clone(),
+                supervision: shared,
             },
             broker,
             registry,

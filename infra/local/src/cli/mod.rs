@@ -174,6 +174,7 @@ impl Serve {
             Some(None) => (config::partitions(env), Some(None)),
             None => (None, None),
         };
+        let limits = queues.as_ref().and_then(|queues| config::limits(env, queues));
         let secret = secret(env, self.listen);
         let functions = functions(env, self.functions);
         let edge = self.edge.settings(env);
@@ -185,6 +186,7 @@ impl Serve {
             strangers: if queues?.keeps_empty { Strangers::Refuse } else { Strangers::Queue },
             heartbeat: deliver::HEARTBEAT,
             queues: queues?,
+            limits: limits?,
             backends: backends?.map(|Backends { broker, redis, .. }| stack::Backends { broker, redis }),
             functions: functions?,
             consumer: !self.no_consumer,

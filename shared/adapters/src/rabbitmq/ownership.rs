@@ -34,7 +34,7 @@ use super::{
     Consuming,
     consuming::{FAREWELL, Link, PATIENCE},
     notices::notice_of,
-    topology::{ACK, AGAIN, MEMBERS, NOTICE, REPLY, WANTED, control_queue, look_at},
+    topology::{ACK, AGAIN, CHECK, CLOSE, MEMBERS, NOTICE, REPLY, WANTED, control_queue, look_at},
     without_names,
 };
 
@@ -405,9 +405,17 @@ fn read(note: &Delivery) -> Option<OwnershipEvent> {
             let asker = note.properties.message_id().as_ref().and_then(|id| UserId::try_from(id.as_str()).ok());
             Some(OwnershipEvent::Wanted(user, asker))
         }
+        CLOSE => Some(OwnershipEvent::Closing(user, named_connection(note)?)),
+        CHECK => Some(OwnershipEvent::Checking(user)),
         NOTICE => Some(OwnershipEvent::Noticed(user, notice_of(&note.properties)?)),
         _ => None,
     }
+}
+
+/// The connection that a control message names, if it names one; nothing if that can't be one.
+fn named_connection(note: &Delivery) -> Option<Option<ConnectionId>> {
+    let name = note.properties.correlation_id().as_ref();
+    name.map(|name| ConnectionId::try_from(name.as_str())).transpose().ok()
 }
 
 fn read_reply(note: &Delivery) -> Option<OwnershipEvent> {

@@ -17,7 +17,7 @@ use kschat_core::{
     Partitions, metrics,
     ports::{
         Acks, Bound, BoxError, Notices, Pokes, PublishError, Publisher, Queues, Replies, Requested, RoomBindings,
-        Unavailable,
+        Supervision, Unavailable,
     },
 };
 use kschat_protocol::{AckFrame, ConnectionId, Message, Notice, RoomId, UserId};
@@ -35,7 +35,9 @@ use super::{
     BrokerUrl, QueueSettings,
     notices::with_notice,
     queues::UserQueues,
-    topology::{ACK, AGAIN, EXCHANGE, REPLY, ROOMS, WANTED, control_queue, declare_shared, room_key, routing_key},
+    topology::{
+        ACK, AGAIN, CHECK, CLOSE, EXCHANGE, REPLY, ROOMS, WANTED, control_queue, declare_shared, room_key, routing_key,
+    },
     traces::beside,
     unavailable,
 };
@@ -364,6 +366,22 @@ impl Replies for Publishing {
             .with_message_id(user.as_str().into())
             .with_correlation_id(connection.as_str().into());
         self.write_to_owner(user, properties, frame.as_bytes().to_vec(), "pass on a reply").await
+    }
+}
+
+#[async_trait]
+impl Supervision for Publishing {
+    async fn close(&self, user: &UserId, connection: Option<&ConnectionId>) -> Result<(), Unavailable> {
+        let properties = note().with_type(CLOSE.into());
+        let properties = match connection {
+            Some(connection) => properties.with_correlation_id(connection.as_str().into()),
+            None => properties,
+        };
+        self.tell_owner(user, properties, "have a connection closed").await
+    }
+
+    async fn check(&self, user: &UserId) -> Result<(), Unavailable> {
+        self.tell_owner(user, note().with_type(CHECK.into()), "have connections checked").await
     }
 }
 

@@ -56,6 +56,8 @@ pub struct QueueSettings {
     pub retention: Duration,
     /// How many messages wait for one user at most; then senders are told that the queue is full.
     pub max_messages: NonZero<u32>,
+    /// How many bytes of bodies wait for one user at most, likewise.
+    pub max_bytes: NonZero<u64>,
     /// Whether the queue of a user who is away stays when it is empty: where strangers are refused, it is what tells a
     /// user from a stranger.
     pub keeps_empty: bool,
@@ -83,6 +85,7 @@ impl Default for QueueSettings {
             kind: QueueKind::Classic,
             retention: Duration::from_secs(14 * 24 * 60 * 60),
             max_messages: NonZero::new(100_000).unwrap_or(NonZero::<u32>::MIN),
+            max_bytes: NonZero::new(64 << 20).unwrap_or(NonZero::<u64>::MIN),
             keeps_empty: false,
         }
     }

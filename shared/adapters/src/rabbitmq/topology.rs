@@ -58,6 +58,12 @@ pub(super) const NOTICE_HEADER: &str = "x-kschat-notice";
 /// message id the user.
 pub(super) const REPLY: &str = "reply";
 
+/// The type of a control message that has a connection of its user closed, which its correlation id names, or all of them.
+pub(super) const CLOSE: &str = "close";
+
+/// The type of a control message that has its user's connections checked against the edge.
+pub(super) const CHECK: &str = "check";
+
 /// The seed's routing key.
 pub(super) fn routing_key(user: &UserId) -> ShortString {
     format!("ks_{}", user.as_str()).into()
@@ -118,6 +124,7 @@ fn user_arguments(settings: &QueueSettings) -> FieldTable {
         ("x-message-ttl", millis(settings.retention)),
         ("x-expires", millis(settings.expiry())),
         ("x-max-length", number(settings.max_messages.get())),
+        ("x-max-length-bytes", AMQPValue::LongLongInt(i64::try_from(settings.max_bytes.get()).unwrap_or(i64::MAX))),
         // The sender hears of it, instead of somebody else's message being dropped.
         ("x-overflow", text("reject-publish")),
     ]);

@@ -9,7 +9,7 @@ use kschat_core::{
 };
 use kschat_protocol::UserId;
 
-use super::{RedisRegistry, millis, readable};
+use super::{RedisRegistry, millis, part, readable};
 
 /// For how long it is remembered when a user was there last.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -32,11 +32,11 @@ const CAME: &str = "local said = redis.call('GET', KEYS[2]) \
     return before";
 
 fn seen_key(user: &UserId) -> String {
-    format!("ks:l:{{{}}}", user.as_str())
+    format!("ks:l:{{{}}}", part(user.as_str()))
 }
 
 fn watchers_key(user: &UserId) -> String {
-    format!("ks:w:{{{}}}", user.as_str())
+    format!("ks:w:{{{}}}", part(user.as_str()))
 }
 
 fn read_seen(stored: Option<&str>) -> Seen {
@@ -79,8 +79,7 @@ impl Presences for RedisRegistry {
 
     async fn came(&self, user: &UserId) -> Result<Seen, Unavailable> {
         let mut command = redis::cmd("EVAL");
-        // The braces keep both keys in one slot; a number can't be mistaken for a part of the user's name.
-        let call = format!("ks:lc:{{{}}}:{:016x}", user.as_str(), fastrand::u64(..));
+        let call = format!("ks:lc:{{{}}}:{:016x}", part(user.as_str()), fastrand::u64(..));
         command.arg(CAME).arg(2).arg(seen_key(user)).arg(call);
         command.arg(HERE).arg(millis(REMEMBERED)).arg(millis(ANSWERED));
         let before: String = self.run_one("note who has come", command).await?;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use kschat_core::ports::{Marks, Receipt, Receipts, Stage, Unavailable};
 use kschat_protocol::{MessageId, UserId};
 
-use super::{RedisRegistry, millis};
+use super::{RedisRegistry, millis, part};
 
 /// Moves a mark forward, and never back; once more it does nothing.
 const MOVE: &str = "local mark = redis.call('HGET', KEYS[1], ARGV[1]) \
@@ -15,7 +15,7 @@ const MOVE: &str = "local mark = redis.call('HGET', KEYS[1], ARGV[1]) \
 const AT_ONCE: usize = 500;
 
 fn receipts_key(author: &UserId, reader: &UserId) -> String {
-    format!("ks:r:{{{}}}:{}", author.as_str(), reader.as_str())
+    format!("ks:r:{{{}}}:{}", part(author.as_str()), part(reader.as_str()))
 }
 
 #[async_trait]

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use kschat_core::ports::{Memberships, RoomsOfUser, Unavailable};
 use kschat_protocol::{RoomId, UserId};
 
-use super::{RedisRegistry, millis, readable};
+use super::{RedisRegistry, millis, part, readable};
 
 /// Rooms that a user has left and that are remembered as such; then the one that was left first is forgotten.
 const MAX_LEFT: u32 = 100;
@@ -31,11 +31,11 @@ const LEAVE: &str = "redis.call('SREM', KEYS[1], ARGV[1]) \
 const FORGET: &str = "return redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', redis.call('TIME')[1] - ARGV[1])";
 
 fn rooms_key(user: &UserId) -> String {
-    format!("ks:g:{{{}}}", user.as_str())
+    format!("ks:g:{{{}}}", part(user.as_str()))
 }
 
 fn left_key(user: &UserId) -> String {
-    format!("ks:gl:{{{}}}", user.as_str())
+    format!("ks:gl:{{{}}}", part(user.as_str()))
 }
 
 fn sorted(found: Vec<String>) -> Vec<RoomId> {

@@ -16,7 +16,10 @@ use std::{
 use kschat_protocol::{ConnectionId, JsonId, Message, MessageId, Status, UserId, Version, dialect::Dialect};
 use uuid::Uuid;
 
-use crate::{Clock, Session, Timestamp};
+use crate::{
+    Clock, Session, Timestamp,
+    ports::{Admission, ConnectionRegistry, Created, Unavailable},
+};
 
 /// A clock that stands still until it is set.
 #[derive(Debug)]
@@ -76,5 +79,28 @@ pub fn message(to: &UserId, text: &str) -> Message {
 #[must_use]
 pub fn session(user: &UserId, connected: Timestamp, span: Duration) -> Session {
     let (user, expires) = (user.clone(), Some(connected.plus(span)));
-    Session { user, version: Version::V2, connected, expires, dialect: Dialect::Raw, rooms: None }
+    Session { user, version: Version::V2, connected, expires, dialect: Dialect::Raw, rooms: None, source: None }
+}
+
+/// The conditions under which a connection is always created.
+#[must_use]
+pub fn admission(now: Timestamp) -> Admission {
+    Admission { instead_of: None, limit: usize::MAX, rate: None, now }
+}
+
+/// Registers a connection without conditions.
+///
+/// # Errors
+/// The port's own.
+///
+/// # Panics
+/// If the connection is not created all the same.
+pub async fn register(
+    registry: &(impl ConnectionRegistry + ?Sized),
+    connection: &ConnectionId,
+    session: &Session,
+) -> Result<(), Unavailable> {
+    let created = registry.create(connection, session, &admission(session.connected)).await?;
+    assert_eq!(created, Created::Done);
+    Ok(())
 }

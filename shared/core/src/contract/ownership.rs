@@ -1,4 +1,4 @@
-//! Clauses of [`Ownership`], [`Pokes`], [`Acks`], [`Notices`] and [`Replies`].
+//! Clauses of [`Ownership`], [`Pokes`], [`Acks`], [`Notices`], [`Replies`] and [`Supervision`].
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,7 +7,7 @@ use kschat_protocol::{AckFrame, JsonId, Notice, Position, UserId};
 use super::{connection, message, somebody};
 use crate::{
     Partition, Partitions,
-    ports::{Acks, BoxError, Notices, Ownership, OwnershipEvent, Pokes, Replies},
+    ports::{Acks, BoxError, Notices, Ownership, OwnershipEvent, Pokes, Replies, Supervision},
 };
 
 /// What a clause returns: the port's own failure fails the test.
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// The port's own.
 pub async fn the_only_member_owns_everything_and_hears_pokes_and_acks(
     ownership: &mut impl Ownership,
-    teller: &(impl Pokes + Acks + Notices + Replies),
+    teller: &(impl Pokes + Acks + Notices + Replies + Supervision),
     partitions: Partitions,
 ) -> Outcome {
     let mut owned: BTreeSet<Partition> = BTreeSet::new();
@@ -56,7 +56,15 @@ pub async fn the_only_member_owns_everything_and_hears_pokes_and_acks(
         let (connection, frame) = (connection(), r#"{"event":"RESPSEND","MSG":"Ünïcödé"}"#);
         teller.reply(&user, &connection, frame).await?;
         let heard = tokio::time::timeout(SOON, ownership.next()).await?;
-        assert_eq!(heard, OwnershipEvent::Replied(user, connection, frame.to_owned()));
+        assert_eq!(heard, OwnershipEvent::Replied(user.clone(), connection.clone(), frame.to_owned()));
+        for named in [None, Some(connection)] {
+            teller.close(&user, named.as_ref()).await?;
+            let heard = tokio::time::timeout(SOON, ownership.next()).await?;
+            assert_eq!(heard, OwnershipEvent::Closing(user.clone(), named));
+        }
+        teller.check(&user).await?;
+        let heard = tokio::time::timeout(SOON, ownership.next()).await?;
+        assert_eq!(heard, OwnershipEvent::Checking(user));
     }
     // Who has no name yet is spoken of by the connection.
     let nobody = UserId::nameless(&connection());

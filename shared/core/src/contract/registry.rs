@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use kschat_protocol::{ConnectionId, MessageId, RoomId, UserId, Version, dialect::Dialect};
+use futures_util::future::join_all;
+use kschat_protocol::{ConnectionId, MessageId, Recipient, RoomId, UserId, Version, dialect::Dialect};
 
-use super::{connection, session, somebody};
+use super::{admission, connection, register, session, somebody};
 use crate::{
     Clock, Partitions, Session, SystemClock, Timestamp,
+    limits::{BLOCKED, REFUSALS, Rate, Share},
     ports::{
-        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, Memberships, Presence, Presences,
-        RateLimits, Reachable, Receipt, Receipts, RoomsOfUser, Seen, Stage, Unavailable,
+        Addressed, Admission, Backlogs, Charge, Claim, Claimed, Class, ConnectionRegistry, Created, IdempotencyStore,
+        Marks, Memberships, Presence, Presences, Reachable, Receipt, Receipts, RoomsOfUser, Seen, SenderShares, Stage,
+        Unavailable, Updated, Verdict,
     },
 };
 
@@ -36,8 +39,8 @@ pub async fn a_session_reads_back(registry: &impl ConnectionRegistry) -> Outcome
     let (id, now) = (connection(), SystemClock.now());
     assert_eq!(registry.session(&id).await?, None);
     let session = session(&somebody(), now, HOUR);
-    registry.register(&id, &session).await?;
-    registry.register(&id, &session).await?;
+    register(registry, &id, &session).await?;
+    register(registry, &id, &session).await?;
     assert_eq!(registry.session(&id).await?, Some(session));
     Ok(())
 }
@@ -50,9 +53,9 @@ pub async fn every_device_is_found(registry: &impl ConnectionRegistry) -> Outcom
     let (user, other, now) = (somebody(), somebody(), SystemClock.now());
     let mut devices = vec![connection(), connection(), connection()];
     for id in &devices {
-        registry.register(id, &session(&user, now, HOUR)).await?;
+        register(registry, id, &session(&user, now, HOUR)).await?;
     }
-    registry.register(&connection(), &session(&other, now, HOUR)).await?;
+    register(registry, &connection(), &session(&other, now, HOUR)).await?;
     devices.sort();
     assert_eq!(devices_of(registry, &user, now).await?, devices);
     Ok(())
@@ -66,7 +69,7 @@ pub async fn a_removed_connection_is_forgotten(registry: &impl ConnectionRegistr
     let (user, now) = (somebody(), SystemClock.now());
     let (stays, goes) = (connection(), connection());
     for id in [&stays, &goes] {
-        registry.register(id, &session(&user, now, HOUR)).await?;
+        register(registry, id, &session(&user, now, HOUR)).await?;
     }
     registry.remove(&user, &goes).await?;
     registry.remove(&user, &goes).await?;
@@ -83,15 +86,10 @@ pub async fn nobody_outlives_a_token(registry: &impl ConnectionRegistry) -> Outc
     let (user, now) = (somebody(), SystemClock.now());
     let partition = Partitions::default().of(&user);
     let id = connection();
-    registry.register(&id, &session(&user, now, HOUR)).await?;
+    register(registry, &id, &session(&user, now, HOUR)).await?;
     let (before, after) = (now.plus(HOUR - Duration::from_secs(1)), now.plus(HOUR + Duration::from_secs(1)));
     let reachable = Reachable { connection: id.clone(), session: session(&user, now, HOUR) };
     assert_eq!(registry.connections(&user, before).await?, [reachable]);
-    let other = connection();
-    let (known, both) = registry.session_and_connections(&other, &user, before).await?;
-    assert_eq!((known, both.len()), (None, 1));
-    let (known, both) = registry.session_and_connections(&id, &user, after).await?;
-    assert!(known.is_some() && both.is_empty());
     assert!(registry.online(partition, before).await?.contains(&user));
     assert!(registry.connections(&user, after).await?.is_empty());
     assert!(!registry.online(partition, after).await?.contains(&user));
@@ -109,7 +107,7 @@ pub async fn a_connection_without_a_name_is_found_by_its_provisional_one(
     let (connection, now) = (connection(), SystemClock.now());
     let partitions = Partitions::default();
     let nobody = UserId::nameless(&connection);
-    registry.register(&connection, &session(&nobody, now, HOUR)).await?;
+    register(registry, &connection, &session(&nobody, now, HOUR)).await?;
     assert!(registry.online(partitions.of(&nobody), now).await?.contains(&nobody));
     let found = registry.connections(&nobody, now).await?;
     assert_eq!(
@@ -130,7 +128,7 @@ pub async fn a_connection_is_found_with_its_session(registry: &impl ConnectionRe
         [(Version::Seed, Some(now.plus(HOUR)), Dialect::Raw), (Version::V2, None, joined())]
     {
         let (connection, session) = (connection(), Session { version, expires, dialect, ..session(&user, now, HOUR) });
-        registry.register(&connection, &session).await?;
+        register(registry, &connection, &session).await?;
         let id = connection.clone();
         assert_eq!(registry.connections(&user, now).await?, [Reachable { connection, session }]);
         registry.remove(&user, &id).await?;
@@ -161,8 +159,8 @@ pub async fn online_is_from_the_first_connection_to_the_last(registry: &impl Con
     let (user, now) = (somebody(), SystemClock.now());
     let partitions = Partitions::default();
     let (first, second) = (connection(), connection());
-    registry.register(&first, &session(&user, now, HOUR)).await?;
-    registry.register(&second, &session(&user, now, HOUR)).await?;
+    register(registry, &first, &session(&user, now, HOUR)).await?;
+    register(registry, &second, &session(&user, now, HOUR)).await?;
     registry.remove(&user, &first).await?;
     for partition in partitions.all() {
         let there = registry.online(partition, now).await?.contains(&user);
@@ -190,24 +188,288 @@ pub async fn the_first_claim_stands(store: &impl IdempotencyStore) -> Outcome {
     Ok(())
 }
 
-/// Requests are counted by connection and weight, and anew once the window has passed.
+/// However many handshakes come at once, a user has no more connections than it may have; the end of one makes room.
 ///
 /// # Errors
 /// The port's own.
-pub async fn requests_are_counted_by_connection_and_window(
-    registry: &(impl RateLimits + ConnectionRegistry),
-) -> Outcome {
-    let window = Duration::from_millis(300);
-    let (one, two, now) = (connection(), connection(), SystemClock.now());
-    for id in [&one, &two] {
-        registry.register(id, &session(&somebody(), now, HOUR)).await?;
+pub async fn connections_at_once_stop_at_the_limit(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (somebody(), SystemClock.now());
+    let (session, admission) = (session(&user, now, HOUR), Admission { limit: 10, ..admission(now) });
+    let ids: Vec<_> = (0..26).map(|_| connection()).collect();
+    let created = join_all(ids.iter().map(|id| registry.create(id, &session, &admission))).await;
+    let created: Vec<Created> = created.into_iter().collect::<Result<_, _>>()?;
+    let count = |outcome| created.iter().filter(|created| **created == outcome).count();
+    assert_eq!((count(Created::Done), count(Created::TooMany)), (10, 16));
+    assert_eq!(devices_of(registry, &user, now).await?.len(), 10);
+    let first = ids.iter().zip(&created).find(|(_, created)| **created == Created::Done).map(|(id, _)| id);
+    assert_eq!(registry.end(first.unwrap_or(&ids[0])).await?, Some(user.clone()));
+    assert_eq!(registry.create(&connection(), &session, &admission).await?, Created::Done);
+    assert_eq!(registry.create(&connection(), &session, &admission).await?, Created::TooMany);
+    // What has surely ended makes room, too.
+    let later = now.plus(Session::REMEMBERED);
+    let late = Session { connected: later, ..session.clone() };
+    assert_eq!(registry.create(&connection(), &late, &Admission { now: later, ..admission }).await?, Created::Done);
+    Ok(())
+}
+
+/// A connection that is created twice is there once, and belongs to one user: also when two are named at once in the place
+/// of a provisional one.
+///
+/// # Errors
+/// The port's own.
+pub async fn connection_belongs_to_one_user(registry: &impl ConnectionRegistry) -> Outcome {
+    let (one, two, now) = (somebody(), somebody(), SystemClock.now());
+    let taken = connection();
+    register(registry, &taken, &session(&one, now, HOUR)).await?;
+    register(registry, &taken, &session(&one, now, HOUR)).await?;
+    assert_eq!(registry.create(&taken, &session(&two, now, HOUR), &admission(now)).await?, Created::Taken);
+    for _ in 0..20 {
+        let id = connection();
+        let nobody = UserId::nameless(&id);
+        register(registry, &id, &session(&nobody, now, HOUR)).await?;
+        let admission = Admission { instead_of: Some(nobody.clone()), ..admission(now) };
+        let (first, second) = (session(&one, now, HOUR), session(&two, now, HOUR));
+        let (first, second) =
+            tokio::join!(registry.create(&id, &first, &admission), registry.create(&id, &second, &admission));
+        let outcomes = [first?, second?];
+        assert!(outcomes.contains(&Created::Done) && outcomes.contains(&Created::Taken), "{outcomes:?}");
+        let hears = [devices_of(registry, &one, now).await?, devices_of(registry, &two, now).await?];
+        assert_eq!(hears.iter().flatten().filter(|heard| **heard == id).count(), 1);
+        assert!(devices_of(registry, &nobody, now).await?.is_empty());
+        assert!(!registry.online(Partitions::default().of(&nobody), now).await?.contains(&nobody));
     }
-    for (weight, count) in [(1, 1), (1, 2), (11, 13), (1, 14)] {
-        assert_eq!(registry.count_request(&one, weight, window).await?, count);
+    let unknown = Admission { instead_of: Some(one.clone()), ..admission(now) };
+    assert_eq!(registry.create(&connection(), &session(&two, now, HOUR), &unknown).await?, Created::Gone);
+    Ok(())
+}
+
+/// A connection that has ended is not brought back by a step that comes late, and whose it was is told again.
+///
+/// # Errors
+/// The port's own.
+pub async fn ended_connection_stays_ended(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (somebody(), SystemClock.now());
+    let (known, early) = (connection(), connection());
+    let session = session(&user, now, HOUR);
+    register(registry, &known, &session).await?;
+    assert_eq!(registry.end(&known).await?, Some(user.clone()));
+    assert_eq!(registry.end(&known).await?, Some(user.clone()));
+    // The disconnect of a client that has left while its connect was under way.
+    assert_eq!(registry.end(&early).await?, None);
+    for id in [&known, &early] {
+        let renewed = Session { expires: Some(now.plus(HOUR * 2)), ..session.clone() };
+        assert_eq!(registry.update(id, &session, &renewed).await?, Updated::Gone);
+        assert_eq!(registry.create(id, &session, &admission(now)).await?, Created::Gone);
+        assert_eq!(registry.restore(id, &session, 100).await?, Created::Gone);
+        assert_eq!(registry.session(id).await?, None);
     }
-    assert_eq!(registry.count_request(&two, 1, window).await?, 1);
-    tokio::time::sleep(window * 2).await;
-    assert_eq!(registry.count_request(&one, 1, window).await?, 1);
+    assert!(devices_of(registry, &user, now).await?.is_empty());
+    assert!(!registry.online(Partitions::default().of(&user), now).await?.contains(&user));
+    Ok(())
+}
+
+/// A session is changed only if it is what it was taken for; a lost one can be restored, a known one is left as it is.
+///
+/// # Errors
+/// The port's own.
+pub async fn session_changes_only_from_what_it_was(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (somebody(), SystemClock.now());
+    let (id, partition) = (connection(), Partitions::default().of(&user));
+    let first = session(&user, now, HOUR);
+    let second = Session { expires: Some(now.plus(HOUR * 2)), rooms: Some(vec!["a".to_owned()]), ..first.clone() };
+    let third = Session { rooms: Some(Vec::new()), ..first.clone() };
+    register(registry, &id, &first).await?;
+    assert_eq!(registry.update(&id, &first, &second).await?, Updated::Done);
+    assert_eq!(registry.update(&id, &first, &second).await?, Updated::Done, "a repetition");
+    assert_eq!(registry.update(&id, &first, &third).await?, Updated::Changed(second.clone()));
+    assert_eq!(registry.session(&id).await?, Some(second.clone()));
+    let end = now.plus(HOUR + HOUR / 2);
+    assert_eq!(
+        registry.connections(&user, end).await?,
+        [Reachable { connection: id.clone(), session: second.clone() }]
+    );
+    assert!(registry.online(partition, end).await?.contains(&user));
+    assert_eq!(registry.restore(&id, &first, 2).await?, Created::Done);
+    assert_eq!(registry.session(&id).await?, Some(second));
+    let (lost, too_many) = (connection(), connection());
+    assert_eq!(registry.restore(&lost, &first, 2).await?, Created::Done);
+    assert_eq!(registry.session(&lost).await?, Some(first.clone()));
+    assert_eq!(registry.restore(&too_many, &first, 2).await?, Created::TooMany);
+    assert_eq!(registry.session(&too_many).await?, None);
+    Ok(())
+}
+
+/// A connection is taken away only from the user whose it is.
+///
+/// # Errors
+/// The port's own.
+pub async fn connection_of_another_user_is_not_removed(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, other, now) = (somebody(), somebody(), SystemClock.now());
+    let id = connection();
+    register(registry, &id, &session(&user, now, HOUR)).await?;
+    registry.remove(&other, &id).await?;
+    assert_eq!(devices_of(registry, &user, now).await?, [id]);
+    Ok(())
+}
+
+/// A user who goes by way of two connections.
+struct Pair {
+    user: UserId,
+    one: ConnectionId,
+    two: ConnectionId,
+    now: Timestamp,
+}
+
+async fn pair(registry: &impl ConnectionRegistry) -> Result<Pair, Unavailable> {
+    let pair = Pair { user: somebody(), one: connection(), two: connection(), now: SystemClock.now() };
+    for id in [&pair.one, &pair.two] {
+        register(registry, id, &session(&pair.user, pair.now, HOUR)).await?;
+    }
+    Ok(pair)
+}
+
+async fn verdict(
+    registry: &impl ConnectionRegistry,
+    id: &ConnectionId,
+    charge: &Charge<'_>,
+    now: Timestamp,
+) -> Result<Verdict, Unavailable> {
+    let entered = registry.enter(id, charge, now).await?;
+    assert!(entered.is_some(), "it is known");
+    Ok(entered.map_or(Verdict::ShareFull, |entered| entered.verdict))
+}
+
+/// What a user does is counted over all its connections, each class apart, and is granted again in time.
+///
+/// # Errors
+/// The port's own.
+pub async fn rates_are_counted_by_user_and_class(registry: &impl ConnectionRegistry) -> Outcome {
+    let Pair { one, two, now, .. } = pair(registry).await?;
+    let rate = Some(Rate::new(10, Duration::from_secs(1), 3));
+    let charge = |class| Charge { class, cost: 1, rate, message: None };
+    let (acks, requests) = (charge(Class::Acks), charge(Class::Requests));
+    for id in [&one, &two, &one] {
+        assert_eq!(verdict(registry, id, &acks, now).await?, Verdict::Granted);
+    }
+    assert_eq!(verdict(registry, &two, &acks, now).await?, Verdict::Limited(Duration::from_millis(100)));
+    let heavy = Charge { cost: 2, ..requests.clone() };
+    assert_eq!(verdict(registry, &one, &heavy, now).await?, Verdict::Granted);
+    assert_eq!(verdict(registry, &one, &heavy, now).await?, Verdict::Limited(Duration::from_millis(100)));
+    assert_eq!(verdict(registry, &one, &acks, now.plus(Duration::from_millis(100))).await?, Verdict::Granted);
+    let unlimited = Charge { rate: None, ..acks };
+    assert_eq!(verdict(registry, &one, &unlimited, now).await?, Verdict::Granted);
+    let other = pair(registry).await?;
+    assert_eq!(verdict(registry, &other.one, &acks_of(rate), other.now).await?, Verdict::Granted);
+    assert_eq!(registry.enter(&connection(), &unlimited, now).await?, None);
+    Ok(())
+}
+
+fn acks_of(rate: Option<Rate>) -> Charge<'static> {
+    Charge { class: Class::Acks, cost: 1, rate, message: None }
+}
+
+/// A user who goes on in spite of refusals is blocked for a while, and its owner is told once in a while.
+///
+/// # Errors
+/// The port's own.
+pub async fn user_who_ignores_refusals_is_blocked(registry: &impl ConnectionRegistry) -> Outcome {
+    let Pair { user, one, two, now } = pair(registry).await?;
+    let acks = acks_of(Some(Rate::new(1, Duration::from_secs(60), 1)));
+    assert_eq!(verdict(registry, &one, &acks, now).await?, Verdict::Granted);
+    for _ in 0..REFUSALS.burst {
+        assert!(matches!(verdict(registry, &one, &acks, now).await?, Verdict::Limited(_)));
+    }
+    assert!(
+        matches!(verdict(registry, &one, &acks, now).await?, Verdict::Blocked { kick: true, left } if left == BLOCKED)
+    );
+    let sends = Charge { class: Class::Sends, cost: 1, rate: None, message: None };
+    assert!(matches!(verdict(registry, &two, &sends, now).await?, Verdict::Blocked { kick: false, .. }));
+    let created = registry.create(&connection(), &session(&user, now, HOUR), &admission(now)).await?;
+    assert!(matches!(created, Created::Limited(left) if left <= BLOCKED), "{created:?}");
+    Ok(())
+}
+
+/// Handshakes of one user are counted.
+///
+/// # Errors
+/// The port's own.
+pub async fn handshakes_are_limited_by_user(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (somebody(), SystemClock.now());
+    let admission = Admission { rate: Some(Rate::new(1, Duration::from_secs(1), 2)), ..admission(now) };
+    let session = session(&user, now, HOUR);
+    for _ in 0..2 {
+        assert_eq!(registry.create(&connection(), &session, &admission).await?, Created::Done);
+    }
+    let third = registry.create(&connection(), &session, &admission).await?;
+    assert_eq!(third, Created::Limited(Duration::from_secs(1)));
+    Ok(())
+}
+
+/// Somebody new costs more than somebody known, and what waits of one sender for one recipient is bounded, until it has left
+/// the queue; what is said in rooms is bounded by itself.
+///
+/// # Errors
+/// The port's own.
+pub async fn new_recipients_and_shares_are_bounded(registry: &(impl ConnectionRegistry + SenderShares)) -> Outcome {
+    let Pair { user, one, two: second, now } = pair(registry).await?;
+    let new_recipients = Some(Rate::new(2, HOUR, 2));
+    let share = Some(Share { bytes: 100, least: 10, retention: HOUR });
+    let (bob, carol, dave) = (somebody(), somebody(), somebody());
+    let send = async |to: Recipient, bytes| {
+        let message = Some(Addressed { to: &to, bytes, new_recipients, share });
+        verdict(registry, &one, &Charge { class: Class::Sends, cost: 1, rate: None, message }, now).await
+    };
+    let to = |user: &UserId| Recipient::User(user.clone());
+    for known in [&bob, &carol, &bob] {
+        assert_eq!(send(to(known), 1).await?, Verdict::Granted);
+    }
+    assert!(matches!(send(to(&dave), 1).await?, Verdict::Limited(_)));
+    assert_eq!(send(to(&bob), 80).await?, Verdict::Granted, "twice ten and eighty");
+    assert_eq!(send(to(&bob), 1).await?, Verdict::ShareFull);
+    assert_eq!(send(to(&carol), 90).await?, Verdict::Granted, "she has a queue of her own");
+    assert_eq!(send(to(&user), 1_000).await?, Verdict::Granted, "one's own devices");
+    registry.rotate_shares(&bob).await?;
+    assert_eq!(send(to(&bob), 1).await?, Verdict::ShareFull, "it may still wait");
+    registry.rotate_shares(&bob).await?;
+    assert_eq!(send(to(&bob), 50).await?, Verdict::Granted);
+    assert_eq!(send(to(&bob), 60).await?, Verdict::ShareFull);
+    registry.clear_shares(&bob).await?;
+    assert_eq!(send(to(&bob), 100).await?, Verdict::Granted);
+    let room = || RoomId::try_from("r").map(Recipient::Room);
+    let Ok(room) = room() else { unreachable!("a valid id") };
+    for _ in 0..10 {
+        assert_eq!(send(room.clone(), 1).await?, Verdict::Granted);
+    }
+    assert!(matches!(send(room.clone(), 1).await?, Verdict::Limited(_)));
+    let message = Some(Addressed { to: &room, bytes: 1, new_recipients: None, share: None });
+    let charge = Charge { class: Class::Sends, cost: 1, rate: None, message };
+    assert!(registry.enter(&one, &charge, now).await?.is_some_and(|entered| entered.has_other_devices));
+    registry.end(&second).await?;
+    assert!(registry.enter(&one, &charge, now).await?.is_some_and(|entered| !entered.has_other_devices));
+    Ok(())
+}
+
+/// No id, however odd, ends up in the place of another one.
+///
+/// # Errors
+/// The port's own.
+pub async fn odd_ids_do_not_collide(registry: &(impl IdempotencyStore + Receipts)) -> Outcome {
+    let id = |text: String| UserId::try_from(text).map_err(|error| Unavailable::new("test", "make an id", error));
+    let base = somebody();
+    let (plain, odd) = (id(base.as_str().to_owned())?, id(format!("{}}}:b", base.as_str()))?);
+    let claim = |id: &str| Claim { id: MessageId::from(id.to_owned()), time: SystemClock.now(), digest: 7 };
+    assert_eq!(registry.claim(&odd, "c", &claim("m-1")).await?, Claimed::First);
+    assert_eq!(registry.claim(&plain, "b}:c", &claim("m-2")).await?, Claimed::First);
+    assert_eq!(registry.claim(&id(format!("{}%7D:b", base.as_str()))?, "c", &claim("m-3")).await?, Claimed::First);
+    let receipt = |author: &UserId, reader: &UserId, message: &str| Receipt {
+        author: author.clone(),
+        reader: reader.clone(),
+        stage: Stage::Read,
+        message: MessageId::from(message.to_owned()),
+    };
+    let (reader, odd_reader) = (id("c".to_owned())?, id("b}:c".to_owned())?);
+    registry.note_receipts(&[receipt(&odd, &reader, "m-9")]).await?;
+    assert_eq!(registry.marks(&plain, &[odd_reader]).await?, [Marks::default()]);
     Ok(())
 }
 
@@ -249,7 +511,7 @@ pub async fn who_is_watched_by_whom_is_known_for_a_while(presences: &(impl Prese
     assert_eq!(presences.came(&user).await?, Seen::Never);
     assert_eq!(presences.came(&user).await?, Seen::Here);
     let id = connection();
-    presences.register(&id, &session(&user, now, HOUR)).await?;
+    register(presences, &id, &session(&user, now, HOUR)).await?;
     let here = Presence { is_reachable: true, seen: Seen::Here };
     assert_eq!(presences.watch(&two, &asked[..1], now, later).await?, [here]);
     let watchers = async |user: &UserId, now| {
@@ -355,7 +617,16 @@ macro_rules! registry_contract {
             a_mark_stays_until_everything_is_lost,
             the_first_claim_stands,
             a_backlog_is_counted_once_and_due_in_its_time,
-            requests_are_counted_by_connection_and_window,
+            connections_at_once_stop_at_the_limit,
+            connection_belongs_to_one_user,
+            ended_connection_stays_ended,
+            session_changes_only_from_what_it_was,
+            connection_of_another_user_is_not_removed,
+            rates_are_counted_by_user_and_class,
+            user_who_ignores_refusals_is_blocked,
+            handshakes_are_limited_by_user,
+            new_recipients_and_shares_are_bounded,
+            odd_ids_do_not_collide,
             a_receipt_moves_its_mark_forward_only,
             who_is_watched_by_whom_is_known_for_a_while,
             a_user_is_in_so_many_rooms_at_most,

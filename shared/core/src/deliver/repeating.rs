@@ -99,6 +99,7 @@ impl Courier<'_> {
         if !self.audience.acks(id) {
             // The edge's word counts for it.
             let settled = self.unacked.settle_all();
+            self.note_left(settled.last().map(|pushed| pushed.message.time));
             self.ack(&tags(&settled)).await?;
         }
         Ok(Verdict::Reached)

@@ -15,7 +15,7 @@ use crate::{
     Partition, Partitions,
     ports::{
         Acks, Bound, Deliveries, Delivery, Mailbox, Notices, Ownership, OwnershipEvent, Pokes, PublishError, Publisher,
-        Queues, Replies, Requested, Retired, RoomBindings, Tag, Unavailable, Undeliverable,
+        Queues, Replies, Requested, Retired, RoomBindings, Supervision, Tag, Unavailable, Undeliverable,
     },
 };
 
@@ -169,6 +169,17 @@ impl Acks for MemoryBroker {
 impl Notices for MemoryBroker {
     async fn notify(&self, user: &UserId, notice: &Notice) -> Result<(), Unavailable> {
         self.tell(OwnershipEvent::Noticed(user.clone(), notice.clone()))
+    }
+}
+
+#[async_trait]
+impl Supervision for MemoryBroker {
+    async fn close(&self, user: &UserId, connection: Option<&ConnectionId>) -> Result<(), Unavailable> {
+        self.tell(OwnershipEvent::Closing(user.clone(), connection.cloned()))
+    }
+
+    async fn check(&self, user: &UserId) -> Result<(), Unavailable> {
+        self.tell(OwnershipEvent::Checking(user.clone()))
     }
 }
 

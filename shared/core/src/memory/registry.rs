@@ -7,14 +7,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use kschat_protocol::{ConnectionId, RoomId, UserId};
+use kschat_protocol::{ConnectionId, Recipient, RoomId, UserId, Version};
 use tokio::time::Instant;
 
 use crate::{
-    Partition, Partitions, Session, Timestamp,
+    Clock, Partition, Partitions, Session, SystemClock, Timestamp,
+    limits::{BLOCKED, ENDED, KICK_AGAIN, KNOWN_RECIPIENTS, REFUSALS, Rate, Share},
     ports::{
-        Backlogs, Claim, Claimed, ConnectionRegistry, IdempotencyStore, Marks, Memberships, Presence, Presences,
-        RateLimits, Reachable, Receipt, Receipts, RoomsOfUser, Seen, Stage, Unavailable,
+        Admission, Backlogs, Charge, Claim, Claimed, Class, ConnectionRegistry, Created, Entered, IdempotencyStore,
+        Marks, Memberships, Presence, Presences, Reachable, Receipt, Receipts, RoomsOfUser, Seen, SenderShares, Stage,
+        Unavailable, Updated, Verdict,
     },
 };
 
@@ -23,6 +25,8 @@ const CLAIMS: usize = 100_000;
 
 /// How long it is remembered at least that a user has left a room.
 const LEFT: Duration = Duration::from_secs(60);
+/// How many buckets are kept; then the full ones are forgotten.
+const BUCKETS: usize = 100_000;
 
 /// Remembers connections until the process ends.
 #[derive(Debug, Default)]
@@ -50,8 +54,133 @@ struct State {
     rooms: HashMap<UserId, BTreeSet<RoomId>>,
     /// When users have left rooms.
     left_rooms: HashMap<UserId, BTreeMap<RoomId, Instant>>,
-    /// The window of each connection: when it began, and how many requests it holds.
-    requests: HashMap<ConnectionId, (Instant, u64)>,
+    /// Connections that have ended lately, each with its user if that was known.
+    ended: HashMap<ConnectionId, (Option<UserId>, Timestamp)>,
+    counts: Counts,
+}
+
+/// What is counted of each user.
+#[derive(Debug, Default)]
+struct Counts {
+    /// When each bucket is full again, in milliseconds since 1970.
+    buckets: HashMap<(UserId, Bucket), f64>,
+    /// Until when users are blocked, and from when on their owners are told again.
+    blocked: HashMap<UserId, (Timestamp, Timestamp)>,
+    /// To whom each user has written lately, the newest last.
+    recipients: HashMap<UserId, VecDeque<UserId>>,
+    /// What of each sender waits for a recipient, as it was counted since the last rotation and before.
+    shares: HashMap<UserId, [HashMap<UserId, u64>; 2]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Bucket {
+    Class(Class),
+    Connects,
+    Refusals,
+    NewRecipients,
+    InRooms,
+}
+
+impl Counts {
+    /// Takes from a bucket; says how long to wait if there is not enough in it.
+    fn take(&mut self, user: &UserId, bucket: Bucket, rate: Rate, cost: u32, now: Timestamp) -> Result<(), Duration> {
+        let now = now.millis() as f64;
+        if self.buckets.len() >= BUCKETS {
+            self.buckets.retain(|_, full_at| *full_at > now);
+        }
+        let key = (user.clone(), bucket);
+        let full_at = rate.take(self.buckets.get(&key).copied(), cost, now)?;
+        self.buckets.insert(key, full_at);
+        Ok(())
+    }
+
+    /// How long a user is still blocked, if it is.
+    fn blocked(&mut self, user: &UserId, now: Timestamp) -> Option<Duration> {
+        let (until, _) = self.blocked.get(user)?;
+        if *until > now {
+            return Some(until.since(now));
+        }
+        self.blocked.remove(user);
+        None
+    }
+
+    fn verdict(&mut self, user: &UserId, charge: &Charge<'_>, now: Timestamp) -> Verdict {
+        if let Some(left) = self.blocked(user, now) {
+            return self.still_blocked(user, left, now);
+        }
+        match self.charge(user, charge, now) {
+            Ok(()) => Verdict::Granted,
+            Err(Verdict::Limited(retry)) => self.refuse(user, retry, now),
+            Err(other) => other,
+        }
+    }
+
+    fn still_blocked(&mut self, user: &UserId, left: Duration, now: Timestamp) -> Verdict {
+        let kick = match self.blocked.get_mut(user) {
+            Some((_, again)) if *again <= now => {
+                *again = now.plus(KICK_AGAIN);
+                true
+            }
+            _ => false,
+        };
+        Verdict::Blocked { left, kick }
+    }
+
+    /// Who goes on too long in spite of that is blocked.
+    fn refuse(&mut self, user: &UserId, retry: Duration, now: Timestamp) -> Verdict {
+        if self.take(user, Bucket::Refusals, REFUSALS, 1, now).is_ok() {
+            return Verdict::Limited(retry);
+        }
+        self.blocked.insert(user.clone(), (now.plus(BLOCKED), now));
+        self.still_blocked(user, BLOCKED, now)
+    }
+
+    fn charge(&mut self, user: &UserId, charge: &Charge<'_>, now: Timestamp) -> Result<(), Verdict> {
+        if let Some(rate) = charge.rate {
+            self.take(user, Bucket::Class(charge.class), rate, charge.cost, now).map_err(Verdict::Limited)?;
+        }
+        let Some(message) = &charge.message else { return Ok(()) };
+        match message.to {
+            Recipient::User(to) if to == user => Ok(()),
+            Recipient::User(to) => {
+                self.meet(user, to, message.new_recipients, now)?;
+                message.share.map_or(Ok(()), |share| self.fill(user, to, share, message.bytes))
+            }
+            Recipient::Room(_) => match message.share {
+                Some(share) => {
+                    let (rate, cost) = share.in_rooms(message.bytes);
+                    self.take(user, Bucket::InRooms, rate, cost, now).map_err(Verdict::Limited)
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Notes to whom a user writes, unless it has written to too many whom it did not know.
+    fn meet(&mut self, user: &UserId, to: &UserId, rate: Option<Rate>, now: Timestamp) -> Result<(), Verdict> {
+        let Some(rate) = rate else { return Ok(()) };
+        if self.recipients.get(user).is_some_and(|known| known.contains(to)) {
+            return Ok(());
+        }
+        self.take(user, Bucket::NewRecipients, rate, 1, now).map_err(Verdict::Limited)?;
+        let known = self.recipients.entry(user.clone()).or_default();
+        known.push_back(to.clone());
+        if known.len() > KNOWN_RECIPIENTS {
+            known.pop_front();
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, user: &UserId, to: &UserId, share: Share, bytes: usize) -> Result<(), Verdict> {
+        let [recent, before] = self.shares.entry(to.clone()).or_default();
+        let waits = recent.get(user).copied().unwrap_or_default() + before.get(user).copied().unwrap_or_default();
+        let weight = share.weight(bytes);
+        if waits + weight > share.bytes {
+            return Err(Verdict::ShareFull);
+        }
+        *recent.entry(user.clone()).or_default() += weight;
+        Ok(())
+    }
 }
 
 impl MemoryRegistry {
@@ -72,6 +201,10 @@ impl MemoryRegistry {
 }
 
 impl State {
+    fn has_ended(&self, connection: &ConnectionId, now: Timestamp) -> bool {
+        self.ended.get(connection).is_some_and(|(_, until)| *until > now)
+    }
+
     fn take(&mut self, key: (UserId, String), claim: Claim) {
         self.claimed.push_back(key.clone());
         self.claims.insert(key, (claim, false));
@@ -85,19 +218,104 @@ impl State {
 
 #[async_trait]
 impl ConnectionRegistry for MemoryRegistry {
-    async fn register(&self, connection: &ConnectionId, session: &Session) -> Result<(), Unavailable> {
-        self.state().sessions.insert(connection.clone(), session.clone());
-        Ok(())
+    async fn create(
+        &self,
+        connection: &ConnectionId,
+        session: &Session,
+        admission: &Admission,
+    ) -> Result<Created, Unavailable> {
+        let Admission { instead_of, limit, rate, now } = admission;
+        let mut state = self.state();
+        if state.has_ended(connection, *now) {
+            return Ok(Created::Gone);
+        }
+        match state.sessions.get(connection) {
+            Some(known) if known.user == session.user => return Ok(Created::Done),
+            Some(known) if Some(&known.user) != instead_of.as_ref() => return Ok(Created::Taken),
+            None if instead_of.is_some() => return Ok(Created::Gone),
+            _ => {}
+        }
+        if let Some(left) = state.counts.blocked(&session.user, *now) {
+            return Ok(Created::Limited(left));
+        }
+        if let Some(rate) = rate
+            && let Err(retry) = state.counts.take(&session.user, Bucket::Connects, *rate, 1, *now)
+        {
+            return Ok(Created::Limited(retry));
+        }
+        let open = |known: &&Session| known.user == session.user && known.forgotten_at() > *now;
+        if state.sessions.values().filter(open).count() >= *limit {
+            return Ok(Created::TooMany);
+        }
+        state.sessions.insert(connection.clone(), session.clone());
+        Ok(Created::Done)
+    }
+
+    async fn update(&self, connection: &ConnectionId, old: &Session, new: &Session) -> Result<Updated, Unavailable> {
+        Ok(match self.state().sessions.get_mut(connection) {
+            Some(known) if known == old || known == new => {
+                known.clone_from(new);
+                Updated::Done
+            }
+            Some(known) => Updated::Changed(known.clone()),
+            None => Updated::Gone,
+        })
+    }
+
+    async fn restore(
+        &self,
+        connection: &ConnectionId,
+        session: &Session,
+        limit: usize,
+    ) -> Result<Created, Unavailable> {
+        let mut state = self.state();
+        if state.ended.contains_key(connection) {
+            return Ok(Created::Gone);
+        }
+        if !state.sessions.contains_key(connection) {
+            if state.sessions.values().filter(|known| known.user == session.user).count() >= limit {
+                return Ok(Created::TooMany);
+            }
+            state.sessions.insert(connection.clone(), session.clone());
+        }
+        Ok(Created::Done)
+    }
+
+    async fn enter(
+        &self,
+        connection: &ConnectionId,
+        charge: &Charge<'_>,
+        now: Timestamp,
+    ) -> Result<Option<Entered>, Unavailable> {
+        let mut state = self.state();
+        let Some(session) = state.sessions.get(connection).cloned() else { return Ok(None) };
+        let is_other = |(id, other): (&ConnectionId, &Session)| {
+            let is_reachable = other.version == Version::V2 && other.reachable_until() > now;
+            id != connection && other.user == session.user && is_reachable
+        };
+        let has_other_devices = charge.message.is_some() && state.sessions.iter().any(is_other);
+        let verdict = state.counts.verdict(&session.user, charge, now);
+        Ok(Some(Entered { session, has_other_devices, verdict }))
+    }
+
+    async fn end(&self, connection: &ConnectionId) -> Result<Option<UserId>, Unavailable> {
+        let mut state = self.state();
+        let now = SystemClock.now();
+        state.ended.retain(|_, (_, until)| *until > now);
+        let known = state.sessions.remove(connection).map(|session| session.user);
+        let (user, _) = state.ended.entry(connection.clone()).or_insert((known, now.plus(ENDED)));
+        Ok(user.clone())
     }
 
     async fn session(&self, connection: &ConnectionId) -> Result<Option<Session>, Unavailable> {
         Ok(self.state().sessions.get(connection).cloned())
     }
 
-    async fn remove(&self, _user: &UserId, connection: &ConnectionId) -> Result<(), Unavailable> {
+    async fn remove(&self, user: &UserId, connection: &ConnectionId) -> Result<(), Unavailable> {
         let mut state = self.state();
-        state.sessions.remove(connection);
-        state.requests.remove(connection);
+        if state.sessions.get(connection).is_some_and(|session| session.user == *user) {
+            state.sessions.remove(connection);
+        }
         Ok(())
     }
 
@@ -260,24 +478,18 @@ impl Memberships for MemoryRegistry {
 }
 
 #[async_trait]
-impl RateLimits for MemoryRegistry {
-    async fn count_request(
-        &self,
-        connection: &ConnectionId,
-        weight: u32,
-        window: Duration,
-    ) -> Result<u64, Unavailable> {
+impl SenderShares for MemoryRegistry {
+    async fn clear_shares(&self, user: &UserId) -> Result<(), Unavailable> {
+        self.state().counts.shares.remove(user);
+        Ok(())
+    }
+
+    async fn rotate_shares(&self, user: &UserId) -> Result<(), Unavailable> {
         let mut state = self.state();
-        // Whoever is not connected leaves nothing behind.
-        if !state.sessions.contains_key(connection) {
-            return Ok(weight.into());
+        if let Some([recent, before]) = state.counts.shares.get_mut(user) {
+            *before = std::mem::take(recent);
         }
-        let (began, count) = state.requests.entry(connection.clone()).or_insert((Instant::now(), 0));
-        if began.elapsed() >= window {
-            (*began, *count) = (Instant::now(), 0);
-        }
-        *count += u64::from(weight);
-        Ok(*count)
+        Ok(())
     }
 }
 

@@ -136,6 +136,7 @@ impl Scene {
             expires: None,
             dialect: kschat_protocol::dialect::Dialect::Raw,
             rooms: None,
+            source: None,
         };
         tokio::spawn(async move {
             let gid = JsonId::Text(room.as_str().to_owned());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kschat_core::{
     Session,
-    contract::{connection, session},
+    contract::{connection, register, session},
     deliver::{End, HEARTBEAT},
     ports::ConnectionRegistry,
 };
@@ -30,7 +30,8 @@ impl Scene {
     pub(crate) async fn joins(&self, id: &ConnectionId, code: &str, version: Version) {
         let dialect = Dialect::from_code(code).expect("a code");
         let session = Session { dialect, version, ..session(&self.user, NOW, HOUR) };
-        self.registry.register(id, &session).await.expect("memory");
+        self.registry.remove(&self.user, id).await.expect("memory");
+        register(&*self.registry, id, &session).await.expect("memory");
         self.signals.refresh.notify_one();
     }
 

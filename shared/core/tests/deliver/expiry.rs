@@ -11,11 +11,12 @@ use std::{
 use async_trait::async_trait;
 use kschat_core::{
     Partition, Session, Timestamp,
+    contract::session,
     deliver::End,
     memory::MemoryRegistry,
-    ports::{ConnectionRegistry, Reachable, Unavailable},
+    ports::{Admission, Charge, ConnectionRegistry, Created, Entered, Reachable, Unavailable, Updated},
 };
-use kschat_protocol::{ConnectionId, UserId, Version, dialect::Dialect};
+use kschat_protocol::{ConnectionId, UserId};
 
 use crate::scene::{HOUR, NOW, Scene};
 
@@ -47,22 +48,16 @@ async fn who_has_no_good_token_any_more_is_told_and_cut_off_after_a_while() {
 async fn a_fresh_token_in_time_lets_a_connection_go_on() {
     let scene = Scene::new().await;
     let (early, late) = (scene.acking(vec![]).await, scene.acking(vec![]).await);
-    let renewed = Session {
-        user: scene.user.clone(),
-        version: Version::V2,
-        connected: NOW,
-        expires: Some(NOW.plus(HOUR + HOUR / 2)),
-        dialect: Dialect::Raw,
-        rooms: None,
-    };
-    scene.registry.register(&early, &renewed).await.expect("memory");
+    let old = session(&scene.user, NOW, HOUR);
+    let renewed = Session { expires: Some(NOW.plus(HOUR + HOUR / 2)), ..old.clone() };
+    scene.registry.update(&early, &old, &renewed).await.expect("memory");
     scene.signals.refresh.notify_one();
     let courier = scene.serve();
     tokio::time::sleep(Duration::from_secs(1)).await;
     scene.clock.set(NOW.plus(HOUR));
     tokio::time::sleep(HOUR).await;
     assert_eq!((scene.frames(&early), scene.frames(&late)), (vec![], vec![ENDED.to_owned()]));
-    scene.registry.register(&late, &renewed).await.expect("memory");
+    scene.registry.update(&late, &old, &renewed).await.expect("memory");
     scene.signals.refresh.notify_one();
     scene.quiet().await;
     assert!(scene.edge.closed.lock().expect("no test panics here").is_empty());
@@ -88,8 +83,39 @@ impl Flaky {
 
 #[async_trait]
 impl ConnectionRegistry for Flaky {
-    async fn register(&self, connection: &ConnectionId, session: &Session) -> Result<(), Unavailable> {
-        self.reach()?.register(connection, session).await
+    async fn create(
+        &self,
+        connection: &ConnectionId,
+        session: &Session,
+        admission: &Admission,
+    ) -> Result<Created, Unavailable> {
+        self.reach()?.create(connection, session, admission).await
+    }
+
+    async fn update(&self, connection: &ConnectionId, old: &Session, new: &Session) -> Result<Updated, Unavailable> {
+        self.reach()?.update(connection, old, new).await
+    }
+
+    async fn restore(
+        &self,
+        connection: &ConnectionId,
+        session: &Session,
+        limit: usize,
+    ) -> Result<Created, Unavailable> {
+        self.reach()?.restore(connection, session, limit).await
+    }
+
+    async fn enter(
+        &self,
+        connection: &ConnectionId,
+        charge: &Charge<'_>,
+        now: Timestamp,
+    ) -> Result<Option<Entered>, Unavailable> {
+        self.reach()?.enter(connection, charge, now).await
+    }
+
+    async fn end(&self, connection: &ConnectionId) -> Result<Option<UserId>, Unavailable> {
+        self.reach()?.end(connection).await
     }
 
     async fn session(&self, connection: &ConnectionId) -> Result<Option<Session>, Unavailable> {

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 
 mod acking;
+mod closing;
 mod coming;
 mod copies;
 mod dialects;

@@ -1,7 +1,7 @@
 //! One user with a queue, and an edge that answers as told.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use kschat_core::{
     Partitions, Session, Timestamp,
-    contract::{ManualClock, connection, message, session, somebody},
+    contract::{ManualClock, connection, message, register, session, somebody},
     deliver::{Deps, End, Signals, serve},
     memory::{MemoryBroker, MemoryRegistry},
     ports::{ConnectionRegistry, ConnectionsApi, Mailbox, PostError, Publisher, Unavailable},
@@ -31,6 +31,8 @@ pub(crate) struct Edge {
     pub(crate) scripts: Mutex<HashMap<ConnectionId, Script>>,
     pub(crate) taken: Mutex<Vec<(ConnectionId, String)>>,
     pub(crate) closed: Mutex<Vec<ConnectionId>>,
+    /// Connections that have ended without a sign.
+    pub(crate) gone: Mutex<HashSet<ConnectionId>>,
 }
 
 #[async_trait]
@@ -56,6 +58,11 @@ impl ConnectionsApi for Edge {
     async fn close(&self, connection: &ConnectionId) -> Result<(), Unavailable> {
         self.closed.lock().expect("no test panics here").push(connection.clone());
         Ok(())
+    }
+
+    async fn is_open(&self, connection: &ConnectionId) -> Result<bool, Unavailable> {
+        tokio::task::yield_now().await;
+        Ok(!self.gone.lock().expect("no test panics here").contains(connection))
     }
 }
 
@@ -100,7 +107,7 @@ impl Scene {
         let id = connection();
         self.edge.scripts.lock().expect("no test panics here").insert(id.clone(), script);
         let session = Session { version, ..session(&self.user, NOW, HOUR) };
-        self.registry.register(&id, &session).await.expect("memory");
+        register(&*self.registry, &id, &session).await.expect("memory");
         id
     }
 

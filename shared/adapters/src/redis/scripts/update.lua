@@ -1,0 +1,9 @@
+-- Puts one session in the place of another one, if it is still that. Returns {'done'}, {'changed', session} or {'gone'}.
+local connection, user, old, new, partition = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local reachable, forgotten, now = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+
+local known = redis.call('GET', session_key(connection))
+if not known then return { 'gone', false } end
+if known ~= old and known ~= new then return { 'changed', known } end
+write(connection, user, new, partition, reachable, forgotten, now)
+return { 'done', false }
