@@ -18,7 +18,6 @@ use futures_util::{
 };
 use kschat_core::{
     Partitions,
-    deliver::MAX_PREFETCH,
     ports::{Bound, BoxError, Deliveries, Delivery, Mailbox, Notices, Retired, Tag, Unavailable, Undeliverable},
 };
 use kschat_protocol::{Notice, RoomId, UserId};
@@ -219,11 +218,11 @@ impl Link {
 
 impl Consuming {
     /// Takes from the broker at `url`, up to `prefetch` messages of one user at a time, once
-    /// [`Self::ownership`] has connected. More than [`MAX_PREFETCH`] of them would wait here unread, while the broker counts
-    /// the time.
+    /// [`Self::ownership`] has connected. Of more than [`MAX_PREFETCH`](kschat_core::deliver::MAX_PREFETCH) some would wait
+    /// unread, while the broker counts the time.
     #[must_use]
     pub fn new(url: BrokerUrl, partitions: Partitions, prefetch: u16, queues: QueueSettings) -> Self {
-        Self { url, partitions, prefetch: prefetch.min(MAX_PREFETCH), queues, link: Arc::default() }
+        Self { url, partitions, prefetch, queues, link: Arc::default() }
     }
 
     /// Starts to take part in the sharing of partitions; this is what connects, and reconnects.
