@@ -15,7 +15,12 @@ mod registry {
     use std::time::Duration;
 
     use kschat_adapters::redis::RedisRegistry;
-    use kschat_core::Partitions;
+    use kschat_core::{
+        Partitions, Timestamp,
+        contract::somebody,
+        ports::{Presences, Seen},
+    };
+    use kschat_tests::proxy::Proxy;
 
     use super::services;
 
@@ -25,6 +30,21 @@ mod registry {
     }
 
     kschat_core::registry_contract!(redis());
+
+    #[tokio::test]
+    async fn lost_answer_does_not_change_who_was_here() {
+        let service = &services().await.redis;
+        let proxy = Proxy::start(service.port()).await;
+        let url = proxy.in_front_of(&service.url(), service.port()).parse().expect("a Redis URL");
+        let registry = RedisRegistry::new(url, Partitions::default(), Duration::from_secs(60));
+        let (user, then) = (somebody(), Timestamp::from_millis(1_700_000_000_000));
+        assert_eq!(registry.came(&user).await.expect("Redis answers"), Seen::Never);
+        registry.left(&user, then).await.expect("Redis answers");
+        // It is noted, and tried again on a new connection.
+        proxy.lose_answers();
+        assert_eq!(registry.came(&user).await.expect("Redis answers"), Seen::Left(then));
+        assert_eq!(registry.came(&user).await.expect("Redis answers"), Seen::Here);
+    }
 }
 
 mod broker {
@@ -94,6 +114,10 @@ mod broker {
             self.consuming.bind_rooms(user, rooms).await
         }
 
+        async fn unbind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
+            self.consuming.unbind_rooms(user, rooms).await
+        }
+
         async fn look(&self, user: &UserId) -> Result<Retired, Unavailable> {
             self.consuming.look(user).await
         }
@@ -145,7 +169,7 @@ mod ownership {
                 }
                 OwnershipEvent::Poked(_)
                 | OwnershipEvent::Acked(..)
-                | OwnershipEvent::Wanted(_)
+                | OwnershipEvent::Wanted(..)
                 | OwnershipEvent::Noticed(..)
                 | OwnershipEvent::Replied(..)
                 | OwnershipEvent::Closing(..)
@@ -162,15 +186,16 @@ mod ownership {
         let pokes = Publishing::new(rabbitmq.url().parse().expect("a URL"), partitions, queues);
         let member = || Consuming::new(rabbitmq.url().parse().expect("a URL"), partitions, 32, queues).ownership();
         let all: BTreeSet<Partition> = partitions.all().collect();
-        let early = pokes.request(&kschat_core::contract::somebody()).await.expect("the broker works");
+        let asker = kschat_core::contract::somebody();
+        let early = pokes.request(&kschat_core::contract::somebody(), &asker).await.expect("the broker works");
         assert_eq!(early, Requested::Made, "nobody could be asked");
         let mut first = member();
         ownership::the_only_member_owns_everything_and_hears_pokes_and_acks(&mut first, &pokes, partitions)
             .await
             .expect("the broker failed");
         let user = kschat_core::contract::somebody();
-        assert_eq!(pokes.request(&user).await.expect("the broker works"), Requested::Asked);
-        let wanted = OwnershipEvent::Wanted(user.clone());
+        assert_eq!(pokes.request(&user, &asker).await.expect("the broker works"), Requested::Asked);
+        let wanted = OwnershipEvent::Wanted(user.clone(), Some(asker));
         assert_eq!(timeout(QUIET, first.next()).await.expect("it is asked"), wanted);
         let side = Consuming::new(rabbitmq.url().parse().expect("a URL"), partitions, 32, queues);
         let notice = Notice::Typing { from: JsonId::Text("alice".to_owned()), on: true };

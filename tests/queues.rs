@@ -8,17 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt, future::join_all};
 use kschat::stack::{Options, Stack};
 use kschat_adapters::rabbitmq::{Consuming, Publishing, QueueKind, QueueSettings};
 use kschat_core::{
     Partition, Partitions,
     contract::message,
-    ports::{Deliveries, Mailbox, Ownership, OwnershipEvent, Publisher, Retired},
+    ports::{Deliveries, Mailbox, Ownership, OwnershipEvent, PublishError, Publisher, Queues, Retired},
 };
 use kschat_protocol::{Message, UserId};
 use kschat_tests::{
     eventually,
+    proxy::Proxy,
     stack::{Consumer, Services, break_edge, connect, options, somebody},
 };
 use lapin::{
@@ -461,4 +462,84 @@ async fn a_partition_is_kept_until_a_busy_broker_has_taken_back_what_is_on_loan(
         let delivery = deliveries.next().await.expect("a delivery");
         assert_eq!(number_of(&Message::from_slice(&delivery.body).expect("a message").msg), number);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_change_of_a_queue_gives_the_connection_up() {
+    let services = Services::start().await;
+    let proxy = Proxy::start(services.rabbitmq.port()).await;
+    let url = proxy.in_front_of(&services.rabbitmq.url(), services.rabbitmq.port()).parse().expect("a broker URL");
+    let mailbox = Consuming::new(url, Partitions::default(), 32, QueueSettings::default());
+    let _ownership = mailbox.ownership();
+    eventually("it is connected", async || mailbox.is_connected()).await;
+    let user = kschat_core::contract::somebody();
+    mailbox.ensure(&user).await.expect("the broker works");
+    let never = std::future::pending().boxed();
+    let removing = tokio::spawn({
+        let (mailbox, user) = (mailbox.clone(), user.clone());
+        async move { mailbox.retire(&user, never).await }
+    });
+    // It is out of the routing, and about to be deleted.
+    sleep(Duration::from_millis(300)).await;
+    proxy.cut();
+    removing.await.expect("it does not panic").expect_err("the broker does not answer");
+    // The broker may do it at any later time: nothing may be done over that connection any more, nor over another one
+    // before the locks of this one have gone.
+    assert!(!mailbox.is_connected());
+    mailbox.open(&user).await.err().expect("a queue that is opened now could be removed later");
+    assert!(mailbox.ensure(&user).await.is_err());
+}
+
+/// A sender who writes to somebody who has no queue, as a function does it; says how long that took.
+async fn write_to_stranger(publishing: &Publishing, asker: &UserId) -> Option<Duration> {
+    let (began, stranger) = (Instant::now(), kschat_core::contract::somebody());
+    let mut wait = Duration::from_millis(5);
+    while began.elapsed() < Duration::from_secs(2) {
+        match publishing.publish(&stranger, &message(&stranger, "hello")).await {
+            Ok(()) => return Some(began.elapsed()),
+            Err(PublishError::NoRoute) => {
+                publishing.request(&stranger, asker).await.ok()?;
+                sleep(wait).await;
+                wait *= 2;
+            }
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sender_who_wants_a_thousand_queues_delays_no_other() {
+    let services = Services::start().await;
+    let stack = stack(&services, QueueSettings::default()).await;
+    let publishing = || {
+        let url = services.rabbitmq.url().parse().expect("a broker URL");
+        Publishing::new(url, Partitions::default(), QueueSettings::default())
+    };
+    let (greedy, honest) = (publishing(), publishing());
+    let [mallory, alice] = [(); 2].map(|()| kschat_core::contract::somebody());
+    greedy.check().await.expect("the broker works");
+    honest.check().await.expect("the broker works");
+    let strangers: Vec<UserId> = (0..1_000).map(|_| kschat_core::contract::somebody()).collect();
+    let flood = async {
+        let began = Instant::now();
+        join_all(strangers.iter().map(|stranger| greedy.request(stranger, &mallory))).await;
+        began.elapsed()
+    };
+    let talk = async {
+        let mut took = Vec::new();
+        for _ in 0..15 {
+            sleep(Duration::from_millis(200)).await;
+            took.push(write_to_stranger(&honest, &alice).await);
+        }
+        took
+    };
+    let (asked, took) = tokio::join!(flood, talk);
+    let mut honest: Vec<Duration> = took.iter().copied().flatten().collect();
+    honest.sort();
+    let (median, last) = (honest.get(honest.len() / 2), honest.last());
+    let report = format!("asked for in {asked:?}; the other: {} of 15, p50 {median:?}, worst {last:?}", honest.len());
+    eprintln!("{report}");
+    assert_eq!(honest.len(), took.len(), "{report}");
+    stack.stop().await;
 }

@@ -13,8 +13,8 @@ use std::{
 
 use kschat_core::{
     Partition,
-    deliver::{self, End, Signals},
-    metrics,
+    deliver::{self, Asker, End, Signals},
+    job, metrics,
     ports::{Ownership, OwnershipEvent},
     retire,
 };
@@ -74,8 +74,14 @@ pub async fn run(deps: deliver::Deps, mut ownership: impl Ownership, shutdown: C
         tokio::select! {
             () = shutdown.cancelled() => break,
             event = ownership.next() => shift.on(event),
-            Some(Ok((user, end))) = shift.couriers.join_next() => shift.on_end(user, end),
-            Some(Ok(chore)) = shift.chores.join_next() => shift.on_chore(chore),
+            Some(ended) = shift.couriers.join_next() => match ended {
+                Ok((user, end)) => shift.on_end(user, end),
+                Err(error) => tracing::error!(%error, "what serves a user was cut off"),
+            },
+            Some(done) = shift.chores.join_next() => match done {
+                Ok(chore) => shift.on_chore(chore),
+                Err(error) => tracing::error!(%error, "a chore was cut off"),
+            },
             _ = reconcile.tick() => shift.look_at_all(),
             _ = watch.tick() => shift.watch(),
             _ = sweep.tick() => shift.sweep(),
@@ -157,7 +163,7 @@ impl Shift {
                 self.stop(partition);
             }
             OwnershipEvent::Poked(user) => self.touch(user),
-            OwnershipEvent::Wanted(user) => self.want(user),
+            OwnershipEvent::Wanted(user, asker) => self.want(user, asker),
             // Who is away misses it.
             OwnershipEvent::Noticed(user, notice) => {
                 if let Some(served) = self.served.get(&user) {
@@ -211,16 +217,16 @@ impl Shift {
     }
 
     /// Has the queue of a user of ours made for a sender, whether or not the user is there.
-    fn want(&mut self, user: UserId) {
+    fn want(&mut self, user: UserId, asker: Asker) {
         let partition = self.deps.partitions.of(&user);
         if !self.owned.contains(&partition) {
             return;
         }
         if let Some(served) = self.served.get(&user) {
-            served.signals.wanted.notify_one();
+            served.signals.wanted.put(asker);
         } else {
             let signals = Signals::default();
-            signals.wanted.notify_one();
+            signals.wanted.put(asker);
             self.start(user, partition, signals);
         }
     }
@@ -228,8 +234,8 @@ impl Shift {
     fn start(&mut self, user: UserId, partition: Partition, signals: Signals) {
         let (delivery, name, listens) = (self.deps.clone(), user.clone(), signals.clone());
         self.couriers.spawn(async move {
-            let end = deliver::serve(&delivery, &name, &listens).await;
-            (name, end)
+            let served = job::guard("serve", deliver::serve(&delivery, &name, &listens)).await;
+            (name, served.unwrap_or(End::Panicked))
         });
         *self.counts.entry(partition).or_default() += 1;
         self.served.insert(user, Served { signals, again: false });
@@ -246,6 +252,7 @@ impl Shift {
         match end {
             End::Lost => self.rest(user, SHORT_REST, "lost"),
             End::Stuck => self.rest(user, LONG_REST, "stuck"),
+            End::Panicked => self.rest(user, LONG_REST, "panicked"),
             // Somebody looked away while it was ending.
             End::Offline | End::Stopped if served.again => self.touch(user),
             End::Offline | End::Stopped => {}
@@ -254,11 +261,17 @@ impl Shift {
 
     fn rest(&mut self, user: UserId, span: Duration, cause: &'static str) {
         let resting = metrics::RESTING_USERS.one_more_for(cause);
-        self.chores.spawn(async move {
+        let rested = Chore::Rested(user.clone());
+        self.begin(rested, async move {
             sleep(span).await;
             drop(resting);
             Chore::Rested(user)
         });
+    }
+
+    /// Does something that has to be waited for; should it panic, that is what is said to have come of it.
+    fn begin(&mut self, if_it_panics: Chore, work: impl Future<Output = Chore> + Send + 'static) {
+        self.chores.spawn(async move { job::guard("chore", work).await.unwrap_or(if_it_panics) });
     }
 
     fn on_chore(&mut self, chore: Chore) {
@@ -270,7 +283,7 @@ impl Shift {
                 }
             }
             Chore::Looked(partition, None) => {
-                self.chores.spawn(async move {
+                self.begin(Chore::LookAgain(partition), async move {
                     sleep(SHORT_REST).await;
                     Chore::LookAgain(partition)
                 });
@@ -297,7 +310,7 @@ impl Shift {
     /// Sets the mark of a partition at once: without it nobody is believed to have left.
     fn mark(&mut self, partition: Partition) {
         let registry = self.deps.registry.clone();
-        self.chores.spawn(async move {
+        self.begin(Chore::Unmarked, async move {
             match registry.mark(partition).await {
                 Ok(_) => Chore::Marked(partition),
                 Err(_) => Chore::Unmarked,
@@ -311,7 +324,7 @@ impl Shift {
             return;
         }
         let (registry, owned, marked) = (self.deps.registry.clone(), self.owned.clone(), self.marked.clone());
-        self.chores.spawn(async move {
+        self.begin(Chore::Watched(Vec::new()), async move {
             let mut marks = Vec::new();
             for partition in owned {
                 let is_there = if marked.contains(&partition) {
@@ -335,7 +348,7 @@ impl Shift {
             return;
         }
         let (deps, owned) = (self.deps.clone(), self.owned.clone());
-        self.chores.spawn(async move {
+        self.begin(Chore::Due(Vec::new()), async move {
             let mut users = Vec::new();
             for partition in &owned {
                 match retire::due(&deps, *partition).await {
@@ -384,7 +397,7 @@ impl Shift {
         }
         self.looking.insert(partition, false);
         let deliver::Deps { registry, clock, .. } = self.deps.clone();
-        self.chores.spawn(async move {
+        self.begin(Chore::Looked(partition, None), async move {
             let online = registry.online(partition, clock.now()).await;
             let online = online.map_err(|error| {
                 tracing::warn!(error = &error as &dyn std::error::Error, "who is online can't be read; trying again");

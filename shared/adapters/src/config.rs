@@ -32,7 +32,7 @@
 //! | `MESSAGE_ID_KEY` | send: at least 32 bytes of random text, the same in every process | required |
 //! | `RECEIPTS` | consumer: `on` or `off`: whether senders are told what was delivered | `on` |
 //! | `CALLBACK_URL` | consumer: the connections API | required |
-//! | `PREFETCH` | consumer: messages of one user that wait to be taken or acknowledged, at most | 64 |
+//! | `PREFETCH` | consumer: messages of one user that wait to be taken or acknowledged, at most (256) | 64 |
 //! | `HEALTH_ADDR` | consumer: where `/healthz` and `/metrics` listen | `127.0.0.1:8080` |
 //! | `LOG_FORMAT` | all: `text` or `json` | `text`; `json` on Lambda |
 //! | `RUST_LOG` | all | `info` |
@@ -49,6 +49,7 @@ use std::{net::SocketAddr, num::NonZero, str::FromStr, sync::Arc, time::Duration
 
 use kschat_core::{
     Partitions,
+    deliver::MAX_PREFETCH,
     limits::{Limits, Rate, Share},
     ports::RoomPolicy,
     rooms::{Everybody, ListedInToken},
@@ -435,7 +436,7 @@ impl ConsumerSettings {
         let default = Address(SocketAddr::from(([127, 0, 0, 1], 8080)));
         let health_addr = env.optional("HEALTH_ADDR", default);
         let receipts = receipts(env);
-        let (callback_url, prefetch) = (callback_url?, prefetch?.get());
+        let (callback_url, prefetch) = (callback_url?, prefetch?.get().min(MAX_PREFETCH));
         Some(Self { callback_url, prefetch, health_addr: health_addr?.0, receipts: receipts? })
     }
 }

@@ -11,8 +11,10 @@
 //! | `ks:q:{<partition>}` | sorted set | the partition's users who are away and for whom messages wait, by the time at which their queues must be looked at |
 //! | `ks:r:{<author>}:<reader>` | hash | the last of the author's messages that the reader has got (`d`) and read (`r`) |
 //! | `ks:l:{<user>}` | string | `here`, or when the user left, in milliseconds |
+//! | `ks:lc:{<user>}:<call>` | string | what was noted before the user came, for a second try of the same call |
 //! | `ks:w:{<user>}` | sorted set | who is told when the user comes and goes, by the time until which |
 //! | `ks:g:{<user>}` | set | the rooms that the user is in, for as long as the user's queue is kept |
+//! | `ks:gl:{<user>}` | sorted set | the rooms that the user has left lately, by the second: their bindings may be left over |
 //! | `ks:z:<connection>` | string | the user of a connection that has ended lately |
 //! | `ks:b:{<user>}:s`, `:a`, `:r`, `:c`, `:n`, `:g`, `:x` | number | when a bucket of the user is full again: sends, acks, requests, handshakes, new recipients, what is said in rooms, refusals |
 //! | `ks:x:{<user>}` | string | the user is blocked; with `:told`, its owner was told to close its connections |

@@ -20,21 +20,24 @@ use crate::{
     Clock, Partitions,
     audience::Audience,
     connect::MAX_DEVICES,
-    lobby, metrics,
+    job, lobby, metrics,
     ports::{
         Backlogs, ConnectionRegistry, ConnectionsApi, Created, Deliveries, Mailbox, Memberships, SenderShares, Tag,
     },
     posting::Posted,
     presence::Crier,
+    queue_requests::Turns,
     receipts::Clerk,
     retire::retire,
-    unacked::Unacked,
+    rooms,
+    unacked::{self, Unacked},
 };
 
 mod closing;
 mod expiry;
 mod frames;
 mod gathering;
+mod loans;
 mod notices;
 mod pushing;
 mod repeating;
@@ -42,13 +45,25 @@ mod shares;
 mod tending;
 
 use gathering::{Read, tags};
+use loans::{Arrivals, NextDelivery};
 use shares::ShareWindow;
 
 pub use self::closing::ClosingBox;
-pub use crate::{lobby::Lobby, notices::NoticeBox, replies::ReplyBox, unacked::AckBox};
+pub use crate::{
+    lobby::Lobby,
+    notices::NoticeBox,
+    queue_requests::{Asker, WantedBox},
+    replies::ReplyBox,
+    unacked::AckBox,
+};
 
 /// How many users are looked up and opened at once.
 const OPENING: usize = 64;
+
+/// Messages of one user that may be with us and not acknowledged: more would wait unread for room in the window.
+pub const MAX_PREFETCH: u16 = 256;
+
+const _: () = assert!(MAX_PREFETCH as usize == unacked::WINDOW, "what is taken has room");
 
 /// When a registry is asked again that could not be asked.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -83,6 +98,10 @@ pub struct Deps {
     pub shares: Option<Arc<dyn SenderShares>>,
     /// Bounds how many users are looked up and opened at once: after a fail-over all come together.
     opening: Arc<Semaphore>,
+    /// Lets those who ask for queues take turns.
+    pub(crate) requests: Arc<Turns>,
+    /// Connections whose tokens have ended, while they are told so and closed.
+    seen_off: expiry::SeenOff,
     /// Bounds how many are connected and have not said who they are.
     pub(crate) lobby: Arc<Lobby>,
     /// How often silent Socket.IO clients and we hear from one another.
@@ -113,6 +132,8 @@ impl Deps {
             rooms: None,
             shares: None,
             opening,
+            requests: Turns::new(),
+            seen_off: expiry::SeenOff::default(),
             lobby,
             heartbeat: HEARTBEAT,
         }
@@ -161,7 +182,7 @@ pub struct Signals {
     /// The registry has lost everything: tell it what is known here.
     pub restore: Arc<Notify>,
     /// A sender has found no queue for the user.
-    pub wanted: Arc<Notify>,
+    pub wanted: Arc<WantedBox>,
     /// Finish what is being posted, give the rest back, and end.
     pub stop: CancellationToken,
 }
@@ -177,6 +198,8 @@ pub enum End {
     Lost,
     /// Something it needs has failed for too long: try again later.
     Stuck,
+    /// There is a mistake in it: try again later, as others may be served.
+    Panicked,
 }
 
 /// Serves a user until it is offline, stopped, lost or stuck. A user who is offline leaves no empty queue behind, unless a
@@ -186,10 +209,10 @@ pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
         return lobby::receive(deps, user, signals).await;
     }
     let end = match open(deps, user, signals).await {
-        Ok((audience, deliveries)) => {
+        Ok((audience, deliveries, bind_at)) => {
             let _open = metrics::QUEUES.one_more_for("online");
             let unacked = Unacked::new();
-            let (notices_at, look_at, held) = (Instant::now(), None, None);
+            let (notices_at, look_at, held, arrivals) = (Instant::now(), None, None, Arrivals::new());
             let (checked_at, shares) = (None, ShareWindow::new(deps.clock.now()));
             let mut courier = Courier {
                 deps,
@@ -198,13 +221,16 @@ pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
                 audience,
                 look_at,
                 checked_at,
+                bind_at,
                 notices_at,
                 deliveries,
+                arrivals,
                 unacked,
                 held,
                 shares,
             };
-            let end = courier.run().await;
+            // What is on loan is given back, whatever went wrong.
+            let end = job::guard("deliver", courier.run()).await.unwrap_or(End::Panicked);
             courier.deliveries.close().await;
             if let Some(crier) = deps.presence.as_ref().filter(|_| end == End::Offline) {
                 crier.left(user).await;
@@ -219,9 +245,14 @@ pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
     end
 }
 
-async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience, Box<dyn Deliveries>), End> {
+/// Who is there, what comes, and when to bind the queue to the user's rooms again that could not be bound.
+type Opened = (Audience, Box<dyn Deliveries>, Option<Instant>);
+
+async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<Opened, End> {
+    // Whose queue a sender asks for is most likely away: then only the registry is asked, and the sender takes its turn.
+    let is_wanted = signals.wanted.asker().is_some();
     // It is never closed, so there always is a permit in the end.
-    let _permit = deps.opening.acquire().await;
+    let mut _permit = if is_wanted { None } else { deps.opening.acquire().await.ok() };
     if signals.stop.is_cancelled() {
         return Err(End::Stopped);
     }
@@ -233,6 +264,9 @@ async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience
     audience.replace(reachable);
     if audience.is_empty() {
         return Err(End::Offline);
+    }
+    if is_wanted {
+        _permit = deps.opening.acquire().await.ok();
     }
     // The partition may be another's by now, and its owner must be the only one to take from the queue.
     if signals.stop.is_cancelled() {
@@ -248,23 +282,20 @@ async fn open(deps: &Deps, user: &UserId, signals: &Signals) -> Result<(Audience
         }
     };
     // All at once, as they go to the same place.
-    let (cleared, (), ()) = join3(deps.backlogs.clear(user), came, bind_rooms(deps, user)).await;
+    let (cleared, (), bind_at) = join3(deps.backlogs.clear(user), came, bind_rooms(deps, user)).await;
     if let Err(error) = cleared {
         tracing::warn!(error = &error as &dyn std::error::Error, "a user who is back still counts as away");
     }
-    Ok((audience, deliveries))
+    Ok((audience, deliveries, bind_at))
 }
 
-/// Puts a queue that was made anew back into the rooms of its user.
-async fn bind_rooms(deps: &Deps, user: &UserId) {
-    let Some(memberships) = &deps.rooms else { return };
-    let bound = async {
-        let rooms = memberships.rooms(user).await?;
-        if rooms.is_empty() { Ok(()) } else { deps.mailbox.bind_rooms(user, &rooms).await }
-    };
-    if let Err(error) = bound.await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a user may not hear what is said in its rooms");
-    }
+/// Puts a queue, which may have been made anew, into the rooms of its user and into no others. Says when to do it again,
+/// if it can't be done for now.
+async fn bind_rooms(deps: &Deps, user: &UserId) -> Option<Instant> {
+    let settled = rooms::settle_all(deps.rooms.as_deref()?, &*deps.mailbox, user).await;
+    let error = settled.err()?;
+    tracing::warn!(error = &error as &dyn std::error::Error, "a user may not hear what is said in its rooms");
+    Some(Instant::now() + LOOK_AGAIN)
 }
 
 struct Courier<'a> {
@@ -274,11 +305,14 @@ struct Courier<'a> {
     audience: Audience,
     /// When to ask the registry again that could not be asked.
     look_at: Option<Instant>,
+    /// When to bind the queue to the user's rooms again that could not be bound.
+    bind_at: Option<Instant>,
     /// When the connections were checked against the edge last.
     checked_at: Option<Instant>,
     /// When notices may be pushed again.
     notices_at: Instant,
     deliveries: Box<dyn Deliveries>,
+    arrivals: Arrivals,
     unacked: Unacked,
     /// Did not fit into the last frame; opens the next one.
     held: Option<Read>,
@@ -328,10 +362,14 @@ impl Courier<'_> {
         loop {
             let now = self.deps.clock.now();
             let (takes, tend_at) = (self.unacked.has_room() && self.audience.hears(now), self.audience.tend_at(now));
+            let give_back_at = self.loans_end_at(takes && self.held.is_none());
             tokio::select! {
                 biased;
                 () = self.signals.stop.cancelled() => return Err(End::Stopped),
                 () = self.signals.restore.notified() => self.restore().await,
+                () = sleep_until(give_back_at.unwrap_or_else(Instant::now)), if give_back_at.is_some() => {
+                    self.check_loans()?;
+                }
                 () = self.signals.refresh.notified() => {
                     self.look_again().await?;
                     self.bring_up_to_date().await?;
@@ -339,7 +377,7 @@ impl Courier<'_> {
                 () = self.signals.closing.arrived() => self.close_connections().await?,
                 () = self.signals.check.notified() => self.check_connections().await?,
                 // The queue is there.
-                () = self.signals.wanted.notified() => {}
+                () = self.signals.wanted.arrived() => self.signals.wanted.forget(),
                 () = sleep_until(self.look_at.unwrap_or_else(Instant::now)), if self.look_at.is_some() => {
                     self.look_again().await?;
                     self.bring_up_to_date().await?;
@@ -347,6 +385,9 @@ impl Courier<'_> {
                 () = sleep_until(self.next_expiry()) => {
                     self.look_again().await?;
                     self.bring_up_to_date().await?;
+                }
+                () = sleep_until(self.bind_at.unwrap_or_else(Instant::now)), if self.bind_at.is_some() => {
+                    self.bind_at = bind_rooms(self.deps, self.user).await;
                 }
                 () = self.signals.acks.arrived() => self.settle().await?,
                 () = self.signals.notices.due(self.notices_at) => self.push_notices().await?,
@@ -359,7 +400,9 @@ impl Courier<'_> {
                         return Ok(held);
                     }
                 }
-                delivery = self.deliveries.next(), if self.held.is_none() && takes => {
+                delivery = NextDelivery::of(&mut *self.deliveries, &mut self.arrivals),
+                    if self.held.is_none() && takes =>
+                {
                     if let Some(read) = self.read(delivery.ok_or(End::Lost)?).await? {
                         return Ok(read);
                     }

@@ -8,6 +8,7 @@
 //!   the queue when the user is away.
 //! - [`receipts`]: who has got and read what; [`presence`]: who is there; [`rooms`]: who hears what
 //!   is said to many.
+//! - [`job`]: work that goes on by itself, and survives a panic.
 //! - [`metrics`]: what is counted and timed on the way; [`trace`]: what ties it together beyond one process.
 //! - [`memory`]: every port without a service behind it, for the embedded local stack and fast tests.
 //! - `contract` (feature): the clauses that every adapter of a port must pass.
@@ -24,6 +25,7 @@ pub mod deliver;
 pub mod disconnect;
 mod hash;
 pub mod inbound;
+pub mod job;
 pub mod join;
 pub mod limits;
 mod lobby;
@@ -35,6 +37,7 @@ mod partition;
 pub mod ports;
 mod posting;
 pub mod presence;
+mod queue_requests;
 pub mod receipts;
 mod renew;
 mod replies;

@@ -257,7 +257,7 @@ pub const CONNECTIONS: Gauge = Gauge::new("kschat_connections", None, "connectio
 /// Messages that wait for an ack.
 pub const UNACKED_MESSAGES: Gauge = Gauge::new("kschat_unacked_messages", None, "messages pushed, not acknowledged");
 
-/// Users who rest before they are tried again: `lost` is a queue that went, `stuck` whatever else failed too long.
+/// Users who rest before they are tried again: `lost` is a queue that went, `stuck` whatever else failed too long, `panicked` a mistake of ours.
 pub const RESTING_USERS: Gauge = Gauge::new("kschat_resting_users", Some("cause"), "users waiting to be tried again");
 
 /// Partitions that this process owns.
@@ -277,8 +277,11 @@ pub const BROKER_RECONNECTS: Counter =
 pub const REGISTRY_RESTORES: Counter =
     Counter::new("kschat_registry_restores_total", None, "partitions told again to a registry that lost everything");
 
+/// Panics of single tasks, by the job: each is a mistake in the program.
+pub const PANICS: Counter = Counter::new("kschat_panics_total", Some("job"), "panics of single tasks, by job");
+
 /// Every metric there is.
-pub const ALL: [Metric; 23] = [
+pub const ALL: [Metric; 24] = [
     SENDS.0,
     ACCEPT.0,
     CONNECTS.0,
@@ -302,6 +305,7 @@ pub const ALL: [Metric; 23] = [
     QUEUES.0,
     BROKER_RECONNECTS.0,
     REGISTRY_RESTORES.0,
+    PANICS.0,
 ];
 
 /// Tells the collector of this process what each metric means.

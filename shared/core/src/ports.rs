@@ -394,6 +394,15 @@ pub enum Bound {
     NoQueue,
 }
 
+/// To which rooms a user's queue is to be bound, and to which not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoomsOfUser {
+    /// Those that the user is in, in the order of their ids.
+    pub rooms: Vec<RoomId>,
+    /// Those that the user has left lately, in the order of their ids.
+    pub left: Vec<RoomId>,
+}
+
 /// Remembers who is in which room.
 #[async_trait]
 pub trait Memberships: Send + Sync {
@@ -403,11 +412,25 @@ pub trait Memberships: Send + Sync {
     /// [`Unavailable`]: the user may or may not be in it.
     async fn join(&self, user: &UserId, room: &RoomId, limit: usize) -> Result<bool, Unavailable>;
 
-    /// Takes a user out of a room.
+    /// Takes a user out of a room, and remembers for a while that the user has left it.
     ///
     /// # Errors
     /// [`Unavailable`]: the user may or may not be in it.
     async fn leave(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable>;
+
+    /// The rooms of a user, and those that the user has left and whose bindings may still be there, as whoever was to
+    /// unbind them may have died. Both at one moment.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when nobody could be asked.
+    async fn rooms_and_left(&self, user: &UserId) -> Result<RoomsOfUser, Unavailable>;
+
+    /// Notes that a user's queue is bound to none of the rooms that the user has left. Those that were left within the
+    /// last minute stay remembered: a try to bind them may still be under way to the broker.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: they may be unbound once more.
+    async fn forget_left(&self, user: &UserId) -> Result<(), Unavailable>;
 
     /// The rooms of a user, in the order of their ids.
     ///
@@ -442,11 +465,11 @@ pub trait Queues: Send + Sync {
     async fn enrol(&self, user: &UserId) -> Result<(), Unavailable>;
 
     /// Has the queue made of a user for whom there is a message: by the user's owner, who alone may remove it again, or
-    /// here, if nobody owns the user.
+    /// here, if nobody owns the user. The owner makes few at once, and those who ask take turns.
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not exist.
-    async fn request(&self, user: &UserId) -> Result<Requested, Unavailable>;
+    async fn request(&self, user: &UserId, asker: &UserId) -> Result<Requested, Unavailable>;
 }
 
 /// What a request for a queue has come to.
@@ -699,7 +722,8 @@ pub trait Mailbox: Send + Sync {
     /// [`Unavailable`] when it can't be opened for now.
     async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable>;
 
-    /// Makes sure that a user's queue exists and is bound.
+    /// Makes sure that the queue exists and is bound of a user for whom somebody has a message. Nobody who comes waits
+    /// behind these.
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not exist.
@@ -710,6 +734,12 @@ pub trait Mailbox: Send + Sync {
     /// # Errors
     /// [`Unavailable`]: it may be bound to some.
     async fn bind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable>;
+
+    /// Takes a user's queue out of rooms; it may not be bound to them, or not be there.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may be bound to some.
+    async fn unbind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable>;
 
     /// Looks at the queue of a user who is away, and leaves it as it is.
     ///
@@ -836,8 +866,8 @@ pub enum OwnershipEvent {
     Poked(UserId),
     /// A client of that user says what it has, and has not.
     Acked(UserId, AckFrame),
-    /// A sender has found no queue for that user.
-    Wanted(UserId),
+    /// A sender, if it says who it is, has found no queue for that user.
+    Wanted(UserId, Option<UserId>),
     /// There is something that the user may like to know.
     Noticed(UserId, Notice),
     /// That connection of the user is to get a frame.

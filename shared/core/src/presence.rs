@@ -7,7 +7,7 @@ use kschat_protocol::{JsonId, Notice, PeerPresence, PresenceReply, UserId};
 use tokio::time::sleep;
 
 use crate::{
-    Clock, Session, Timestamp,
+    Clock, Session, Timestamp, job,
     ports::{ConnectionRegistry, Notices, Presence, Presences, Seen},
     request::{Deps, RequestError},
 };
@@ -85,7 +85,7 @@ impl Crier {
         };
         if is_news {
             let (crier, user) = (Arc::clone(self), user.clone());
-            tokio::spawn(async move { crier.tell(&user, true, None).await });
+            job::spawn("presence", async move { crier.tell(&user, true, None).await });
         }
     }
 
@@ -96,7 +96,7 @@ impl Crier {
             tracing::warn!(error = &error as &dyn std::error::Error, "when a user has left is not known");
         }
         let (crier, user) = (Arc::clone(self), user.clone());
-        tokio::spawn(async move {
+        job::spawn("presence", async move {
             sleep(ABSENCE).await;
             let connections = crier.registry.connections(&user, crier.clock.now()).await;
             if connections.is_ok_and(|connections| connections.is_empty()) {

@@ -15,7 +15,7 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Session,
+    Session, job,
     ports::{Notices, Receipt, Receipts, Stage},
     request::{Deps, RequestError},
 };
@@ -25,6 +25,9 @@ const GATHER: Duration = Duration::from_millis(200);
 
 /// Pairs of users whose receipts wait at most; more are told when the next message is delivered.
 const PAIRS: usize = 10_000;
+
+/// How long it rests after a panic.
+const REST: Duration = Duration::from_secs(1);
 
 /// Notices on their way at once.
 const FAN_OUT: usize = 16;
@@ -88,8 +91,14 @@ impl Clerk {
         self.arrived.notify_one();
     }
 
-    /// Works until it is told to stop, and finishes what waits then.
+    /// Works until it is told to stop, and finishes what waits then. Should it panic, it goes on with what comes next.
     pub async fn work(&self, stop: CancellationToken) {
+        while job::guard("receipts", self.work_on(&stop)).await.is_err() {
+            stop.run_until_cancelled(sleep(REST)).await;
+        }
+    }
+
+    async fn work_on(&self, stop: &CancellationToken) {
         while stop.run_until_cancelled(self.arrived.notified()).await.is_some() {
             stop.run_until_cancelled(sleep(GATHER)).await;
             self.finish().await;

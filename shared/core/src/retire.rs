@@ -18,7 +18,8 @@ use tokio::time::sleep;
 use crate::{
     Partition,
     deliver::{Deps, Signals},
-    ports::{Retired, Unavailable},
+    ports::{Retired, RoomsOfUser, Unavailable},
+    rooms,
 };
 
 /// How long a user is away until the queue goes: most come back at once, as from a reload of the page.
@@ -38,18 +39,28 @@ pub(crate) const FIRST_LOOK: Duration = Duration::from_secs(60);
 pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &Signals) {
     let called_back = async {
         tokio::select! {
-            () = signals.wanted.notified() => {}
+            () = signals.wanted.arrived() => {}
             () = signals.refresh.notified() => {}
             () = signals.stop.cancelled() => {}
         }
     };
     let mut called_back = called_back.boxed().shared();
-    let retired = tokio::select! {
+    let is_called_back = tokio::select! {
         biased;
         // Another one looks after it now.
         () = signals.stop.cancelled() => return,
-        () = &mut called_back => deps.mailbox.ensure(user).await.map(|()| Retired::Kept),
-        () = sleep(LINGER) => remove(deps, user, called_back.boxed()).await,
+        () = &mut called_back => true,
+        () = sleep(LINGER) => false,
+    };
+    // What has begun is brought to its end, also when the partition goes: a removal that was given up on the way might be
+    // done by the broker after the next owner has made the queue.
+    let retired = if is_called_back {
+        match make(deps, user, signals).await {
+            Some(made) => made,
+            None => return,
+        }
+    } else {
+        remove(deps, user, called_back.boxed()).await
     };
     let look_in = |span| deps.backlogs.note(user, deps.clock.now().plus(span));
     let noted = match retired {
@@ -75,13 +86,46 @@ pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &Signals) {
     }
 }
 
+/// Has the queue made, for a sender when it is the sender's turn; `None` when the user is to be looked at again before
+/// that, or by another owner.
+async fn make(deps: &Deps, user: &UserId, signals: &Signals) -> Option<Result<Retired, Unavailable>> {
+    let _turn = match signals.wanted.asker() {
+        None => None,
+        Some(asker) => tokio::select! {
+            biased;
+            () = signals.stop.cancelled() => return None,
+            // The user has come: that is nobody else's turn.
+            () = signals.refresh.notified() => return None,
+            turn = deps.requests.turn(asker) => match turn {
+                Some(turn) => Some(turn),
+                // If there is one, it is looked at.
+                None => return Some(Ok(Retired::Kept)),
+            },
+        },
+    };
+    Some(deps.mailbox.ensure(user).await.map(|()| Retired::Kept))
+}
+
 /// Removes the queue, unless its user is in a room: what is said there must not be lost.
 async fn remove(deps: &Deps, user: &UserId, called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {
-    let is_in_room = match &deps.rooms {
-        Some(memberships) => !memberships.rooms(user).await?.is_empty(),
-        None => false,
-    };
-    if is_in_room { deps.mailbox.look(user).await } else { deps.mailbox.retire(user, called_back).await }
+    let Some(memberships) = deps.rooms.as_deref() else { return deps.mailbox.retire(user, called_back).await };
+    let RoomsOfUser { rooms, left } = memberships.rooms_and_left(user).await?;
+    let state = if rooms.is_empty() { None } else { Some(deps.mailbox.look(user).await?) };
+    if !left.is_empty() && state != Some(Retired::Gone) {
+        // Otherwise what is said there would keep the queue.
+        rooms::settle_all(memberships, &*deps.mailbox, user).await?;
+    }
+    if let Some(state) = state {
+        return Ok(state);
+    }
+    let retired = deps.mailbox.retire(user, called_back).await?;
+    if retired != Retired::Gone || memberships.rooms(user).await?.is_empty() {
+        return Ok(retired);
+    }
+    // Who has come and joined a room at that very moment has bound the queue that has gone.
+    deps.mailbox.ensure(user).await?;
+    rooms::settle_all(memberships, &*deps.mailbox, user).await?;
+    Ok(Retired::Kept)
 }
 
 /// How many users of these partitions are away and keep their queues.

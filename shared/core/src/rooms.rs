@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Session,
-    ports::{Bound, Memberships, Queues, Requested, RoomBindings, RoomPolicy, Unavailable},
+    ports::{Bound, Mailbox, Memberships, Queues, Requested, RoomBindings, RoomPolicy, RoomsOfUser, Unavailable},
     request::RequestError,
 };
 
@@ -23,6 +23,12 @@ const FOR_A_QUEUE: Duration = Duration::from_secs(2);
 
 /// How long we wait first; twice as long each time.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
+
+/// How often a binding is brought in line with the list that has changed meanwhile. Only who joins and leaves a room all
+/// the time comes so far, and then it is that user's own matter.
+const TURNS: u32 = 10;
+
+const RESTLESS: &str = "the user joins and leaves all the time";
 
 /// What rooms need.
 #[derive(Clone)]
@@ -72,14 +78,16 @@ pub(crate) async fn join(deps: &Deps, session: &Session, room: &RoomId, gid: &Js
     if !deps.memberships.join(&session.user, room, MAX_ROOMS).await.map_err(RequestError::Registry)? {
         return Err(RequestError::TooManyRooms);
     }
-    bind(deps, &session.user, room).await.map_err(RequestError::Broker)?;
+    bind(deps, &session.user, room).await?;
     Ok(RoomReply::of(RoomOp::Join, Some(gid.clone()), kschat_protocol::Er::Ok))
 }
 
-/// Takes the session's user out of a room.
+/// Takes the session's user out of a room. The list comes first here, too: whoever binds looks at it once more afterwards.
+/// Should this process die before the queue is unbound, nobody has heard that the user has left: a client tries again, and
+/// the owner unbinds what was left when it opens the queue next.
 pub(crate) async fn leave(deps: &Deps, session: &Session, room: &RoomId, gid: &JsonId) -> Result<String, RequestError> {
-    deps.bindings.unbind(&session.user, room).await.map_err(RequestError::Broker)?;
     deps.memberships.leave(&session.user, room).await.map_err(RequestError::Registry)?;
+    settle(deps, &session.user, room, false).await?;
     Ok(RoomReply::of(RoomOp::Leave, Some(gid.clone()), kschat_protocol::Er::Ok))
 }
 
@@ -89,21 +97,89 @@ pub(crate) async fn list(deps: &Deps, session: &Session) -> Result<String, Reque
     Ok(RoomReply::list(rooms))
 }
 
+/// Why a binding may not be as the list says.
+pub(crate) enum Unsettled {
+    /// The list can't be read.
+    Registry(Unavailable),
+    /// The binding can't be changed.
+    Broker(Unavailable),
+}
+
+impl From<Unsettled> for RequestError {
+    fn from(error: Unsettled) -> Self {
+        match error {
+            Unsettled::Registry(error) => Self::Registry(error),
+            Unsettled::Broker(error) => Self::Broker(error),
+        }
+    }
+}
+
+/// Binds the queue of a user who is in a room to it; says whether the user still is.
+pub(crate) async fn bind(deps: &Deps, user: &UserId, room: &RoomId) -> Result<bool, Unsettled> {
+    settle(deps, user, room, true).await
+}
+
+/// Brings the binding in line with the list, which says that the user is in the room, or is not; says how it ended.
+///
+/// Others may change both meanwhile: the user's other devices, and its owner. So everybody looks at the list again after
+/// having changed the binding, and goes on until the two agree: whoever comes last to the broker has seen them agree.
+async fn settle(deps: &Deps, user: &UserId, room: &RoomId, mut is_in: bool) -> Result<bool, Unsettled> {
+    for _ in 0..TURNS {
+        let changed = if is_in { bind_queue(deps, user, room).await } else { deps.bindings.unbind(user, room).await };
+        changed.map_err(Unsettled::Broker)?;
+        let listed = deps.memberships.is_member(user, room).await.map_err(Unsettled::Registry)?;
+        if std::mem::replace(&mut is_in, listed) == listed {
+            return Ok(is_in);
+        }
+    }
+    Err(Unsettled::Registry(Unavailable::new("registry", "say whether a user is in a room", RESTLESS)))
+}
+
+/// What the owner of a user does when it opens the user's queue, which may have been made anew, or be bound to rooms that
+/// the user has left.
+pub(crate) async fn settle_all(
+    memberships: &dyn Memberships,
+    mailbox: &dyn Mailbox,
+    user: &UserId,
+) -> Result<(), Unavailable> {
+    let mut known = memberships.rooms_and_left(user).await?;
+    for _ in 0..TURNS {
+        if known == RoomsOfUser::default() {
+            return Ok(());
+        }
+        if !known.rooms.is_empty() {
+            mailbox.bind_rooms(user, &known.rooms).await?;
+        }
+        if !known.left.is_empty() {
+            mailbox.unbind_rooms(user, &known.left).await?;
+        }
+        let listed = memberships.rooms_and_left(user).await?;
+        let before = std::mem::replace(&mut known, listed);
+        if before == known {
+            return if known.left.is_empty() { Ok(()) } else { memberships.forget_left(user).await };
+        }
+    }
+    Err(Unavailable::new("registry", "say which rooms a user is in", RESTLESS))
+}
+
 /// Binds a user's queue to a room; has it made first if need be.
-pub(crate) async fn bind(deps: &Deps, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
+async fn bind_queue(deps: &Deps, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
     let began = Instant::now();
     let mut wait = FIRST_WAIT;
     while deps.bindings.bind(user, room).await? == Bound::NoQueue {
         if began.elapsed() > FOR_A_QUEUE {
             return Err(Unavailable::new("consumer", "make a queue", "it does not answer"));
         }
-        if deps.queues.request(user).await? == Requested::Asked {
+        if deps.queues.request(user, user).await? == Requested::Asked {
             sleep(wait).await;
             wait *= 2;
         }
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod races;
 
 #[cfg(test)]
 mod tests {

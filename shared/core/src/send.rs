@@ -263,15 +263,15 @@ async fn copy(deps: &Deps, sender: &Sender<'_>, message: &Message) {
     }
     let copy = Message { via: Some(sender.connection.clone()), ..message.clone() };
     // The queue may be about to be made: the user has just come.
-    if let Err(error) = publish_to_user(deps, sender.user, &copy).await {
+    if let Err(error) = publish_to_user(deps, sender.user, sender.user, &copy).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "a sender's other devices do not see what was sent");
     }
 }
 
 async fn publish(deps: &Deps, sender: &UserId, to: &Recipient, message: &Message) -> Result<(), SendError> {
     match to {
-        Recipient::User(user) if user == sender => publish_to_user(deps, user, message).await,
-        Recipient::User(user) => publish_to_user(deps, user, &message.clone().without_rno()).await,
+        Recipient::User(user) if user == sender => publish_to_user(deps, sender, user, message).await,
+        Recipient::User(user) => publish_to_user(deps, sender, user, &message.clone().without_rno()).await,
         Recipient::Room(room) => publish_to_room(deps, sender, room, message).await,
     }
 }
@@ -280,23 +280,34 @@ async fn publish(deps: &Deps, sender: &UserId, to: &Recipient, message: &Message
 async fn publish_to_room(deps: &Deps, sender: &UserId, room: &RoomId, message: &Message) -> Result<(), SendError> {
     match deps.publisher.publish_to_room(room, message).await {
         Err(PublishError::NoRoute) => {
-            let bound = rooms::bind(&deps.rooms, sender, room).await;
-            bound.map_err(|error| SendError::Publish(PublishError::Unavailable(error)))?;
+            // The sender may have left meanwhile.
+            if !rooms::bind(&deps.rooms, sender, room).await? {
+                return Err(SendError::NotInRoom);
+            }
             deps.publisher.publish_to_room(room, message).await.map_err(SendError::Publish)
         }
         outcome => outcome.map_err(SendError::Publish),
     }
 }
 
+impl From<rooms::Unsettled> for SendError {
+    fn from(error: rooms::Unsettled) -> Self {
+        match error {
+            rooms::Unsettled::Registry(error) => Self::Registry(error),
+            rooms::Unsettled::Broker(error) => Self::Publish(PublishError::Unavailable(error)),
+        }
+    }
+}
+
 /// Who is away and has no backlog has no queue either: then it is asked for, and the message published again until it
 /// is there.
-async fn publish_to_user(deps: &Deps, to: &UserId, message: &Message) -> Result<(), SendError> {
+async fn publish_to_user(deps: &Deps, sender: &UserId, to: &UserId, message: &Message) -> Result<(), SendError> {
     let began = Instant::now();
     let mut wait = FIRST_WAIT;
     loop {
         match deps.publisher.publish(to, message).await {
             Err(PublishError::NoRoute) if deps.strangers == Strangers::Queue => {
-                if request_queue(deps, to).await? == Requested::Asked {
+                if request_queue(deps, sender, to).await? == Requested::Asked {
                     sleep(wait).await;
                     wait *= 2;
                 }
@@ -311,10 +322,10 @@ async fn publish_to_user(deps: &Deps, to: &UserId, message: &Message) -> Result<
 }
 
 /// The backlog is noted first: nobody looks at a queue that somebody makes who dies before that.
-async fn request_queue(deps: &Deps, to: &UserId) -> Result<Requested, SendError> {
+async fn request_queue(deps: &Deps, sender: &UserId, to: &UserId) -> Result<Requested, SendError> {
     if let Err(error) = deps.backlogs.note(to, deps.clock.now().plus(FIRST_LOOK)).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "a backlog is not counted");
     }
-    let requested = deps.queues.request(to).await;
+    let requested = deps.queues.request(to, sender).await;
     requested.map_err(|error| SendError::Publish(PublishError::Unavailable(error)))
 }

@@ -33,8 +33,8 @@ const NO_SOONER: Duration = Duration::from_secs(1);
 /// Messages of one user that we know as settled: a copy that comes soon after is known for what it is.
 const SETTLED: usize = 64;
 
-/// After so long without any ack the messages go back to the queue. The broker itself would end a loan of half
-/// an hour.
+/// After so long without any ack the messages go back to the queue. However the acks come, none is on loan for longer than
+/// `MAX_UNACKED_AGE`.
 const GIVE_UP: Duration = Duration::from_secs(5 * 60);
 
 /// A message on loan that was pushed.
@@ -46,6 +46,8 @@ pub(crate) struct Pushed {
     pub(crate) is_own: bool,
     /// Where it stands in this run.
     number: u64,
+    /// Since when it may be on loan.
+    since: Instant,
     /// Since when it waits for its ack, if it does.
     waits: Option<(Instant, Present)>,
 }
@@ -53,7 +55,12 @@ pub(crate) struct Pushed {
 impl Pushed {
     pub(crate) fn new(tag: Tag, message: Message, position: Position, user: &UserId) -> Self {
         let is_own = message.is_own_of(user);
-        Self { tag, message, is_own, number: position.number, waits: None }
+        Self { tag, message, is_own, number: position.number, since: Instant::now(), waits: None }
+    }
+
+    /// The same, and it may be on loan since then.
+    pub(crate) fn here_since(self, since: Instant) -> Self {
+        Self { since, ..self }
     }
 
     /// Whether that viewer gets it.
@@ -137,6 +144,11 @@ impl Unacked {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Since when one of them may be on loan.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.entries.front().map(|entry| entry.since)
     }
 
     pub(crate) fn has_room(&self) -> bool {

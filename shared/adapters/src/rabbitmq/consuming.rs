@@ -159,7 +159,8 @@ impl Link {
         declare_shared(&declares).await?;
         declare_partitions(&declares, partitions).await?;
         declares.close(200, "done".into()).await?;
-        let (lease, queues, dead) = (Lease::start(url.heartbeat()), UserQueues::default(), DeadLetters::default());
+        let (lease, dead) = (Lease::start(url.heartbeat()), DeadLetters::default());
+        let queues = UserQueues::of(Arc::clone(&lease));
         let (notices, drains) = Default::default();
         Ok(Self { connection, lease, prefetch, queues, dead, notices, drains })
     }
@@ -217,7 +218,8 @@ impl Link {
 
 impl Consuming {
     /// Takes from the broker at `url`, up to `prefetch` messages of one user at a time, once
-    /// [`Self::ownership`] has connected.
+    /// [`Self::ownership`] has connected. Of more than [`MAX_PREFETCH`](kschat_core::deliver::MAX_PREFETCH) some would wait
+    /// unread, while the broker counts the time.
     #[must_use]
     pub fn new(url: BrokerUrl, partitions: Partitions, prefetch: u16, queues: QueueSettings) -> Self {
         Self { url, partitions, prefetch, queues, link: Arc::default() }
@@ -242,12 +244,13 @@ impl Consuming {
         Ok(link)
     }
 
-    pub(super) fn disconnect(&self) {
-        self.set_link(None);
+    /// Forgets the connection, and returns it if there was one.
+    pub(super) fn disconnect(&self) -> Option<Arc<Link>> {
+        self.set_link(None)
     }
 
-    fn set_link(&self, link: Option<Arc<Link>>) {
-        *self.link.write().unwrap_or_else(std::sync::PoisonError::into_inner) = link;
+    fn set_link(&self, link: Option<Arc<Link>>) -> Option<Arc<Link>> {
+        std::mem::replace(&mut *self.link.write().unwrap_or_else(std::sync::PoisonError::into_inner), link)
     }
 
     /// The connection, unless it has failed or is about to be closed.
@@ -276,33 +279,39 @@ impl Mailbox for Consuming {
     async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
         const ACTION: &str = "make a queue";
         let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
-        let made = timeout(PATIENCE, link.queues.ensure(&link.connection, user, &self.queues)).await;
-        made.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))?;
-        Ok(())
+        let made = link.queues.ensure_for_sender(&link.connection, user, &self.queues).await;
+        made.map(drop).map_err(|error| unavailable(ACTION, error))
     }
 
     async fn bind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
         const ACTION: &str = "bind a queue to rooms";
         let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
-        let bound = timeout(PATIENCE, link.queues.bind_rooms(&link.connection, user, rooms)).await;
-        match bound.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))? {
+        let bound = link.queues.bind_rooms(&link.connection, user, rooms).await;
+        match bound.map_err(|error| unavailable(ACTION, error))? {
             Bound::Done => Ok(()),
             Bound::NoQueue => Err(unavailable(ACTION, "the queue is gone")),
         }
     }
 
+    async fn unbind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
+        const ACTION: &str = "take a queue out of rooms";
+        let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
+        let unbound = link.queues.unbind_rooms(&link.connection, user, rooms).await;
+        unbound.map_err(|error| unavailable(ACTION, error))
+    }
+
     async fn look(&self, user: &UserId) -> Result<Retired, Unavailable> {
         const ACTION: &str = "look at a queue";
         let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
-        let looked = timeout(PATIENCE, link.queues.look_in(&link.connection, user, &self.queues)).await;
-        looked.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))
+        let looked = link.queues.look_in(&link.connection, user, &self.queues).await;
+        looked.map_err(|error| unavailable(ACTION, error))
     }
 
     async fn retire(&self, user: &UserId, called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {
         const ACTION: &str = "remove a queue";
         let link = self.link().ok_or_else(|| unavailable(ACTION, "not connected"))?;
-        let retired = timeout(PATIENCE, link.queues.retire(&link.connection, user, &self.queues, called_back)).await;
-        retired.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))
+        let retired = link.queues.retire(&link.connection, user, &self.queues, called_back).await;
+        retired.map_err(|error| unavailable(ACTION, error))
     }
 }
 
@@ -386,6 +395,15 @@ impl OpenQueue {
         // A nack has no answer, but this has: once it is here, all is back in the queue for whoever is next.
         self.channel.basic_qos(self.link.prefetch, BasicQosOptions { global: false }).await?;
         Ok(())
+    }
+}
+
+impl Drop for OpenQueue {
+    fn drop(&mut self) {
+        // Nobody will give back what is on loan any more: it goes back with the connection.
+        if std::thread::panicking() && !self.ended && !self.on_loan.is_empty() {
+            self.link.lease.end();
+        }
     }
 }
 

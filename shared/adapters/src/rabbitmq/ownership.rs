@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use kschat_core::{
     Partition,
     backoff::Backoff,
-    metrics,
+    job, metrics,
     ports::{BoxError, Ownership, OwnershipEvent},
 };
 use kschat_protocol::{AckFrame, ConnectionId, MessageId, UserId};
@@ -69,7 +69,7 @@ impl PartitionOwnership {
     pub(super) fn start(broker: Consuming) -> Self {
         let (events_in, events) = mpsc::channel(EVENTS);
         let (orders, orders_out) = mpsc::unbounded_channel();
-        let keeper = tokio::spawn(keep(broker, events_in, orders_out));
+        let keeper = tokio::spawn(keep_on(broker, events_in, orders_out));
         Self { events, orders, keeper }
     }
 }
@@ -105,8 +105,29 @@ enum TermEnd {
     Failed(BoxError),
 }
 
-/// Holds partitions for one connection after another until it is told to resign.
-async fn keep(broker: Consuming, events: mpsc::Sender<OwnershipEvent>, mut orders: mpsc::UnboundedReceiver<Order>) {
+/// Holds partitions until it is told to resign. Should it panic, its locks have gone with it: so nothing is done over that
+/// connection any more, and it begins anew.
+async fn keep_on(broker: Consuming, events: mpsc::Sender<OwnershipEvent>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    while job::guard("ownership", keep(&broker, &events, &mut orders)).await.is_err() {
+        metrics::PARTITIONS_OWNED.set(0);
+        let link = broker.disconnect();
+        if let Some(link) = &link {
+            link.lease.end();
+        }
+        for partition in broker.partitions.all() {
+            let _ = events.send(OwnershipEvent::Lost(partition)).await;
+        }
+        if let Some(link) = link {
+            let _ = timeout(FAREWELL, link.close()).await;
+        }
+        if wait_or_resign(RECONNECT.cap, &mut orders).await {
+            return;
+        }
+    }
+}
+
+/// Holds partitions for one connection after another.
+async fn keep(broker: &Consuming, events: &mpsc::Sender<OwnershipEvent>, orders: &mut mpsc::UnboundedReceiver<Order>) {
     let (mut failures, mut has_connected) = (0, false);
     loop {
         let end = match broker.connect().await {
@@ -117,15 +138,15 @@ async fn keep(broker: Consuming, events: mpsc::Sender<OwnershipEvent>, mut order
                 }
                 let (lost_in, lost) = mpsc::unbounded_channel();
                 let mut term = Term {
-                    broker: &broker,
+                    broker,
                     link: &link,
-                    events: &events,
+                    events,
                     locks: HashMap::new(),
                     asked: HashSet::new(),
                     lost_in,
                     verified: false,
                 };
-                let end = term.run(&mut orders, lost).await;
+                let end = term.run(orders, lost).await;
                 term.close().await;
                 end
             }
@@ -135,7 +156,7 @@ async fn keep(broker: Consuming, events: mpsc::Sender<OwnershipEvent>, mut order
         let TermEnd::Failed(error) = end else { return };
         let error = without_names(error);
         tracing::warn!(error = &*error as &dyn std::error::Error, "no connection to the broker; trying again");
-        if wait_or_resign(RECONNECT.wait(failures), &mut orders).await {
+        if wait_or_resign(RECONNECT.wait(failures), orders).await {
             return;
         }
         failures += 1;
@@ -340,10 +361,16 @@ fn share(partitions: u16, members: u32) -> usize {
 /// Hands on the pokes of one partition for as long as it is ours.
 async fn forward(
     partition: Partition,
-    mut pokes: Consumer,
+    pokes: Consumer,
     events: mpsc::Sender<OwnershipEvent>,
     lost: mpsc::UnboundedSender<Partition>,
 ) {
+    // However it ends: the keeper may be gone already.
+    let _ = job::guard("forward", hand_on(pokes, events)).await;
+    let _ = lost.send(partition);
+}
+
+async fn hand_on(mut pokes: Consumer, events: mpsc::Sender<OwnershipEvent>) {
     while let Some(Ok(poke)) = pokes.next().await {
         match read(&poke) {
             Some(event) => {
@@ -354,11 +381,9 @@ async fn forward(
             None => tracing::warn!("a control message can't be understood and is dropped"),
         }
         if poke.acker.ack(BasicAckOptions::default()).await.is_err() {
-            break;
+            return;
         }
     }
-    // The keeper may be gone already.
-    let _ = lost.send(partition);
 }
 
 /// What a control message says.
@@ -376,7 +401,10 @@ fn read(note: &Delivery) -> Option<OwnershipEvent> {
             Some(OwnershipEvent::Acked(user, AckFrame { message, position, again: false }))
         }
         AGAIN => Some(OwnershipEvent::Acked(user, AckFrame { message, position, again: true })),
-        WANTED => Some(OwnershipEvent::Wanted(user)),
+        WANTED => {
+            let asker = note.properties.message_id().as_ref().and_then(|id| UserId::try_from(id.as_str()).ok());
+            Some(OwnershipEvent::Wanted(user, asker))
+        }
         CLOSE => Some(OwnershipEvent::Closing(user, named_connection(note)?)),
         CHECK => Some(OwnershipEvent::Checking(user)),
         NOTICE => Some(OwnershipEvent::Noticed(user, notice_of(&note.properties)?)),

@@ -272,8 +272,8 @@ impl RoomBindings for Publishing {
 
     async fn unbind(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
         let unbound = self.attempt(Instant::now() + DEADLINE, |link| {
-            let (user, room) = (user.clone(), room.clone());
-            async move { Ok(link.queues.unbind_room(&link.connection, &user, &room).await?) }
+            let (user, rooms) = (user.clone(), [room.clone()]);
+            async move { Ok(link.queues.unbind_rooms(&link.connection, &user, &rooms).await?) }
         });
         unbound.await.map_err(|failure| unavailable("take a queue out of a room", failure.source))
     }
@@ -316,10 +316,10 @@ impl Queues for Publishing {
         if self.queues.keeps_empty { self.make_queue(user).await } else { Ok(()) }
     }
 
-    async fn request(&self, user: &UserId) -> Result<Requested, Unavailable> {
+    async fn request(&self, user: &UserId, asker: &UserId) -> Result<Requested, Unavailable> {
         // Whatever is set here: the owner may be set to remove it.
         if self.has_owner(user).await? {
-            let properties = note().with_type(WANTED.into());
+            let properties = note().with_type(WANTED.into()).with_message_id(asker.as_str().into());
             self.tell_owner(user, properties, "ask for a queue").await?;
             return Ok(Requested::Asked);
         }

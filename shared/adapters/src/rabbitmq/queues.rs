@@ -1,6 +1,20 @@
 //! How users' queues are made and removed.
+//!
+//! A change that the broker makes late may undo what was done since: a removal that comes after the queue was made anew
+//! takes messages with it, and a consumer on a queue that has gone loses its channel. Declarations do not wait for
+//! removals, and so have a channel of their own; over two channels the broker keeps no order. So whoever asks for a change
+//! waits for its answer, and when there is none in time nothing more is done over that connection: it is given up, and its
+//! locks are held until the broker has ended it (see `Term::close` in [`super::ownership`]). A future that waits for a
+//! change is not to be dropped.
+//!
+//! Functions have no locks. What they leave behind when a try of theirs is late, and may be done once more after the second
+//! one, is harmless: a queue that is declared late is one that nobody needs, as its user's owner looks after those alone
+//! that it knows; the broker gives it up with [`QueueSettings::expiry`], and whoever sends to its user or connects takes it
+//! into use again. A late binding to a room that was left since is removed by the owner, when it opens the queue: what was
+//! left is remembered (see `Memberships::rooms_and_left`). A late unbinding from a room that was joined since is mended by
+//! the owner likewise, and by the next member who finds no route.
 
-use std::{num::NonZero, str::FromStr, time::Duration};
+use std::{io, num::NonZero, str::FromStr, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, try_join_all};
 use kschat_core::{
@@ -20,6 +34,7 @@ use tokio::{
 
 use super::{
     NOT_FOUND, PRECONDITION_FAILED, QueueKind,
+    consuming::{Lease, PATIENCE},
     topology::{adopt_user, bind_room, control_queue, declare_user, look_at, unbind_room, unbind_user, user_queue},
 };
 
@@ -102,13 +117,33 @@ impl FromStr for QueueKind {
 /// Declares and removes queues over a connection. A refusal closes its channel, so these have channels of their own.
 #[derive(Debug, Default)]
 pub(super) struct UserQueues {
+    /// Ends when the broker does not do in time what it was asked to. Whoever has none has a deadline of its own.
+    lease: Option<Arc<Lease>>,
     declares: Mutex<Option<Channel>>,
+    /// Declarations of queues that senders ask for: however many these are, nobody who comes waits for them.
+    requests: Mutex<Option<Channel>>,
     looks: Mutex<Option<Channel>>,
     removals: Mutex<Option<Channel>>,
     bindings: Mutex<Option<Channel>>,
 }
 
 impl UserQueues {
+    /// Those of a connection that is given up when the broker is late with one of them.
+    pub(super) fn of(lease: Arc<Lease>) -> Self {
+        Self { lease: Some(lease), ..Self::default() }
+    }
+
+    /// Waits for the broker to do something, and gives the connection up when that takes too long. The time spent waiting
+    /// for one's turn does not count.
+    async fn in_time<T>(&self, done: impl Future<Output = Result<T, lapin::Error>>) -> Result<T, lapin::Error> {
+        let Some(lease) = &self.lease else { return done.await };
+        timeout(PATIENCE, done).await.unwrap_or_else(|_| {
+            tracing::warn!("the broker does not answer; reconnecting");
+            lease.end();
+            Err(io::Error::from(io::ErrorKind::TimedOut).into())
+        })
+    }
+
     /// Makes sure that a user's queue is there; says how many consumers it has. One that was made with other settings is
     /// taken as it is: it is made anew once it has been empty while its user was away.
     pub(super) async fn ensure(
@@ -117,16 +152,36 @@ impl UserQueues {
         user: &UserId,
         settings: &QueueSettings,
     ) -> Result<u32, lapin::Error> {
+        self.declare(&self.declares, connection, user, settings).await
+    }
+
+    /// The same, for a sender.
+    pub(super) async fn ensure_for_sender(
+        &self,
+        connection: &Connection,
+        user: &UserId,
+        settings: &QueueSettings,
+    ) -> Result<u32, lapin::Error> {
+        self.declare(&self.requests, connection, user, settings).await
+    }
+
+    async fn declare(
+        &self,
+        channel: &Mutex<Option<Channel>>,
+        connection: &Connection,
+        user: &UserId,
+        settings: &QueueSettings,
+    ) -> Result<u32, lapin::Error> {
         let mut tries = 1;
         loop {
-            let channel = reopened(connection, &mut *self.declares.lock().await).await?;
-            let error = match declare_user(&channel, user, settings).await {
+            let channel = self.in_time(reopened(connection, &mut *channel.lock().await)).await?;
+            let error = match self.in_time(declare_user(&channel, user, settings)).await {
                 Ok(consumers) => return Ok(consumers),
                 Err(error) => error,
             };
             // The refusal may be our neighbour's: all that was under way on the channel hears it.
-            let own = connection.create_channel().await?;
-            match adopt_user(&own, user).await {
+            let own = self.in_time(connection.create_channel()).await?;
+            match self.in_time(adopt_user(&own, user)).await {
                 Ok(consumers) => {
                     tracing::debug!("a queue with other settings is used as it is");
                     own.close(200, "done".into()).await?;
@@ -209,9 +264,13 @@ impl UserQueues {
     ///
     /// Source: RabbitMQ 3.10, `rabbit_fifo`, where `last_active` is set.
     async fn touch(&self, connection: &Connection, user: &UserId) -> Result<(), lapin::Error> {
-        let channel = connection.create_channel().await?;
-        let taken = channel.basic_get(user_queue(user), BasicGetOptions::default()).await?;
-        channel.close(200, "done".into()).await?;
+        let taken = self.in_time(async {
+            let channel = connection.create_channel().await?;
+            let taken = channel.basic_get(user_queue(user), BasicGetOptions::default()).await?;
+            channel.close(200, "done".into()).await?;
+            Ok(taken)
+        });
+        let taken = taken.await?;
         if taken.is_some() { self.wait_until_given_back(connection, user).await } else { Ok(()) }
     }
 
@@ -224,25 +283,26 @@ impl UserQueues {
     ) -> Result<Bound, lapin::Error> {
         // One user at a time, likewise.
         let mut bindings = self.bindings.lock().await;
-        let channel = reopened(connection, &mut bindings).await?;
-        let bound = try_join_all(rooms.iter().map(|room| bind_room(&channel, user, room))).await;
-        match bound {
+        let channel = self.in_time(reopened(connection, &mut bindings)).await?;
+        let bound = try_join_all(rooms.iter().map(|room| bind_room(&channel, user, room)));
+        match self.in_time(bound).await {
             Ok(_) => Ok(Bound::Done),
             Err(error) if code(&error) == Some(NOT_FOUND) => Ok(Bound::NoQueue),
             Err(error) => Err(error),
         }
     }
 
-    /// Takes a user's queue, which may not be there, out of a room.
-    pub(super) async fn unbind_room(
+    /// Takes a user's queue, which may not be there, out of rooms.
+    pub(super) async fn unbind_rooms(
         &self,
         connection: &Connection,
         user: &UserId,
-        room: &RoomId,
+        rooms: &[RoomId],
     ) -> Result<(), lapin::Error> {
         let mut bindings = self.bindings.lock().await;
-        let channel = reopened(connection, &mut bindings).await?;
-        match unbind_room(&channel, user, room).await {
+        let channel = self.in_time(reopened(connection, &mut bindings)).await?;
+        let unbound = try_join_all(rooms.iter().map(|room| unbind_room(&channel, user, room)));
+        match self.in_time(unbound).await {
             Err(error) if code(&error) != Some(NOT_FOUND) => Err(error),
             _ => Ok(()),
         }
@@ -257,8 +317,8 @@ impl UserQueues {
     async fn look(&self, connection: &Connection, queue: ShortString) -> Result<Option<(u32, u32)>, lapin::Error> {
         // One look at a time: two on one channel would share a refusal.
         let mut looks = self.looks.lock().await;
-        let channel = reopened(connection, &mut looks).await?;
-        match look_at(&channel, queue).await {
+        let channel = self.in_time(reopened(connection, &mut looks)).await?;
+        match self.in_time(look_at(&channel, queue)).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if code(&error) == Some(NOT_FOUND) => Ok(None),
             Err(error) => Err(error),
@@ -267,16 +327,17 @@ impl UserQueues {
 
     async fn unbind(&self, connection: &Connection, user: &UserId) -> Result<(), lapin::Error> {
         let mut removals = self.removals.lock().await;
-        unbind_user(&reopened(connection, &mut removals).await?, user).await
+        let channel = self.in_time(reopened(connection, &mut removals)).await?;
+        self.in_time(unbind_user(&channel, user)).await
     }
 
     /// Deletes a queue if nothing waits in it; says whether it did.
     async fn delete(&self, connection: &Connection, user: &UserId) -> Result<bool, lapin::Error> {
         // One removal at a time, likewise.
         let mut removals = self.removals.lock().await;
-        let channel = reopened(connection, &mut removals).await?;
+        let channel = self.in_time(reopened(connection, &mut removals)).await?;
         let options = QueueDeleteOptions { if_unused: true, if_empty: true, ..QueueDeleteOptions::default() };
-        match channel.queue_delete(user_queue(user), options).await {
+        match self.in_time(channel.queue_delete(user_queue(user), options)).await {
             Ok(_) => Ok(true),
             Err(error) if code(&error) == Some(PRECONDITION_FAILED) => Ok(false),
             Err(error) => Err(error),

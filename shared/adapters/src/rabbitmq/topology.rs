@@ -45,7 +45,7 @@ const NOTES: u32 = 100_000;
 /// Source: RabbitMQ, "Quorum queues", "Repeated requeues"; tried on 3.10.
 const DELIVERY_LIMIT: u32 = 1_000_000;
 
-/// The type of a control message by which a sender asks for its user's queue.
+/// The type of a control message by which a sender asks for its user's queue: its message id is the sender.
 pub(super) const WANTED: &str = "wanted";
 
 /// The type of a control message that brings its user a notice.

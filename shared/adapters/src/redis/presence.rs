@@ -19,6 +19,18 @@ const MAX_WATCHERS: u32 = 1_000;
 
 const HERE: &str = "here";
 
+/// For how long it is remembered what one try of [`CAME`] has answered: longer than all its tries take.
+const ANSWERED: Duration = Duration::from_secs(10);
+
+/// Notes that a user is here, and says what was noted before. A second try, whose first answer may be lost, says the same:
+/// the first one has left its answer under the name of the call.
+const CAME: &str = "local said = redis.call('GET', KEYS[2]) \
+    if said then return said end \
+    local before = redis.call('GET', KEYS[1]) or '' \
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) \
+    redis.call('SET', KEYS[2], before, 'PX', ARGV[3]) \
+    return before";
+
 fn seen_key(user: &UserId) -> String {
     format!("ks:l:{{{}}}", part(user.as_str()))
 }
@@ -66,10 +78,12 @@ impl Presences for RedisRegistry {
     }
 
     async fn came(&self, user: &UserId) -> Result<Seen, Unavailable> {
-        let mut command = redis::cmd("SET");
-        command.arg(seen_key(user)).arg(HERE).arg("PX").arg(millis(REMEMBERED)).arg("GET");
-        let before: Option<String> = self.run_one("note who has come", command).await?;
-        Ok(read_seen(before.as_deref()))
+        let mut command = redis::cmd("EVAL");
+        let call = format!("ks:lc:{{{}}}:{:016x}", part(user.as_str()), fastrand::u64(..));
+        command.arg(CAME).arg(2).arg(seen_key(user)).arg(call);
+        command.arg(HERE).arg(millis(REMEMBERED)).arg(millis(ANSWERED));
+        let before: String = self.run_one("note who has come", command).await?;
+        Ok(read_seen((!before.is_empty()).then_some(&before)))
     }
 
     async fn left(&self, user: &UserId, now: Timestamp) -> Result<(), Unavailable> {

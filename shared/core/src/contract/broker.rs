@@ -342,6 +342,31 @@ pub async fn what_is_said_in_a_room_comes_to_all_who_are_in_it(broker: &impl Bro
     Ok(())
 }
 
+/// A queue that its owner takes out of rooms hears of these no more, and of the others still. It need not have been in
+/// them, nor be there.
+///
+/// # Errors
+/// The port's own.
+pub async fn unbound_queue_hears_its_other_rooms_only(broker: &impl Broker) -> Outcome {
+    let (user, name) = (somebody(), Uuid::now_v7());
+    let rooms = ["a", "b", "c", "d"].map(|suffix| RoomId::try_from(format!("{name}.{suffix}")));
+    let [Ok(left), Ok(stays), Ok(also_left), Ok(never)] = rooms else { unreachable!("valid ids") };
+    let gone = [left.clone(), also_left.clone(), never];
+    broker.unbind_rooms(&user, &gone).await?;
+    broker.ensure(&user).await?;
+    broker.bind_rooms(&user, &[left.clone(), stays.clone(), also_left.clone()]).await?;
+    for _ in 0..2 {
+        broker.unbind_rooms(&user, &gone).await?;
+    }
+    for room in [&left, &also_left] {
+        let nobody = broker.publish_to_room(room, &message(&user, "left")).await;
+        assert!(matches!(nobody, Err(PublishError::NoRoute)), "{nobody:?}");
+    }
+    broker.publish_to_room(&stays, &message(&user, "stays")).await?;
+    expect(&mut broker.open(&user).await?, &["stays"]).await?;
+    Ok(())
+}
+
 /// How long queues are removed while messages are sent.
 const REMOVING: Duration = Duration::from_secs(4);
 
@@ -413,6 +438,7 @@ macro_rules! broker_contract {
             a_queue_in_which_messages_wait_is_kept,
             an_empty_queue_that_stays_is_not_called_gone,
             what_is_said_in_a_room_comes_to_all_who_are_in_it,
+            unbound_queue_hears_its_other_rooms_only,
             removing_a_queue_loses_no_message,
         );
     };

@@ -11,8 +11,8 @@ use crate::{
     limits::{BLOCKED, REFUSALS, Rate, Share},
     ports::{
         Addressed, Admission, Backlogs, Charge, Claim, Claimed, Class, ConnectionRegistry, Created, IdempotencyStore,
-        Marks, Memberships, Presence, Presences, Reachable, Receipt, Receipts, Seen, SenderShares, Stage, Unavailable,
-        Updated, Verdict,
+        Marks, Memberships, Presence, Presences, Reachable, Receipt, Receipts, RoomsOfUser, Seen, SenderShares, Stage,
+        Unavailable, Updated, Verdict,
     },
 };
 
@@ -535,6 +535,28 @@ pub async fn who_is_watched_by_whom_is_known_for_a_while(presences: &(impl Prese
     Ok(())
 }
 
+/// A room that was left is remembered as such: its binding may be left over. That ends when the user joins it again, and
+/// not a moment after the user has left, as a try to bind it may be under way.
+///
+/// # Errors
+/// The port's own.
+pub async fn left_room_is_remembered_until_joined_again(memberships: &impl Memberships) -> Outcome {
+    let user = somebody();
+    let rooms = ["one", "two"].map(RoomId::try_from);
+    let [Ok(one), Ok(two)] = rooms else { unreachable!("valid ids") };
+    assert_eq!(memberships.rooms_and_left(&user).await?, RoomsOfUser::default());
+    assert!(memberships.join(&user, &one, 2).await? && memberships.join(&user, &two, 2).await?);
+    for _ in 0..2 {
+        memberships.leave(&user, &one).await?;
+    }
+    memberships.forget_left(&user).await?;
+    let known = RoomsOfUser { rooms: vec![two.clone()], left: vec![one.clone()] };
+    assert_eq!(memberships.rooms_and_left(&user).await?, known);
+    assert!(memberships.join(&user, &one, 2).await?);
+    assert_eq!(memberships.rooms_and_left(&user).await?, RoomsOfUser { rooms: vec![one, two], left: vec![] });
+    Ok(())
+}
+
 /// A user is in the rooms that it joined and did not leave, and in no more than allowed.
 ///
 /// # Errors
@@ -610,6 +632,7 @@ macro_rules! registry_contract {
             a_receipt_moves_its_mark_forward_only,
             who_is_watched_by_whom_is_known_for_a_while,
             a_user_is_in_so_many_rooms_at_most,
+            left_room_is_remembered_until_joined_again,
         );
     };
     (@ $setup:expr, $($clause:ident,)*) => {

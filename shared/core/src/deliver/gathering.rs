@@ -43,6 +43,7 @@ impl Courier<'_> {
     /// Somebody else may have written into the queue: what is no message is set aside, not pushed. The second copy of
     /// what was pushed before leaves the queue; the first one stays until it is acknowledged.
     pub(super) async fn read(&mut self, mut delivery: Delivery) -> Result<Option<Read>, End> {
+        self.arrivals.note_read();
         let (trace, via) = (delivery.trace.take(), delivery.via.take());
         match Message::from_slice(&delivery.body).map(|message| self.for_this_user(Message { trace, via, ..message })) {
             Ok(message) if self.unacked.has(&message) => {
@@ -98,7 +99,7 @@ impl Courier<'_> {
             }
             let position = self.unacked.next_position();
             end = Some(position);
-            messages.push(Pushed::new(delivery.tag, message, position, self.user));
+            messages.push(Pushed::new(delivery.tag, message, position, self.user).here_since(self.arrivals.since()));
             redelivered.push(delivery.redelivered);
             next = self.next_here(&messages).await?;
         }

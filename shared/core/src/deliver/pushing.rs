@@ -132,6 +132,7 @@ impl Courier<'_> {
 
     /// Waits, unless its owner wants something: new connections are posted to at the next attempt.
     pub(super) async fn pause(&mut self, wait: Duration) -> Result<(), End> {
+        self.check_loans()?;
         tokio::select! {
             () = self.signals.stop.cancelled() => Err(End::Stopped),
             () = self.signals.refresh.notified() => self.look_again().await,

@@ -146,7 +146,7 @@ impl Queues for MemoryBroker {
         self.ensure(user).await
     }
 
-    async fn request(&self, user: &UserId) -> Result<Requested, Unavailable> {
+    async fn request(&self, user: &UserId, _asker: &UserId) -> Result<Requested, Unavailable> {
         self.ensure(user).await.map(|()| Requested::Made)
     }
 }
@@ -210,6 +210,13 @@ impl Mailbox for MemoryBroker {
 
     async fn bind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
         self.queues().entry(user.clone()).or_default().rooms.extend(rooms.iter().cloned());
+        Ok(())
+    }
+
+    async fn unbind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
+        if let Some(queue) = self.queues().get_mut(user) {
+            queue.rooms.retain(|room| !rooms.contains(room));
+        }
         Ok(())
     }
 

@@ -1,27 +1,30 @@
 //! Connections and `rno`s in a map.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use kschat_protocol::{ConnectionId, Recipient, RoomId, UserId, Version};
+use tokio::time::Instant;
 
 use crate::{
     Clock, Partition, Partitions, Session, SystemClock, Timestamp,
     limits::{BLOCKED, ENDED, KICK_AGAIN, KNOWN_RECIPIENTS, REFUSALS, Rate, Share},
     ports::{
         Admission, Backlogs, Charge, Claim, Claimed, Class, ConnectionRegistry, Created, Entered, IdempotencyStore,
-        Marks, Memberships, Presence, Presences, Reachable, Receipt, Receipts, Seen, SenderShares, Stage, Unavailable,
-        Updated, Verdict,
+        Marks, Memberships, Presence, Presences, Reachable, Receipt, Receipts, RoomsOfUser, Seen, SenderShares, Stage,
+        Unavailable, Updated, Verdict,
     },
 };
 
 /// How many `rno`s are remembered; then the oldest is forgotten.
 const CLAIMS: usize = 100_000;
 
+/// How long it is remembered at least that a user has left a room.
+const LEFT: Duration = Duration::from_secs(60);
 /// How many buckets are kept; then the full ones are forgotten.
 const BUCKETS: usize = 100_000;
 
@@ -49,6 +52,8 @@ struct State {
     /// Who watches a user, and until when.
     watchers: HashMap<UserId, HashMap<UserId, Timestamp>>,
     rooms: HashMap<UserId, BTreeSet<RoomId>>,
+    /// When users have left rooms.
+    left_rooms: HashMap<UserId, BTreeMap<RoomId, Instant>>,
     /// Connections that have ended lately, each with its user if that was known.
     ended: HashMap<ConnectionId, (Option<UserId>, Timestamp)>,
     counts: Counts,
@@ -435,13 +440,30 @@ impl Memberships for MemoryRegistry {
         let fits = rooms.contains(room) || rooms.len() < limit;
         if fits {
             rooms.insert(room.clone());
+            state.left_rooms.entry(user.clone()).or_default().remove(room);
         }
         Ok(fits)
     }
 
     async fn leave(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
-        if let Some(rooms) = self.state().rooms.get_mut(user) {
+        let mut state = self.state();
+        if let Some(rooms) = state.rooms.get_mut(user) {
             rooms.remove(room);
+        }
+        state.left_rooms.entry(user.clone()).or_default().insert(room.clone(), Instant::now());
+        Ok(())
+    }
+
+    async fn rooms_and_left(&self, user: &UserId) -> Result<RoomsOfUser, Unavailable> {
+        let state = self.state();
+        let rooms = state.rooms.get(user).into_iter().flatten().cloned().collect();
+        let left = state.left_rooms.get(user).into_iter().flat_map(BTreeMap::keys).cloned().collect();
+        Ok(RoomsOfUser { rooms, left })
+    }
+
+    async fn forget_left(&self, user: &UserId) -> Result<(), Unavailable> {
+        if let Some(left) = self.state().left_rooms.get_mut(user) {
+            left.retain(|_, since| since.elapsed() < LEFT);
         }
         Ok(())
     }

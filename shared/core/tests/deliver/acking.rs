@@ -227,3 +227,50 @@ async fn an_ack_counts_for_what_stood_before_its_place_in_this_run_only() {
     assert_eq!(courier.await.expect("it does not panic"), End::Offline);
     assert_eq!(scene.left().await, ["three"]);
 }
+
+/// How long each run may have messages on loan at most: a third of what the broker bears.
+const LOAN: Duration = Duration::from_secs(10 * 60);
+
+#[tokio::test(start_paused = true)]
+async fn slow_acknowledger_gives_back_in_time_and_in_order() {
+    let scene = Scene::new().await;
+    let device = scene.acking(vec![]).await;
+    let texts: Vec<String> = (0..300).map(|n| n.to_string()).collect();
+    scene.queue(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut acked = 0;
+    for _ in 0..5 {
+        let (began, courier) = (tokio::time::Instant::now(), scene.serve());
+        // An ack comes every four minutes, so it never looks as if nobody was there.
+        while !courier.is_finished() {
+            tokio::time::sleep(Duration::from_secs(4 * 60)).await;
+            if !courier.is_finished() {
+                scene.ack(&texts[acked]);
+                acked += 1;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            assert!(began.elapsed() < LOAN + Duration::from_secs(5 * 60), "it goes on for ever");
+        }
+        assert_eq!(courier.await.expect("it does not panic"), End::Stuck);
+        assert_eq!(scene.left().await, texts[acked..]);
+    }
+    assert!(acked >= 10);
+    assert_eq!(scene.heard(&device)[0][0], "0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn busy_user_who_acknowledges_soon_keeps_its_loans() {
+    let scene = Scene::new().await;
+    let device = scene.acking(vec![]).await;
+    let courier = scene.serve();
+    for n in 0..3_000 {
+        scene.queue(&[&n.to_string()]).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if n % 8 == 7 {
+            scene.ack(scene.heard(&device).concat().last().expect("it has got some"));
+        }
+    }
+    assert!(!courier.is_finished(), "25 minutes of talk are no reason to give anything back");
+    scene.quiet().await;
+    scene.stop(courier).await;
+    assert!(scene.left().await.is_empty());
+}

@@ -226,3 +226,14 @@ async fn who_joins_leaves_the_lobby() {
     assert_eq!(ends(courier).await, End::Offline);
     assert!(scene.closed().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_unread_for_a_client_that_never_joins_goes_back_in_time() {
+    let scene = Scene::new().await;
+    // The clock stands still, so the client is waited for without end.
+    scene.speaking("4", vec![]).await;
+    scene.queue(&["one"]).await;
+    let courier = timeout(Duration::from_secs(15 * 60), scene.serve()).await.expect("it gives back");
+    assert_eq!(courier.expect("it does not panic"), End::Stuck);
+    assert_eq!(scene.left().await, ["one"]);
+}

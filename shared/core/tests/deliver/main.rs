@@ -12,4 +12,5 @@ mod notices;
 mod posting;
 mod presence;
 mod receipts;
+mod rooms;
 mod scene;

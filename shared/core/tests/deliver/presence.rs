@@ -142,7 +142,7 @@ async fn who_comes_back_soon_finds_the_queue_and_so_does_a_sender_who_asks() {
     courier.await.expect("it does not panic");
     assert!(matches!(publish().await, Err(PublishError::NoRoute)));
     // The owner is asked, and begins to serve a user who is not there.
-    scene.signals.wanted.notify_one();
+    scene.signals.wanted.put(None);
     assert_eq!(scene.serve().await.expect("it does not panic"), End::Offline);
     publish().await.expect("the queue is made");
     assert_eq!(scene.registry.count(Partitions::default().of(&scene.user)).await.expect("memory"), 1);

@@ -1,0 +1,217 @@
+//! A mistake while one user is served is nobody else's matter.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use kschat_consumer::run;
+use kschat_core::{
+    Partition, Partitions, Session, Timestamp,
+    contract::{ManualClock, connection, message, register, session, somebody},
+    deliver::Deps,
+    memory::{MemoryBroker, MemoryRegistry},
+    ports::{
+        ConnectionsApi, Deliveries, Delivery, Mailbox, Ownership, OwnershipEvent, PostError, Publisher, Retired, Tag,
+        Unavailable, Undeliverable,
+    },
+};
+use kschat_protocol::{ConnectionId, RoomId, UserId, Version};
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// Where the mistake is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Open,
+    Next,
+    Ack,
+}
+
+/// Takes everything, and remembers for whom.
+#[derive(Default)]
+struct Edge(Mutex<Vec<(ConnectionId, String)>>);
+
+impl Edge {
+    fn count(&self, connection: &ConnectionId) -> usize {
+        self.0.lock().expect("no test panics here").iter().filter(|(to, _)| to == connection).count()
+    }
+}
+
+#[async_trait]
+impl ConnectionsApi for Edge {
+    async fn post(&self, connection: &ConnectionId, frame: &str) -> Result<(), PostError> {
+        self.0.lock().expect("no test panics here").push((connection.clone(), frame.to_owned()));
+        Ok(())
+    }
+
+    async fn close(&self, _connection: &ConnectionId) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
+    async fn is_open(&self, _connection: &ConnectionId) -> Result<bool, Unavailable> {
+        Ok(true)
+    }
+}
+
+/// Has a mistake that shows for one user, a few times.
+#[derive(Clone)]
+struct Faulty {
+    inner: MemoryBroker,
+    victim: UserId,
+    place: Place,
+    panics: Arc<AtomicU32>,
+}
+
+impl Faulty {
+    fn pass(&self, user: &UserId, place: Place) {
+        if *user == self.victim && place == self.place && self.panics.load(Ordering::Relaxed) > 0 {
+            self.panics.fetch_sub(1, Ordering::Relaxed);
+            panic!("on purpose, in {place:?}");
+        }
+    }
+}
+
+#[async_trait]
+impl Mailbox for Faulty {
+    async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable> {
+        self.pass(user, Place::Open);
+        let inner = self.inner.open(user).await?;
+        Ok(Box::new(FaultyDeliveries { inner, of: self.clone(), user: user.clone() }))
+    }
+
+    async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
+        self.inner.ensure(user).await
+    }
+
+    async fn bind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
+        self.inner.bind_rooms(user, rooms).await
+    }
+
+    async fn unbind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
+        self.inner.unbind_rooms(user, rooms).await
+    }
+
+    async fn look(&self, user: &UserId) -> Result<Retired, Unavailable> {
+        self.inner.look(user).await
+    }
+
+    async fn retire(&self, user: &UserId, called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {
+        self.inner.retire(user, called_back).await
+    }
+}
+
+struct FaultyDeliveries {
+    inner: Box<dyn Deliveries>,
+    of: Faulty,
+    user: UserId,
+}
+
+#[async_trait]
+impl Deliveries for FaultyDeliveries {
+    async fn next(&mut self) -> Option<Delivery> {
+        let next = self.inner.next().await;
+        // It is on loan by now.
+        self.of.pass(&self.user, Place::Next);
+        next
+    }
+
+    fn try_next(&mut self) -> Option<Delivery> {
+        self.inner.try_next()
+    }
+
+    fn is_ours(&self) -> bool {
+        self.inner.is_ours()
+    }
+
+    async fn ack(&mut self, tags: &[Tag]) -> Result<(), Unavailable> {
+        self.of.pass(&self.user, Place::Ack);
+        self.inner.ack(tags).await
+    }
+
+    async fn discard(&mut self, tag: Tag, body: &[u8], why: Undeliverable) -> Result<(), Unavailable> {
+        self.inner.discard(tag, body, why).await
+    }
+
+    async fn close(self: Box<Self>) {
+        self.inner.close().await;
+    }
+}
+
+/// Owns what the test says, and remembers what it was given back.
+struct Shares {
+    first: VecDeque<OwnershipEvent>,
+    more: mpsc::UnboundedReceiver<OwnershipEvent>,
+    released: Arc<Mutex<Vec<Partition>>>,
+}
+
+#[async_trait]
+impl Ownership for Shares {
+    async fn next(&mut self) -> OwnershipEvent {
+        match self.first.pop_front() {
+            Some(event) => event,
+            None => match self.more.recv().await {
+                Some(event) => event,
+                None => std::future::pending().await,
+            },
+        }
+    }
+
+    async fn release(&mut self, partition: Partition) {
+        self.released.lock().expect("no test panics here").push(partition);
+    }
+
+    async fn resign(&mut self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_for_one_user_rests_that_user_alone() {
+    for place in [Place::Open, Place::Next, Place::Ack] {
+        let partitions = Partitions::default();
+        let broker = MemoryBroker::new(partitions).0;
+        let (registry, edge) = (Arc::new(MemoryRegistry::new(partitions)), Arc::new(Edge::default()));
+        let (victim, other) = (somebody(), somebody());
+        let devices = [&victim, &other].map(|user| (user.clone(), connection()));
+        for (user, device) in &devices {
+            let session = session(user, NOW, Duration::from_secs(3_600));
+            let session = Session { version: Version::Seed, ..session };
+            register(&*registry, device, &session).await.expect("memory");
+            broker.ensure(user).await.expect("memory");
+            broker.publish(user, &message(user, "one")).await.expect("memory");
+        }
+        let panics = Arc::new(AtomicU32::new(2));
+        let mailbox = Faulty { inner: broker.clone(), victim: victim.clone(), place, panics: panics.clone() };
+        let clock = Arc::new(ManualClock::new(NOW));
+        let deps = Deps::new(registry.clone(), Arc::new(mailbox), registry.clone(), edge.clone(), clock, partitions);
+        let (tell, more) = mpsc::unbounded_channel();
+        let first = partitions.all().map(OwnershipEvent::Acquired).collect();
+        let released = Arc::default();
+        let ownership = Shares { first, more, released: Arc::clone(&released) };
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(deps, ownership, stop.clone()));
+        sleep(Duration::from_secs(1)).await;
+        let heard = |n: usize| edge.count(&devices[n].1);
+        assert_eq!((heard(1), panics.load(Ordering::Relaxed)), (1, 1), "{place:?}: the other is served");
+        sleep(Duration::from_secs(12)).await;
+        assert!(heard(0) >= 1 && panics.load(Ordering::Relaxed) == 0, "{place:?}: the user is served after the rest");
+        broker.publish(&victim, &message(&victim, "two")).await.expect("memory");
+        sleep(Duration::from_secs(1)).await;
+        let last = edge.0.lock().expect("no test panics here").last().cloned().expect("a frame");
+        assert!(last.0 == devices[0].1 && last.1.contains("two") && !last.1.contains("one"), "{place:?}: {last:?}");
+        for partition in partitions.all() {
+            tell.send(OwnershipEvent::Asked(partition)).expect("somebody listens");
+        }
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(released.lock().expect("no test panics here").len(), 16, "{place:?}: all can be released");
+        stop.cancel();
+        running.await.expect("it does not panic");
+    }
+}

@@ -1,0 +1,59 @@
+//! Rooms that are joined and left while connections come and go.
+
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
+use std::time::Duration;
+
+use kschat::stack::{Options, Stack};
+use kschat_tests::stack::{Services, connect, options, somebody};
+use lapin::{
+    BasicProperties, Channel, Confirmation,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use serde_json::json;
+
+const TRIES: usize = 50;
+
+/// Whether anybody's queue is bound to a room.
+async fn is_bound(channel: &Channel, room: &str) -> bool {
+    let (key, options) = (format!("room.{room}"), BasicPublishOptions { mandatory: true, ..Default::default() });
+    let sent = channel.basic_publish("kschat.rooms".into(), key.into(), options, b"{}", BasicProperties::default());
+    match sent.await.expect("the broker works").await.expect("the broker confirms") {
+        Confirmation::Ack(returned) => returned.is_none(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leave_right_after_reconnect_is_final() {
+    let services = Services::start().await;
+    let options = Options { backends: Some(services.backends()), ..options() };
+    let stack = Stack::start(options).await.expect("the stack starts");
+    let url = stack.websocket_url();
+    let broker = lapin::Connection::connect(&services.rabbitmq.url(), lapin::ConnectionProperties::default()).await;
+    let broker = broker.expect("the broker answers");
+    let channel = broker.create_channel().await.expect("a channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("the broker confirms");
+    let (mut open, mut stays) = (Vec::new(), 0);
+    for _ in 0..TRIES {
+        let (user, room) = (somebody("alice"), somebody("room"));
+        let ask = |action: &str| json!({ "action": action, "gId": room });
+        let mut first = connect(&url, &user).await;
+        assert_eq!(first.ask(ask("join"), "RESPROOM").await["ER"], 0);
+        assert!(is_bound(&channel, &room).await);
+        first.close().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut again = connect(&url, &user).await;
+        // At a different moment each time, while the owner opens the queue.
+        tokio::time::sleep(Duration::from_micros(u64::try_from(open.len()).expect("few") * 400)).await;
+        assert_eq!(again.ask(ask("leave"), "RESPROOM").await["ER"], 0);
+        assert_eq!(again.ask(json!({ "action": "rooms" }), "RESPROOM").await["LIST"], json!([]));
+        open.push((again, room));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for (_, room) in &open {
+        stays += usize::from(is_bound(&channel, room).await);
+    }
+    assert_eq!(stays, 0, "of {TRIES} rooms are still bound");
+    stack.stop().await;
+}
