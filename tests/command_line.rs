@@ -2,19 +2,32 @@
 
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 
-use std::process::Command;
+use std::{path::Path, process::Command, sync::LazyLock};
 
 use futures_util::StreamExt;
-use kschat_tests::{PATIENCE, edge::EdgeProcess, eventually, process::binary};
+use kschat_tests::{
+    PATIENCE,
+    client::{Client, Refused, token},
+    edge::EdgeProcess,
+    eventually, free_port,
+    process::{Process, binary},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
+/// Where the secrets of these tests lie, and not those of whoever runs them.
+fn settings_folder() -> &'static Path {
+    static FOLDER: LazyLock<TempDir> =
+        LazyLock::new(|| TempDir::with_prefix("kschat-settings-").expect("a temporary folder"));
+    FOLDER.path()
+}
+
 /// Runs it with those arguments and variables; returns its exit code and what it wrote.
 fn kschat(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new(binary("kschat"));
-    command.env_clear().args(arguments).envs(variables.iter().copied());
+    command.env_clear().env("XDG_CONFIG_HOME", settings_folder()).args(arguments).envs(variables.iter().copied());
     let output = command.output().expect("it can be started");
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).expect("text"))
@@ -155,4 +168,74 @@ async fn an_edge_that_is_told_to_stop_tells_its_clients_and_ends() {
         other => panic!("{other:?}"),
     }
     eventually("it has ended", async || !edge.process.is_running()).await;
+}
+
+/// The secret that everybody could read in the source, once.
+const PUBLISHED: &str = "kschat-local-development-only";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_of_another_machine_user_is_refused_by_local_stack() {
+    let folders = [(); 2].map(|()| TempDir::with_prefix("kschat-settings-").expect("a temporary folder"));
+    let [mine, other] = folders.each_ref().map(|folder| folder.path().display().to_string());
+    let address = format!("127.0.0.1:{}", free_port());
+    let log = folders[0].path().join("kschat.log");
+    let variables = [("XDG_CONFIG_HOME", mine.clone()), ("JWT_SECRET", String::new())];
+    let stack = Process::start(&binary("kschat"), &["--listen", &address], &variables, &log);
+    eventually("the stack listens", async || {
+        assert!(stack.is_running(), "it has ended:\n{}", stack.printed());
+        tokio::net::TcpStream::connect(&address).await.is_ok()
+    })
+    .await;
+    let url = format!("ws://{address}/dev");
+    let token_of = |folder: &str| kschat(&["token", "alice"], &[("XDG_CONFIG_HOME", folder)]).1.trim().to_owned();
+    for forged in [token(PUBLISHED, "alice"), token_of(&other)] {
+        assert_eq!(Client::connect_v2(&url, &forged, "alice").await.err(), Some(Refused(401)));
+    }
+    assert!(Client::connect_v2(&url, &token_of(&mine), "alice").await.is_ok());
+
+    // The page has tokens for this machine, and for nobody at the other end of a tunnel.
+    let asked = |header: Option<&str>| {
+        let request = reqwest::Client::new().get(format!("http://{address}/token?uid=alice"));
+        header.into_iter().fold(request, |request, name| request.header(name, "192.0.2.7")).send()
+    };
+    let given = asked(None).await.expect("an answer").text().await.expect("a token");
+    assert!(Client::connect_v2(&url, given.trim(), "alice").await.is_ok());
+    for name in ["x-forwarded-for", "x-forwarded-host", "forwarded", "via", "cf-connecting-ip"] {
+        let refused = asked(Some(name)).await.expect("an answer");
+        assert_eq!(refused.status(), 403, "{name}");
+        assert!(refused.text().await.expect("a reason").contains("a proxy or a tunnel"), "{name}");
+    }
+}
+
+#[test]
+fn settings_of_parts_are_private_and_agree() {
+    let (code, functions) = kschat(&["env", "functions"], &[]);
+    assert_eq!(code, Some(0), "{functions}");
+    let names: Vec<&str> = functions.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    assert_eq!(names, ["AMQP_URL", "JWT_SECRET", "MESSAGE_ID_KEY", "REDIS_URL"]);
+    let (_, again) = kschat(&["env", "functions"], &[]);
+    assert_eq!(functions, again);
+    let (_, consumer) = kschat(&["env", "consumer"], &[]);
+    assert!(
+        consumer.contains("CALLBACK_URL=\"http://127.0.0.1:3000/dev\"\n") && !consumer.contains("JWT"),
+        "{consumer}"
+    );
+    let (_, given) = kschat(&["env", "consumer"], &[("AMQP_URL", "amqp://me:hunter2@broker/%2f")]);
+    assert!(given.contains("AMQP_URL=\"amqp://me:hunter2@broker/%2f\"\n"), "{given}");
+
+    let folder = TempDir::with_prefix("kschat-env-").expect("a temporary folder");
+    let file = folder.path().join("functions.env");
+    std::fs::write(&file, "old").expect("a file");
+    let (code, text) = kschat(&["env", "functions", "--output", &file.display().to_string()], &[]);
+    assert_eq!((code, text.as_str()), (Some(0), ""));
+    assert_eq!(std::fs::read_to_string(&file).expect("a file"), functions);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).expect("a file").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn origin_that_no_browser_sends_is_told_with_what_would_be() {
+    let (code, text) =
+        kschat(&["edge", "--functions", "http://127.0.0.1:9000", "--allow-origin", "app.example/chat"], &[]);
+    assert!(code == Some(2) && text.contains("https://app.example"), "{text}");
 }

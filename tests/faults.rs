@@ -8,16 +8,24 @@ use std::{
 };
 
 use kschat::stack::{Backends, Options, Stack};
+use kschat_adapters::rabbitmq::{Consuming, PartitionOwnership, Publishing, QueueSettings};
+use kschat_core::{
+    Partitions,
+    ports::{Acks, Ownership, OwnershipEvent},
+};
+use kschat_protocol::{AckFrame, MessageId, UserId};
 use kschat_tests::{
     client::{Client, Identity, Refused, identity, token},
     eventually,
     proxy::Proxy,
+    rabbitmq::RabbitMq,
     stack::{Consumer, SECRET, Services, break_edge, connect, connect_eventually, options, somebody},
 };
 use lapin::{
     BasicProperties,
     options::{BasicGetOptions, BasicPublishOptions},
 };
+use tokio::time::timeout;
 
 /// An edge with functions in this process, and the consumer elsewhere.
 async fn edge(services: &Services) -> Stack {
@@ -373,4 +381,38 @@ async fn who_is_slow_delays_nobody_else() {
         assert!(texts < 20, "the slow one was not slow");
     }
     stack.stop().await;
+}
+
+/// The next ack that the owner of all partitions hears of, if one comes.
+async fn next_ack(ownership: &mut PartitionOwnership) -> Option<UserId> {
+    let acked = async {
+        loop {
+            if let OwnershipEvent::Acked(user, _) = ownership.next().await {
+                return user;
+            }
+        }
+    };
+    timeout(Duration::from_secs(5), acked).await.ok()
+}
+
+/// Nobody waits for the broker to confirm an ack. One that is written to a connection which has died unnoticed is lost, and
+/// comes again from the client; but a function that was frozen finds out with the first one.
+#[tokio::test(flavor = "multi_thread")]
+async fn ack_after_long_silence_finds_dead_connection() {
+    let rabbitmq = RabbitMq::start().await;
+    let wire = Proxy::start(rabbitmq.port()).await;
+    let url = wire.in_front_of(&rabbitmq.url(), rabbitmq.port()) + "?heartbeat=4";
+    let (partitions, queues) = (Partitions::new(1).expect("a number"), QueueSettings::default());
+    let consuming = Consuming::new(rabbitmq.url().parse().expect("a URL"), partitions, 8, queues);
+    let mut ownership = consuming.ownership();
+    let publishing = Publishing::new(url.parse().expect("a URL"), partitions, queues);
+    let ack = AckFrame { message: Some(MessageId::from("m".to_owned())), position: None, again: false };
+    let [before, after] = ["before", "after"].map(|name| UserId::try_from(name).expect("an id"));
+    publishing.acked(&before, &ack).await.expect("it is written");
+    assert_eq!(next_ack(&mut ownership).await.as_ref(), Some(&before));
+    wire.cut();
+    // Longer than the heartbeat, and not as long as it takes the library to notice.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    publishing.acked(&after, &ack).await.expect("it is written");
+    assert_eq!(next_ack(&mut ownership).await.as_ref(), Some(&after));
 }

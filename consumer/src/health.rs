@@ -7,6 +7,7 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     routing::get,
 };
+use kschat_adapters::server::serve;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -40,11 +41,6 @@ pub async fn listen(
         .route("/healthz/ready", get(report))
         .route("/healthz/live", get(|| async { "live\n" }))
         .route("/metrics", get(move || std::future::ready(([(CONTENT_TYPE, PROMETHEUS)], metrics()))));
-    tokio::spawn(async move {
-        let served = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the health endpoint has failed");
-        }
-    });
+    tokio::spawn(serve(listener, routes, shutdown));
     Ok(())
 }

@@ -157,7 +157,13 @@ async fn a_rule_that_is_not_understood_is_answered_with_how_it_is_written() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_but_this_machine_and_its_own_page_can_break_things() {
     let edge = EdgeUnderTest::start(settings()).await;
-    for (name, value) in [("host", "evil.example:3000"), ("origin", "https://evil.example"), ("origin", "null")] {
+    for (name, value) in [
+        ("host", "evil.example:3000"),
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("x-forwarded-for", "192.0.2.7"),
+        ("forwarded", "for=192.0.2.7"),
+    ] {
         for request in
             [Client::new().post(admin(&edge)), Client::new().get(admin(&edge)), Client::new().delete(admin(&edge))]
         {

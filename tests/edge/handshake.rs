@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use kschat::edge::{MAX_URL, Settings, routes::Routes};
+use kschat::{
+    edge::{MAX_URL, Settings, routes::Routes},
+    loopback::Origin,
+};
 use kschat_tests::{
     edge::{EdgeUnderTest, guarded_routes, raw_handshake, routes, settings},
     eventually,
 };
 use serde_json::json;
+use tokio::io::AsyncReadExt;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_the_handshakes_status() {
@@ -158,4 +162,44 @@ async fn an_edge_that_goes_away_tells_disconnect_of_everybody_and_lets_nobody_in
     let (_, ()) = tokio::join!(connecting, closing);
     edge.events("disconnect", 2).await;
     assert_eq!(edge.connect_with("", &[]).await.err(), Some(503));
+}
+
+const EVIL: &str = "https://evil.example";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshake_from_foreign_origin_is_403_unless_named() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let from = |origin| [("origin", origin)];
+    for origin in ["http://localhost:5173", "https://127.0.0.1", "http://[::1]:3000"] {
+        assert!(edge.connect_with("", &from(origin)).await.is_ok(), "{origin}");
+    }
+    for origin in [EVIL, "null", "http://localhost.evil.example", "http://10.0.0.7:3000"] {
+        assert_eq!(edge.connect_with("", &from(origin)).await.err(), Some(403), "{origin}");
+    }
+    let (mut socket, head) =
+        raw_handshake(&edge.address.to_string(), "/dev", &format!("Origin: {EVIL}\r\nConnection: close\r\n")).await;
+    let mut why = vec![0; 512];
+    let length = socket.read(&mut why).await.expect("a reason");
+    let why = String::from_utf8_lossy(&why[..length]).into_owned();
+    assert!(head.starts_with("HTTP/1.1 403") && why.contains("--allow-origin 'https://evil.example'"), "{head}{why}");
+
+    let origins = ["https://app.example", "null"].map(|origin| origin.parse::<Origin>().expect("an origin"));
+    let named = EdgeUnderTest::start(Settings { origins: origins.into_iter().collect(), ..settings() }).await;
+    assert!(named.connect_with("", &from("https://app.example")).await.is_ok());
+    assert!(named.connect_with("", &from("null")).await.is_ok());
+    assert_eq!(named.connect_with("", &from(EVIL)).await.err(), Some(403));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn push_from_foreign_page_is_403() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let mut client = edge.connect().await;
+    let id = client.id().await;
+    let push = |origin: Option<&str>| {
+        let request = reqwest::Client::new().post(edge.connection(&id)).body("pushed");
+        origin.into_iter().fold(request, |request, origin| request.header("origin", origin)).send()
+    };
+    assert_eq!(push(Some(EVIL)).await.expect("an answer").status(), 403);
+    assert_eq!(push(None).await.expect("an answer").status(), 200);
+    assert_eq!(client.text().await, "pushed");
 }

@@ -3,9 +3,16 @@
 use std::time::Duration;
 
 use kschat::edge::{MAX_FRAME, MAX_MESSAGE, Settings};
-use kschat_tests::edge::{EdgeUnderTest, raw_handshake, settings};
+use kschat_tests::{
+    PATIENCE,
+    edge::{EdgeUnderTest, raw_handshake, settings},
+};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_tungstenite::tungstenite::{
     Message,
     protocol::frame::{
@@ -118,4 +125,43 @@ async fn a_ping_gets_its_pong() {
     let mut client = edge.connect().await;
     client.send(Message::Ping("are you there".into())).await;
     assert_eq!(client.next().await, Message::Pong("are you there".into()));
+}
+
+/// Says that, and then a little more each second, until the edge has had enough; returns what it answers.
+async fn dawdle(edge: &EdgeUnderTest, said: &str, more: &str) -> String {
+    let mut socket = TcpStream::connect(edge.address).await.expect("a connection");
+    socket.write_all(said.as_bytes()).await.expect("sent");
+    let (mut answer, mut part) = (Vec::new(), [0; 1024]);
+    loop {
+        match timeout(Duration::from_secs(1), socket.read(&mut part)).await {
+            Ok(Ok(0) | Err(_)) => return String::from_utf8_lossy(&answer).into_owned(),
+            Ok(Ok(length)) => answer.extend_from_slice(&part[..length]),
+            // It may be closed by now.
+            Err(_) => drop(socket.write_all(more.as_bytes()).await),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_that_is_half_sent_is_not_waited_for() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let mut client = edge.connect().await;
+    let post =
+        format!("POST /dev/@connections/{} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", client.id().await);
+    let began = tokio::time::Instant::now();
+    let all = async {
+        tokio::join!(
+            dawdle(&edge, "", ""),
+            dawdle(&edge, "GET /dev HTTP/1.1\r\nHost: x\r\n", ""),
+            dawdle(&edge, "GET /dev HTTP/1.1\r\nHost: x\r\n", "X-Y: z\r\n"),
+            dawdle(&edge, &post, "x"),
+        )
+    };
+    let (silent, half, slow, body) = timeout(PATIENCE, all).await.expect("each is closed");
+    assert_eq!((silent.as_str(), half.as_str(), slow.as_str()), ("", "", ""));
+    assert!(body.starts_with("HTTP/1.1 408"), "{body}");
+    assert!(began.elapsed() > Duration::from_secs(5), "a slow client is given no time");
+    // Whoever is connected is not concerned.
+    client.say(r#"{"action":"whoami"}"#).await;
+    client.text().await;
 }

@@ -1,6 +1,11 @@
 //! A RabbitMQ node of our own.
 
-use std::{path::Path, time::Duration};
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use tempfile::TempDir;
 use tokio::{sync::Semaphore, time::timeout};
@@ -9,6 +14,9 @@ use crate::{eventually, eventually_within, free_port, process::Process};
 
 /// The server itself: the wrapper in `sbin` would switch the user.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+
+/// The tool that tells it what to do.
+const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 
 /// How long a start may take: seven seconds, on a machine that does nothing else.
 const START: Duration = Duration::from_secs(120);
@@ -22,13 +30,26 @@ pub struct RabbitMq {
     port: u16,
     ports: [u16; 2],
     node: Option<(Process, Process)>,
+    /// The port of the management API, where there is one.
+    management: Option<u16>,
 }
 
 impl RabbitMq {
     /// Starts a node.
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// Starts a node with the management API, as Amazon MQ has it; returns its address, too.
+    pub async fn start_with_management() -> (Self, String) {
+        let port = free_port();
+        (Self::start_with(Some(port)).await, format!("http://127.0.0.1:{port}"))
+    }
+
+    async fn start_with(management: Option<u16>) -> Self {
         let folder = TempDir::with_prefix("kschat-rabbitmq-").expect("a temporary folder");
-        let mut node = Self { folder, port: free_port(), ports: [free_port(), free_port()], node: None };
+        let ports = [free_port(), free_port()];
+        let mut node = Self { folder, port: free_port(), ports, node: None, management };
         node.run().await;
         node
     }
@@ -44,8 +65,12 @@ impl RabbitMq {
         let epmd_port = names.to_string();
         let epmd = ["-port", epmd_port.as_str(), "-address", "127.0.0.1"];
         let epmd = Process::start(Path::new("epmd"), &epmd, &[], &self.folder.path().join("epmd.log"));
-        std::fs::write(path("rabbitmq.conf"), format!("listeners.tcp.1 = 127.0.0.1:{}\n", self.port)).expect("a file");
-        std::fs::write(path("enabled_plugins"), "[].\n").expect("a file");
+        let management = |port| format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n");
+        let listeners = format!("listeners.tcp.1 = 127.0.0.1:{}\n", self.port);
+        let settings = listeners + &self.management.map(management).unwrap_or_default();
+        std::fs::write(path("rabbitmq.conf"), settings).expect("a file");
+        let plugins = self.management.map_or("[].\n", |_| "[rabbitmq_management].\n");
+        std::fs::write(path("enabled_plugins"), plugins).expect("a file");
         let variables = [
             ("HOME", path("")),
             ("ERL_EPMD_PORT", epmd_port.clone()),
@@ -87,6 +112,24 @@ impl RabbitMq {
         self.node = None;
     }
 
+    /// Runs the lines of a shell that call `rabbitmqctl`, for this node.
+    pub fn control(&self, script: &str) {
+        let tools = self.folder.path().join("tools");
+        std::fs::create_dir_all(&tools).expect("a folder");
+        let tool = tools.join("rabbitmqctl");
+        std::fs::write(&tool, format!("#!/bin/sh\nexec {CONTROL} \"$@\"\n")).expect("a file");
+        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
+        let path = format!("{}:{}", tools.display(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        let mut shell = Command::new("sh");
+        shell.env_clear().env("PATH", path).env("HOME", self.folder.path());
+        shell.env("ERL_EPMD_PORT", self.ports[1].to_string()).env("RABBITMQ_CONF_ENV_FILE", "/dev/null");
+        shell.env("RABBITMQ_NODENAME", format!("kschat{}@localhost", self.port));
+        // By its standard input, as a person pipes them.
+        let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("sh can be started");
+        child.stdin.take().expect("a pipe").write_all(script.as_bytes()).expect("the script is read");
+        assert!(child.wait().expect("it ends").success(), "{script}");
+    }
+
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -96,6 +139,12 @@ impl RabbitMq {
     /// Where it is.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+        self.url_of("guest", "guest")
+    }
+
+    /// Where it is for a user of its own.
+    #[must_use]
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", self.port)
     }
 }

@@ -91,6 +91,7 @@ KEPT = {
 
 # Secrets that name the services behind the emulator instead of those that it would have.
 SERVICES = {
+    "FunctionsAmqpUrlSecret": "AMQP_URL",
     "AmqpUrlSecret": "AMQP_URL",
     "RedisUrlSecret": "REDIS_URL",
     "JwtKeySecret": "JWT_SECRET",
@@ -166,6 +167,8 @@ def kschat_aws():
             return deploy(stacks, part, parameters, path, bucket)
 
     module.Stacks.deploy = emulated
+    # The broker is a process here, and its users are its own: broker_users.py makes those of a deployment in a test of its own.
+    module.Deployment.make_broker_users = lambda deployment: None
     return module
 
 

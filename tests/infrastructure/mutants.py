@@ -147,6 +147,34 @@ MUTANTS = [
         "Action: [logs:CreateLogStreams, logs:PutLogEvents], Resource: !GetAtt SendLogs.Arn",
         "each_role_holds_exactly_what_its_program_calls",
     ),
+    (
+        "functions that have the consumer's user of the broker",
+        "app.yaml",
+        "secretsmanager:${FunctionsAmqpUrlSecretArn}:SecretString",
+        "secretsmanager:${AmqpUrlSecretArn}:SecretString",
+        "functions_and_consumer_have_users_of_the_broker_of_their_own",
+    ),
+    (
+        "a consumer that is the administrator of the broker",
+        "data.yaml",
+        "${ConsumerBrokerSecret}:SecretString:username}}:{{resolve:secretsmanager:${ConsumerBrokerSecret}",
+        "${BrokerSecret}:SecretString:username}}:{{resolve:secretsmanager:${BrokerSecret}",
+        "functions_and_consumer_have_users_of_the_broker_of_their_own",
+    ),
+    (
+        "functions that reach the management of the broker",
+        "data.yaml",
+        "          ToPort: 443\n          SourceSecurityGroupId: !Ref BrokerUsersGroup",
+        "          ToPort: 443\n          SourceSecurityGroupId: !Ref FunctionsGroup",
+        "security_groups_open_the_ports_that_are_used_and_no_other",
+    ),
+    (
+        "what makes the users of the broker may read secrets",
+        "data.yaml",
+        "                Action: [logs:CreateLogStream, logs:PutLogEvents]\n                Resource: !GetAtt BrokerUsersLogs.Arn",
+        "                Action: [logs:CreateLogStream, logs:PutLogEvents, secretsmanager:GetSecretValue]\n                Resource: !GetAtt BrokerUsersLogs.Arn",
+        "what_makes_the_users_of_the_broker_can_do_nothing_else",
+    ),
     # Settings.
     (
         "a setting that nobody sets",

@@ -1,6 +1,7 @@
 """Who may call whom: permissions, ports, ways in and out."""
 
 import itertools
+import json
 import re
 
 from deployment import PROGRAMS, as_list, container, rule, statements
@@ -50,16 +51,22 @@ def security_groups_open_the_ports_that_are_used_and_no_other(d):
             for r in groups[group].get("SecurityGroupIngress", [])
         }
         wanted = {(port, port, "<FunctionsGroup>"), (port, port, "<ConsumerGroup>")}
+        if group == "BrokerGroup":
+            # Source: Amazon MQ, listener ports of RabbitMQ: the management.
+            wanted.add((443, 443, "<BrokerUsersGroup>"))
         if got != wanted:
             yield f"{group} lets in {sorted(map(str, got))}"
         if any(rule["CidrIp"] != "127.0.0.1/32" for rule in groups[group]["SecurityGroupEgress"]):
             yield f"{group} lets out"
+    management = {(r["FromPort"], r["ToPort"], r["CidrIp"]) for r in groups["BrokerUsersGroup"]["SecurityGroupEgress"]}
+    if management != {(443, 443, "<VpcCidr>")}:
+        yield f"what makes the users of the broker is let out to {sorted(map(str, management))}"
     inside = {(port, port, "<VpcCidr>") for port in ports.values()}
     yield from let_out(groups, inside, inside | {ANYBODY})
     asked = d.resolved("prod", "data", FunctionsCallOut="true", TraceCollectorPort="4318")
     inside |= {("4318", "4318", "<VpcCidr>")}
     yield from let_out(asked.of_type("AWS::EC2::SecurityGroup"), inside | {ANYBODY}, inside | {ANYBODY})
-    for group in ("FunctionsGroup", "ConsumerGroup"):
+    for group in ("FunctionsGroup", "ConsumerGroup", "BrokerUsersGroup"):
         if groups[group].get("SecurityGroupIngress"):
             yield f"{group} lets somebody in"
     broker = d.only("data", "AWS::AmazonMQ::Broker")
@@ -183,6 +190,81 @@ def each_role_holds_exactly_what_its_program_calls(d):
     own = "arn:aws:lambda:us-east-1:111122223333:function:kschat-prod-*"
     if [(s["Action"], s["Condition"]) for s in denied] != [("ec2:*", {"ArnLike": {"lambda:SourceFunctionArn": own}})]:
         yield "the functions themselves are not denied the platform's calls"
+
+
+@rule
+def functions_and_consumer_have_users_of_the_broker_of_their_own(d):
+    for profile, app in d.each("app"):
+        data = d.by_profile[profile]["data"]
+        secrets = data.of_type("AWS::SecretsManager::Secret")
+        outputs = {parameter: data.outputs[output] for parameter, (_, output) in d.wiring["app"].items() if _ == "data"}
+
+        def users(secret, secrets=secrets):
+            """The secrets of users that stand in the URL of a secret."""
+            return set(re.findall(r"secretsmanager:<([A-Za-z]+)>:", secrets[secret.strip("<>")]["SecretString"]))
+
+        given = {
+            parameter
+            for function in app.of_type("AWS::Lambda::Function").values()
+            for parameter in re.findall(r"<([A-Za-z]+)>", function["Environment"]["Variables"]["AMQP_URL"])
+        }
+        if {user for parameter in given for user in users(outputs[parameter])} != {"FunctionsBrokerSecret"}:
+            yield f"{profile}: functions have the user of {sorted(given)}"
+        (parameter,) = (secret["ValueFrom"] for secret in container(d, profile)["Secrets"] if secret["Name"] == "AMQP_URL")
+        if users(outputs[parameter.strip("<>")]) != {"ConsumerBrokerSecret"}:
+            yield f"{profile}: the consumer has the user of {parameter}"
+        names = {
+            json.loads(secrets[secret]["GenerateSecretString"]["SecretStringTemplate"])["username"]
+            for secret in ("FunctionsBrokerSecret", "ConsumerBrokerSecret")
+        }
+        permissions = json.loads(d.text("infra/rabbitmq.json"))["permissions"]
+        if names != {given["user"] for given in permissions}:
+            yield f"{profile}: {sorted(names)} are not whom infra/rabbitmq.json is about"
+
+
+# Names of whatever there is at the broker.
+AT_THE_BROKER = {
+    "queues": ("kschat.user.alice", "kschat.user.", "kschat.control.0", "kschat.members", "kschat.dead", "other"),
+    "exchanges": ("amq.default", "amq.topic", "kschat.direct", "kschat.rooms", "kschat.broadcast", "kschat.control"),
+}
+
+
+@rule
+def functions_can_neither_read_nor_make_a_queue(d):
+    (functions,) = (
+        given for given in json.loads(d.text("infra/rabbitmq.json"))["permissions"] if given["user"] == "kschat-functions"
+    )
+
+    def may(what, name):
+        return re.search(functions[what], name) is not None
+
+    for queue in AT_THE_BROKER["queues"]:
+        yield from (f"functions may {what} {queue}" for what in ("read", "configure") if may(what, queue))
+    for exchange in AT_THE_BROKER["exchanges"]:
+        if may("configure", exchange):
+            yield f"functions may configure {exchange}"
+        if may("write", exchange) != (exchange in ("kschat.direct", "kschat.rooms", "kschat.control")):
+            yield f"functions may write to {exchange}, or may not"
+        if may("read", exchange) != (exchange == "kschat.rooms"):
+            yield f"functions may bind to {exchange}, or may not"
+
+
+@rule
+def what_makes_the_users_of_the_broker_can_do_nothing_else(d):
+    data = d.by_profile["prod"]["data"]
+    (function,) = data.of_type("AWS::Lambda::Function").values()
+    if "Environment" in function:
+        yield "it holds settings, in which secrets could be read"
+    (role,) = data.of_type("AWS::IAM::Role").values()
+    allowed = granted(statements(role))
+    wanted = {(action, "<BrokerUsersLogs.Arn>") for action in ("logs:CreateLogStream", "logs:PutLogEvents")}
+    wanted |= {pair for pair in PLATFORM if pair[0].startswith("ec2:")}
+    if allowed != wanted:
+        yield f"its role differs by {sorted(allowed ^ wanted)}"
+    if not any(s["Effect"] == "Deny" and s["Action"] == "ec2:*" for s in statements(role)):
+        yield "it is not denied the platform's calls itself"
+    if function["VpcConfig"]["SecurityGroupIds"] != ["<BrokerUsersGroup>"]:
+        yield "it is in another group"
 
 
 @rule

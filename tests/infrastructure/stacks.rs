@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use kschat_tests::stack::{SECRET, embedded};
+use kschat_tests::{
+    eventually,
+    rabbitmq::RabbitMq,
+    stack::{SECRET, embedded},
+};
 
 use crate::tools::{python, root};
 
@@ -53,4 +57,12 @@ async fn the_smoke_test_passes_on_a_stack_that_works_and_fails_on_one_that_does_
     let panic = failed.await.expect_err("it should have failed").into_panic();
     let text = panic.downcast_ref::<String>().expect("a text");
     assert!(text.contains("not so: two clients connect"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broker_users_of_a_deployment_are_made_on_a_real_broker() {
+    let (_rabbitmq, management) = RabbitMq::start_with_management().await;
+    eventually("the management answers", async || reqwest::get(&management).await.is_ok()).await;
+    let said = python("tests/infrastructure/broker_users.py", &[&management], &[]).await;
+    assert!(said.ends_with("made\n"), "{said}");
 }

@@ -7,11 +7,13 @@
 //! - [`page`]: the chat page, and the tokens that it gets on a developer's own machine.
 //! - [`server`]: listening, and the end of it.
 //! - [`stack`]: all of it together with the consumer.
+//! - [`development`]: secrets of a developer of this machine.
 //! - [`cli`]: the command line.
 //! - [`chain`]: an error with all its causes.
 
 pub mod chain;
 pub mod cli;
+pub mod development;
 pub mod edge;
 pub mod functions;
 pub mod load;

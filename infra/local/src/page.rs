@@ -2,7 +2,8 @@
 //!
 //! The page is made to be rendered by any host application with a few values; here the local stack is that
 //! application. It signs tokens for whoever asks, so it does that on loopback only, and only for a browser that
-//! asked for loopback by name: a page elsewhere whose name was made to point here gets nothing.
+//! asked for loopback by name: a page elsewhere whose name was made to point here gets nothing, nor does whoever comes through
+//! a proxy or a tunnel.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -22,7 +23,7 @@ use kschat_protocol::UserId;
 use serde::Deserialize;
 use tower_http::compression::CompressionLayer;
 
-use crate::loopback::is_local;
+use crate::loopback::{NotLocal, check_local};
 
 const CLIENT: &str = include_str!("../../../templates/client.html");
 const START: &str = include_str!("../../../templates/start.html");
@@ -106,8 +107,8 @@ async fn token(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
-    if !is_local(peer, &headers) {
-        return refuse();
+    if let Err(why) = check_local(peer, &headers) {
+        return refuse(why);
     }
     let Some(Ok(uid)) = names.ok().and_then(|Query(names)| given(names.uid)) else {
         return StatusCode::BAD_REQUEST.into_response();
@@ -124,8 +125,8 @@ async fn index(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
-    if !is_local(peer, &headers) {
-        return refuse();
+    if let Err(why) = check_local(peer, &headers) {
+        return refuse(why);
     }
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let Ok(Query(names)) = names else {
@@ -150,9 +151,8 @@ fn start(notice: &str) -> String {
     fill(START, &[("notice", notice)])
 }
 
-fn refuse() -> Response {
-    let why = "This page signs tokens, so the local stack shows it on this machine only: open it by localhost or 127.0.0.1.\n";
-    (StatusCode::FORBIDDEN, why).into_response()
+fn refuse(why: NotLocal) -> Response {
+    (StatusCode::FORBIDDEN, format!("This page signs tokens for whoever asks, so it is {why}.\n")).into_response()
 }
 
 fn html(status: StatusCode, host: &str, text: String) -> Response {

@@ -2,7 +2,8 @@
 
 use std::{io, net::SocketAddr};
 
-use axum::{Router, serve::ListenerExt};
+use axum::Router;
+use kschat_adapters::server::serve;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -21,21 +22,8 @@ impl Server {
     pub async fn start(listen: SocketAddr, routes: Router) -> io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        // Frames are small and wait for nobody: held back for more to come, each could cost 40 ms.
-        let listener = listener.tap_io(|socket| {
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(%error, "a socket may delay small frames");
-            }
-        });
-        let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
         let stop = CancellationToken::new();
-        let until = stop.clone();
-        let task = tokio::spawn(async move {
-            let served = axum::serve(listener, routes).with_graceful_shutdown(until.cancelled_owned()).await;
-            if let Err(error) = served {
-                tracing::error!(%error, "the server has failed");
-            }
-        });
+        let task = tokio::spawn(serve(listener, routes, stop.clone()));
         Ok(Self { address, stop, task })
     }
 

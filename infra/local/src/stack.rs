@@ -44,7 +44,7 @@ pub struct Options {
     pub listen: SocketAddr,
     /// How the edge behaves.
     pub edge: Settings,
-    /// With what tokens are signed and checked.
+    /// With what tokens are signed and checked. It has no default.
     pub secret: String,
     /// With what messages are named; without it, a random one, which another process with the same services would not have.
     pub message_id_key: Option<MessageIdKey>,
@@ -88,7 +88,8 @@ impl Default for Options {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 3000)),
             edge: Settings::default(),
-            secret: "kschat-local-development-only".to_owned(),
+            // One that everybody knows would be none: nothing starts without.
+            secret: String::new(),
             message_id_key: None,
             partitions: Partitions::default(),
             strangers: Strangers::default(),
@@ -286,6 +287,9 @@ impl Stack {
     /// # Errors
     /// [`StartError`].
     pub async fn start(mut options: Options) -> Result<Self, StartError> {
+        if options.secret.is_empty() {
+            return Err(StartError::Configuration("a secret is needed that tokens are signed with".to_owned()));
+        }
         options.queues.keeps_empty = options.strangers == Strangers::Refuse;
         let parts = match &options.backends {
             Some(backends) if !options.is_edge_only() => {

@@ -22,6 +22,8 @@ pub mod metrics;
 mod otlp;
 pub mod rabbitmq;
 pub mod redis;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod signal;
 pub mod telemetry;
 

@@ -1,6 +1,6 @@
 //! `kschat edge`, and the options that every edge has.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, str::FromStr, sync::Arc, time::Duration};
 
 use clap::Args;
 use kschat_adapters::{config::Environment, signal::stop_requested};
@@ -9,6 +9,7 @@ use super::{address, fail, functions, positive_time, say};
 use crate::{
     edge::{Edge, MAX_RULES, Rule, Settings, routes::Selection, template},
     functions::Remote,
+    loopback::Origin,
     server::Server,
     stack::Options,
 };
@@ -74,6 +75,10 @@ pub(super) struct EdgeArgs {
     /// Calls of the connections API a second; more are answered 429. An AWS account has 10000. [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     post_rate: Option<u32>,
+    /// A page that may connect, by its origin, such as https://app.example; more than once for more. `null` is what sandboxed
+    /// pages and files send, `*` lets every page in, as the managed edge does. Pages of this machine may connect anyway.
+    #[arg(long = "allow-origin", value_name = "ORIGIN", value_parser = Origin::from_str)]
+    origins: Vec<Origin>,
     /// Something that goes wrong on purpose, such as `post=410 share=10%`; more than once for more. Rules can be
     /// changed later at /_edge.
     #[arg(long = "fault", value_name = "RULE")]
@@ -136,6 +141,7 @@ impl EdgeArgs {
             compression: !self.no_compression,
             connect_rate: self.connect_rate,
             post_rate: self.post_rate,
+            origins: self.origins.into_iter().collect(),
             faults: self.faults,
         })
     }

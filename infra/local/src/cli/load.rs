@@ -7,13 +7,10 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use kschat_adapters::config::Environment;
+use kschat_adapters::config::{EXIT_CONFIG, Environment};
 
-use super::{Secret, fail, positive_time, say};
-use crate::{
-    load::{Cutter, Dialect, Pattern, Plan, Size, Until, oracle::Report, plot, run},
-    stack::Options,
-};
+use super::{Secret, fail, local_secret, positive_time, say};
+use crate::load::{Cutter, Dialect, Pattern, Plan, Size, Until, oracle::Report, plot, run};
 
 /// Send many messages, and check that none is lost, shown twice or out of order.
 ///
@@ -92,7 +89,10 @@ impl LoadCommand {
 /// Does it, tells how far it is, and what has come of it.
 pub(super) async fn load(mut command: LoadCommand, mut env: Environment) -> ExitCode {
     env.set("JWT_SECRET", command.secret.jwt_secret.take());
-    let secret = env.local_secret().unwrap_or_else(|| Options::default().secret);
+    let secret = match local_secret(&env) {
+        Ok(secret) => secret,
+        Err(error) => return fail(&error, EXIT_CONFIG),
+    };
     let (json, picture) = (command.json.take(), command.plot.take());
     let plan = command.plan(secret);
     let title = title(&plan);

@@ -1,7 +1,8 @@
 //! The command line: `kschat` runs the local stack, `kschat edge` the socket edge alone, `kschat token` signs a
-//! token.
+//! token, `kschat env` tells the settings of what runs in processes of its own.
 
 mod edge;
+mod env;
 mod load;
 
 use std::{io::Write, net::SocketAddr, process::ExitCode, time::Duration};
@@ -19,10 +20,12 @@ use kschat_protocol::UserId;
 
 use self::{
     edge::{EdgeArgs, EdgeCommand},
+    env::{BrokerUsersCommand, EnvCommand},
     load::LoadCommand,
 };
 use crate::{
     chain::chain,
+    development::DevelopmentKey,
     stack::{self, Options, Stack},
 };
 
@@ -46,6 +49,8 @@ struct Cli {
 enum Command {
     Edge(Box<EdgeCommand>),
     Load(Box<LoadCommand>),
+    Env(Box<EnvCommand>),
+    BrokerUsers(BrokerUsersCommand),
     /// Print a token for a user, signed with the local secret.
     Token(Token),
 }
@@ -81,7 +86,7 @@ struct Serve {
 
 #[derive(Args)]
 struct Secret {
-    /// Secret that signs and checks tokens (HS256). A built-in one serves on loopback. [env: JWT_SECRET]
+    /// Secret that signs and checks tokens (HS256). On loopback one serves that was drawn for you. [env: JWT_SECRET]
     #[arg(long, value_name = "SECRET")]
     jwt_secret: Option<String>,
 }
@@ -132,6 +137,8 @@ pub async fn run() -> ExitCode {
     }
     match cli.command {
         Some(Command::Token(token)) => print_token(token, env),
+        Some(Command::Env(command)) => env::print(*command, env),
+        Some(Command::BrokerUsers(command)) => env::print_broker_users(&command, &env),
         Some(Command::Load(command)) => Box::pin(load::load(*command, env)).await,
         Some(Command::Edge(command)) => {
             let alone = command.options(&mut env);
@@ -152,7 +159,10 @@ pub async fn run() -> ExitCode {
 
 fn print_token(args: Token, mut env: Environment) -> ExitCode {
     env.set("JWT_SECRET", args.secret.jwt_secret);
-    let secret = env.local_secret().unwrap_or_else(|| Options::default().secret);
+    let secret = match local_secret(&env) {
+        Ok(secret) => secret,
+        Err(error) => return fail(&error, EXIT_CONFIG),
+    };
     let now = SystemClock.now();
     match sign_seed_token(&secret, &args.user, now, now.plus(args.ttl)) {
         Ok(token) => say(&format!("{token}\n")),
@@ -210,7 +220,16 @@ fn secret(env: &mut Environment, listen: SocketAddr) -> Option<String> {
         env.problem("JWT_SECRET", problem);
         return None;
     }
-    Some(secret.unwrap_or_else(|| Options::default().secret))
+    local_secret(env).map_err(|error| env.problem("JWT_SECRET", error)).ok()
+}
+
+/// What signs and checks tokens here: what is set, or what was drawn for whoever works on this machine.
+fn local_secret(env: &Environment) -> Result<String, String> {
+    env.local_secret().map_or_else(|| development_key(env).map(|key| key.secret("JWT_SECRET")), Ok)
+}
+
+fn development_key(env: &Environment) -> Result<DevelopmentKey, String> {
+    DevelopmentKey::of(env.config_folder().as_deref()).map_err(|error| chain(&error))
 }
 
 /// `None` inside is a stack that has its functions in this process.

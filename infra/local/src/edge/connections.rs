@@ -10,8 +10,12 @@ use std::{
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
+    extract::{
+        DefaultBodyLimit, Path, Request, State,
+        rejection::{BytesRejection, FailedToBufferBody},
+    },
     http::StatusCode,
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -28,10 +32,20 @@ use super::{
 /// How long a post waits for room in front of a client that is slow to take what it gets.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) fn routes(max_message: usize) -> Router<Edge> {
+/// Back ends send no origin: a page elsewhere has nothing to push.
+async fn no_foreign_page(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    match edge.0.settings.origins.check(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(foreign) => (StatusCode::FORBIDDEN, format!("{foreign}\n")).into_response(),
+    }
+}
+
+pub(super) fn routes(edge: &Edge) -> Router<Edge> {
+    let max_message = edge.0.settings.max_message;
     Router::new()
         .route("/{stage}/{marker}/{id}", post(push).get(describe).delete(close))
         .layer(DefaultBodyLimit::max(max_message))
+        .layer(from_fn_with_state(edge.clone(), no_foreign_page))
 }
 
 /// A request of the connections API that is refused.
@@ -42,6 +56,8 @@ enum Refusal {
     BadId(String),
     Gone,
     TooLarge,
+    /// Its body did not come in time.
+    Incomplete,
     TooMany,
     Failed,
 }
@@ -54,6 +70,7 @@ impl Refusal {
             Self::BadId(_) => StatusCode::BAD_REQUEST,
             Self::Gone => StatusCode::GONE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -69,6 +86,7 @@ impl IntoResponse for Refusal {
             Self::Forbidden => ("ForbiddenException", "Forbidden".to_owned()),
             Self::BadId(id) => ("BadRequestException", format!("Invalid connectionId: {id}")),
             Self::TooLarge => ("PayloadTooLargeException", "Message too long".to_owned()),
+            Self::Incomplete => ("RequestTimeoutException", "The body did not come in time".to_owned()),
             Self::TooMany => ("LimitExceededException", "Too many requests".to_owned()),
             Self::Failed => ("InternalServerErrorException", "Internal server error".to_owned()),
         };
@@ -127,10 +145,15 @@ async fn push(
     let text = body.as_ref().ok().map(|body| String::from_utf8_lossy(body).into_owned());
     let done = match (find(&edge, &target), text.clone()) {
         (Ok(connection), Some(text)) => pass_on(&edge, &connection, text).await,
-        (Ok(_), None) => Err(Refusal::TooLarge),
+        (Ok(_), None) if is_too_large(&body) => Err(Refusal::TooLarge),
+        (Ok(_), None) => Err(Refusal::Incomplete),
         (Err(refusal), _) => Err(refusal),
     };
     note(&edge, Kind::Push, &target.2, done, text.as_deref())
+}
+
+fn is_too_large(body: &Result<Bytes, BytesRejection>) -> bool {
+    matches!(body, Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_))))
 }
 
 /// Queues a frame for a client, unless a fault rule knows better.

@@ -1,11 +1,13 @@
 //! From a request to a socket: `$connect` is asked before the upgrade, and a refusal is the handshake's status.
 
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use axum::{
@@ -21,7 +23,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use yawc::WebSocket;
 
@@ -35,6 +37,12 @@ use super::{
     settings::MAX_URL,
     socket,
 };
+
+/// How long a client may take to get the answer to its handshake.
+const TAKING_THE_ANSWER: Duration = Duration::from_secs(10);
+
+/// A refusal, and what to do about it.
+type Refused = (StatusCode, Cow<'static, str>);
 
 /// A client that may come in.
 struct Accepted {
@@ -53,7 +61,7 @@ pub(super) async fn handshake(
         return refuse(&edge, refused);
     }
     let Some((mut response, extensions, on_upgrade)) = agree(&edge, &mut request) else {
-        return refuse(&edge, (StatusCode::BAD_REQUEST, "This is no handshake of WebSocket version 13.\n"));
+        return refuse(&edge, (StatusCode::BAD_REQUEST, "This is no handshake of WebSocket version 13.\n".into()));
     };
     let client = Client::new(&stage, peer, request.headers(), request.uri().query());
     let (tell, told) = oneshot::channel();
@@ -82,7 +90,7 @@ pub(super) async fn handshake(
 }
 
 /// What no function has refused would otherwise be seen nowhere.
-fn refuse(edge: &Edge, refused: (StatusCode, &'static str)) -> Response {
+fn refuse(edge: &Edge, refused: Refused) -> Response {
     edge.journal().totals.refused.fetch_add(1, Relaxed);
     let entry = Entry::of_nobody(Kind::Connect).status(refused.0.as_u16()).outcome(Outcome::Refused);
     edge.journal().record(entry.note(refused.1.trim_end()));
@@ -90,30 +98,33 @@ fn refuse(edge: &Edge, refused: (StatusCode, &'static str)) -> Response {
 }
 
 /// Refuses what no function is asked about.
-fn check(edge: &Edge, stage: &str, request: &Request<Body>) -> Result<(), (StatusCode, &'static str)> {
+fn check(edge: &Edge, stage: &str, request: &Request<Body>) -> Result<(), Refused> {
     let names = |header, token: &str| {
         let values = request.headers().get_all(header).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case(token))
     };
     let is_websocket = names(UPGRADE, "websocket") && names(CONNECTION, "upgrade");
     let is_strictly_wrong = edge.0.settings.strict_path && request.uri().path().ends_with('/');
-    if !edge.is_stage(stage) && !is_websocket {
-        Err((StatusCode::NOT_FOUND, "There is nothing here.\n"))
+    let refused = if !edge.is_stage(stage) && !is_websocket {
+        (StatusCode::NOT_FOUND, "There is nothing here.\n")
     } else if !edge.is_stage(stage) {
-        Err((StatusCode::FORBIDDEN, "There is no such stage.\n"))
+        (StatusCode::FORBIDDEN, "There is no such stage.\n")
     } else if is_strictly_wrong {
-        Err((StatusCode::FORBIDDEN, "A path ends with the stage, without a slash.\n"))
+        (StatusCode::FORBIDDEN, "A path ends with the stage, without a slash.\n")
     } else if edge.0.closing.is_cancelled() {
-        Err((StatusCode::SERVICE_UNAVAILABLE, "The edge goes away.\n"))
+        (StatusCode::SERVICE_UNAVAILABLE, "The edge goes away.\n")
     } else if !is_websocket {
-        Err((StatusCode::UPGRADE_REQUIRED, "This is for WebSocket clients.\n"))
+        (StatusCode::UPGRADE_REQUIRED, "This is for WebSocket clients.\n")
+    } else if let Err(foreign) = edge.0.settings.origins.check(request.headers()) {
+        return Err((StatusCode::FORBIDDEN, format!("{foreign}\n").into()));
     } else if url_length(request) > MAX_URL {
-        Err((StatusCode::URI_TOO_LONG, "The URL has too many characters.\n"))
+        (StatusCode::URI_TOO_LONG, "The URL has too many characters.\n")
     } else if !edge.0.connect_rate.allows() {
-        Err((StatusCode::TOO_MANY_REQUESTS, "There are too many new connections a second.\n"))
+        (StatusCode::TOO_MANY_REQUESTS, "There are too many new connections a second.\n")
     } else {
-        Ok(())
-    }
+        return Ok(());
+    };
+    Err((refused.0, refused.1.into()))
 }
 
 /// The length of the URL as the client has it.
@@ -135,11 +146,12 @@ fn agree(edge: &Edge, request: &mut Request<Body>) -> Option<(Response, Option<S
 }
 
 async fn upgraded(accepted: Accepted, on_upgrade: OnUpgrade, extensions: Option<String>) {
-    match on_upgrade.await {
-        Ok(upgraded) => {
+    match timeout(TAKING_THE_ANSWER, on_upgrade).await {
+        Ok(Ok(upgraded)) => {
             socket::run(accepted.joined, TokioIo::new(upgraded), extensions.as_deref(), accepted.outgoing).await;
         }
-        Err(error) => tracing::debug!(%error, "a client has left before the upgrade"),
+        Ok(Err(error)) => tracing::debug!(%error, "a client has left before the upgrade"),
+        Err(_) => tracing::debug!("a client does not take the answer to its handshake"),
     }
 }
 

@@ -128,7 +128,7 @@ impl Edge {
             .route("/{stage}", get(handshake::handshake))
             // The Socket.IO clients ask for it with a slash.
             .route("/{stage}/", get(handshake::handshake))
-            .merge(connections::routes(self.0.settings.max_message))
+            .merge(connections::routes(self))
             .merge(view::routes())
             .with_state(self.clone())
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{faults::Rule, routes::Routes};
+use crate::loopback::Origins;
 
 /// What a WebSocket frame may hold, in bytes.
 ///
@@ -61,6 +62,8 @@ pub struct Settings {
     /// Calls of the connections API a second; more are answered 429. The managed edge shares 10,000 requests a
     /// second of the account.
     pub post_rate: Option<u32>,
+    /// From which pages browsers may come. The managed edge does not look.
+    pub origins: Origins,
     /// What goes wrong on purpose from the start.
     pub faults: Vec<Rule>,
 }
@@ -84,6 +87,7 @@ impl Default for Settings {
             compression: true,
             connect_rate: None,
             post_rate: None,
+            origins: Origins::default(),
             faults: Vec::new(),
         }
     }

@@ -21,7 +21,7 @@ use super::{
     Connection, Edge, OUTBOX,
     journal::{rfc3339, shown},
 };
-use crate::loopback::{is_local, is_own_page};
+use crate::loopback::{Origins, check_local};
 
 const PAGE: &str = include_str!("../../../../templates/edge.html");
 const STYLE: &str = include_str!("../../../../templates/edge.css");
@@ -52,11 +52,14 @@ pub(super) fn routes() -> Router<Edge> {
 
 /// It shows what clients say and can break what works: it is for this machine, and for our own page.
 async fn local_only(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
-    if is_local(peer, request.headers()) && is_own_page(request.headers()) {
-        return next.run(request).await;
+    if let Err(why) = check_local(peer, request.headers()) {
+        return (StatusCode::FORBIDDEN, format!("The view of the edge is {why}.\n")).into_response();
     }
-    let why = "The view of the edge is for its own machine only: open it by localhost or 127.0.0.1.\n";
-    (StatusCode::FORBIDDEN, why).into_response()
+    // Whatever pages may connect: none but its own may see this.
+    if Origins::default().check(request.headers()).is_err() {
+        return (StatusCode::FORBIDDEN, "The view of the edge is for its own page only.\n").into_response();
+    }
+    next.run(request).await
 }
 
 #[derive(Deserialize)]

@@ -1,6 +1,6 @@
 //! Variables, and all that is wrong with them.
 
-use std::{collections::HashMap, ffi::OsString, fmt, str::FromStr};
+use std::{collections::HashMap, ffi::OsString, fmt, path::PathBuf, str::FromStr};
 
 /// Everything that is wrong with a configuration, a line each.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,12 +59,29 @@ impl Environment {
         self.text("JWT_SECRET").map(str::to_owned)
     }
 
+    /// The folder in which a user of this machine keeps settings of programs, if there is one.
+    ///
+    /// Source: XDG Base Directory Specification; on Windows, the known folder of roaming data.
+    #[must_use]
+    pub fn config_folder(&self) -> Option<PathBuf> {
+        let named = |name| self.text(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+        let windows = || named("APPDATA").filter(|_| cfg!(windows));
+        let home = || std::env::home_dir().filter(|home| home.is_absolute());
+        named("XDG_CONFIG_HOME").or_else(windows).or_else(|| home().map(|home| home.join(".config")))
+    }
+
     /// The settings, unless anything was wrong on the way.
     ///
     /// # Errors
     /// [`ConfigError`] with every problem.
     pub fn finish<T>(self, settings: Option<T>) -> Result<T, ConfigError> {
         settings.filter(|_| self.problems.is_empty()).ok_or(ConfigError(self.problems))
+    }
+
+    /// What is set under a name that is only handed on.
+    #[must_use]
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.text(name)
     }
 
     pub(super) fn text(&self, name: &str) -> Option<&str> {

@@ -39,7 +39,7 @@ use super::{
     dead::DeadLetters,
     notices::with_notice,
     queues::{UserQueues, reopened},
-    topology::{control_queue, declare_partitions, declare_shared, user_queue},
+    topology::{CONTROL, control_queue, declare_partitions, declare_shared, user_queue},
     traces::{trace_of, via_of},
     unavailable,
 };
@@ -324,7 +324,7 @@ impl Notices for Consuming {
         let sent = timeout(PATIENCE, async {
             let channel = reopened(&link.connection, &mut *link.notices.lock().await).await?;
             let (options, body) = (BasicPublishOptions::default(), user.as_str().as_bytes());
-            channel.basic_publish("".into(), queue, options, body, with_notice(notice)).await.map(drop)
+            channel.basic_publish(CONTROL.into(), queue, options, body, with_notice(notice)).await.map(drop)
         });
         sent.await.map_err(|late| unavailable(ACTION, late))?.map_err(|error| unavailable(ACTION, error))
     }

@@ -11,10 +11,12 @@
 //! | routing key of a user, the seed's | `ks_<user>` |
 //! | queue of a user | `kschat.user.<user>` |
 //! | exchange and queue of what can't be delivered; its headers say why: `x-kschat-reason`, or the broker's `x-first-death-reason` | `kschat.dead` |
-//! | queue that a partition's owner consumes exclusively, and is poked by | `kschat.control.<partition>` |
+//! | exchange of control messages, direct | `kschat.control` |
+//! | queue that a partition's owner consumes exclusively, and is poked by; its routing key there is the same | `kschat.control.<partition>` |
 //! | queue that every consumer process consumes, so that they can be counted | `kschat.members` |
 //!
-//! [`Publishing`] is the functions' side, [`Consuming`] the consumer's. Each holds one connection.
+//! [`Publishing`] is the functions' side, [`Consuming`] the consumer's. Each holds one connection, and needs no permission
+//! that is not listed for it in `infra/rabbitmq.json`.
 
 mod consuming;
 mod dead;
@@ -101,7 +103,7 @@ fn unavailable(action: &'static str, source: impl Into<BoxError>) -> Unavailable
 fn without_names(error: BoxError) -> BoxError {
     match error.downcast_ref::<lapin::Error>().map(lapin::Error::kind) {
         Some(ErrorKind::ProtocolError(refused)) if refused.get_id() == ACCESS_REFUSED => {
-            "the broker answered 403, access refused: are user, password and virtual host right?".into()
+            "the broker answered 403, access refused: are user, password, virtual host and permissions right?".into()
         }
         Some(ErrorKind::ProtocolError(refused)) => format!("the broker answered {}", refused.get_id()).into(),
         _ => error,

@@ -1,4 +1,4 @@
-//! The functions' side: confirmed publishes over one connection that is made when first needed.
+//! The functions' side: publishes over one connection that is made when first needed.
 //!
 //! A function may have been frozen since the last call, its heartbeats missed and its socket dead without
 //! anybody noticing. So nothing here asks whether the connection is alive: each operation gets a deadline,
@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex as SyncMutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -28,15 +28,16 @@ use lapin::{
 };
 use tokio::{
     sync::{Mutex, Semaphore},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
-    BrokerUrl, QueueSettings,
+    ACCESS_REFUSED, BrokerUrl, NOT_FOUND, QueueSettings,
     notices::with_notice,
-    queues::UserQueues,
+    queues::{UserQueues, code, reopened},
     topology::{
-        ACK, AGAIN, CHECK, CLOSE, EXCHANGE, REPLY, ROOMS, WANTED, control_queue, declare_shared, room_key, routing_key,
+        ACK, AGAIN, CHECK, CLOSE, CONTROL, EXCHANGE, REPLY, ROOMS, WANTED, control_queue, declare_partitions,
+        declare_shared, look_for_exchanges, room_key, routing_key,
     },
     traces::beside,
     unavailable,
@@ -54,6 +55,12 @@ const TRIES: u32 = 2;
 /// Publishes under way at once; each has a channel to itself. A function on Lambda never needs a second one.
 const LANES: usize = 32;
 
+/// Waiting for the queue of a user who has connected, where this user of the broker may not make it.
+const FOR_A_QUEUE: Duration = Duration::from_secs(2);
+
+/// The first part of that, doubled each time.
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+
 /// How long a poke or an ack waits for an owner, in milliseconds. A new owner looks for itself, and what is not
 /// acknowledged comes again, so none is missed.
 const NOTE_LIFE: &str = "120000";
@@ -70,6 +77,8 @@ pub struct Publishing {
     link: Mutex<Option<Arc<Link>>>,
     /// Whether there was a link before.
     has_connected: AtomicBool,
+    /// Whether the broker has refused to let us make a queue, as it should.
+    makes_no_queues: AtomicBool,
     lanes: Semaphore,
 }
 
@@ -83,6 +92,12 @@ struct Link {
     /// may be told that it had no route.
     // A std mutex: no guard is held across an await.
     idle: SyncMutex<Vec<Channel>>,
+    /// For what may get lost: nothing is confirmed on it.
+    unconfirmed: Mutex<Option<Channel>>,
+    /// When the broker has last answered here. By the wall clock, as the other one may stand still in a freeze.
+    answered: SyncMutex<SystemTime>,
+    /// For how long after an answer the connection is taken to be alive: the broker gives nobody up sooner.
+    trusted: Duration,
     queues: UserQueues,
 }
 
@@ -110,12 +125,35 @@ impl From<lapin::Error> for Failure {
 }
 
 impl Link {
-    async fn open(url: &BrokerUrl) -> Result<Self, lapin::Error> {
+    async fn open(url: &BrokerUrl, partitions: Partitions) -> Result<Self, lapin::Error> {
         let connection = url.connect("kschat function").await?;
-        let declares = connection.create_channel().await?;
-        declare_shared(&declares).await?;
-        declares.close(200, "done".into()).await?;
-        Ok(Self { connection, idle: SyncMutex::default(), queues: UserQueues::default() })
+        let looks = connection.create_channel().await?;
+        match look_for_exchanges(&looks).await {
+            Ok(()) => looks.close(200, "done".into()).await?,
+            // Nobody was here before us. Who may not declare has to wait for a consumer, which may.
+            Err(error) if code(&error) == Some(NOT_FOUND) => {
+                let declares = connection.create_channel().await?;
+                declare_shared(&declares).await?;
+                declare_partitions(&declares, partitions).await?;
+                declares.close(200, "done".into()).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(Self {
+            connection,
+            idle: SyncMutex::default(),
+            unconfirmed: Mutex::default(),
+            answered: SyncMutex::new(SystemTime::now()),
+            trusted: url.heartbeat(),
+            queues: UserQueues::default(),
+        })
+    }
+
+    /// Whether the broker was heard of so lately that nobody can have given the connection up for its silence.
+    fn is_fresh(&self) -> bool {
+        let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock that was set back proves nothing.
+        answered.elapsed().is_ok_and(|silence| silence < self.trusted)
     }
 
     /// A channel that the caller has to itself until it puts it back.
@@ -142,7 +180,17 @@ impl Link {
         let sent = lane.basic_publish(exchange, key, options, &letter.body, properties).await;
         let confirmation = sent.map_err(Failure::surely)?.await?;
         self.idle().push(lane);
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
         Ok(confirmation)
+    }
+
+    /// Hands a letter to the socket, and does not wait for the broker to say that it has it.
+    async fn write(&self, letter: &Letter) -> Result<(), Failure> {
+        let channel = reopened(&self.connection, &mut *self.unconfirmed.lock().await).await?;
+        let (exchange, key) = (letter.exchange.into(), letter.routing_key.clone());
+        let (options, properties) = (BasicPublishOptions::default(), letter.properties.clone());
+        channel.basic_publish(exchange, key, options, &letter.body, properties).await?;
+        Ok(())
     }
 }
 
@@ -165,6 +213,7 @@ impl Publishing {
             queues,
             link: Mutex::default(),
             has_connected: AtomicBool::new(false),
+            makes_no_queues: AtomicBool::new(false),
             lanes: Semaphore::new(LANES),
         }
     }
@@ -175,7 +224,7 @@ impl Publishing {
         if let Some(link) = &*link {
             return Ok(Arc::clone(link));
         }
-        let new = Arc::new(Link::open(&self.url).await?);
+        let new = Arc::new(Link::open(&self.url, self.partitions).await?);
         if self.has_connected.swap(true, Ordering::Relaxed) {
             metrics::BROKER_RECONNECTS.add(1);
         }
@@ -313,18 +362,21 @@ impl Publishing {
 impl Queues for Publishing {
     async fn enrol(&self, user: &UserId) -> Result<(), Unavailable> {
         // Otherwise the owner makes it, who is told of every connection.
-        if self.queues.keeps_empty { self.make_queue(user).await } else { Ok(()) }
+        if !self.queues.keeps_empty || self.make_queue(user).await? {
+            return Ok(());
+        }
+        self.ask_for_queue(user, user).await?;
+        self.wait_for_queue(user).await
     }
 
     async fn request(&self, user: &UserId, asker: &UserId) -> Result<Requested, Unavailable> {
         // Whatever is set here: the owner may be set to remove it.
-        if self.has_owner(user).await? {
-            let properties = note().with_type(WANTED.into()).with_message_id(asker.as_str().into());
-            self.tell_owner(user, properties, "ask for a queue").await?;
-            return Ok(Requested::Asked);
+        if !self.has_owner(user).await? && self.make_queue(user).await? {
+            return Ok(Requested::Made);
         }
-        self.make_queue(user).await?;
-        Ok(Requested::Made)
+        // If there is no owner, the next one reads it.
+        self.ask_for_queue(user, asker).await?;
+        Ok(Requested::Asked)
     }
 }
 
@@ -347,14 +399,14 @@ impl Acks for Publishing {
             Some(position) => properties.with_correlation_id(position.to_string().into()),
             None => properties,
         };
-        self.tell_owner(user, properties, "pass on an ack").await
+        self.mention(user, properties, "pass on an ack").await
     }
 }
 
 #[async_trait]
 impl Notices for Publishing {
     async fn notify(&self, user: &UserId, notice: &Notice) -> Result<(), Unavailable> {
-        self.tell_owner(user, with_notice(notice), "pass on a notice").await
+        self.mention(user, with_notice(notice), "pass on a notice").await
     }
 }
 
@@ -391,12 +443,47 @@ fn note() -> BasicProperties {
 }
 
 impl Publishing {
-    async fn make_queue(&self, user: &UserId) -> Result<(), Unavailable> {
+    /// Makes a user's queue; says whether the broker lets us. With the permissions that functions should have it does not:
+    /// then only owners make queues.
+    async fn make_queue(&self, user: &UserId) -> Result<bool, Unavailable> {
+        if self.makes_no_queues.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
         let made = self.attempt(Instant::now() + DEADLINE, |link| {
             let user = user.clone();
-            async move { Ok(link.queues.ensure(&link.connection, &user, &self.queues).await?) }
+            async move {
+                match link.queues.ensure(&link.connection, &user, &self.queues).await {
+                    Ok(_) => Ok(true),
+                    Err(error) if code(&error) == Some(ACCESS_REFUSED) => Ok(false),
+                    Err(error) => Err(error.into()),
+                }
+            }
         });
-        made.await.map(drop).map_err(|failure| unavailable("declare a queue", failure.source))
+        let is_made = made.await.map_err(|failure| unavailable("declare a queue", failure.source))?;
+        self.makes_no_queues.store(!is_made, Ordering::Relaxed);
+        Ok(is_made)
+    }
+
+    async fn ask_for_queue(&self, user: &UserId, asker: &UserId) -> Result<(), Unavailable> {
+        let properties = note().with_type(WANTED.into()).with_message_id(asker.as_str().into());
+        self.tell_owner(user, properties, "ask for a queue").await
+    }
+
+    /// Waits until the owner has made a user's queue. One that takes long makes it all the same.
+    async fn wait_for_queue(&self, user: &UserId) -> Result<(), Unavailable> {
+        let (deadline, mut wait) = (Instant::now() + FOR_A_QUEUE, FIRST_WAIT);
+        loop {
+            let looked = self.attempt(Instant::now() + DEADLINE, |link| {
+                let user = user.clone();
+                async move { Ok(link.queues.exists(&link.connection, &user).await?) }
+            });
+            let is_there = looked.await.map_err(|failure| unavailable("look for a queue", failure.source))?;
+            if is_there || Instant::now() >= deadline {
+                return Ok(());
+            }
+            sleep(wait).await;
+            wait *= 2;
+        }
     }
 
     async fn has_owner(&self, user: &UserId) -> Result<bool, Unavailable> {
@@ -417,6 +504,42 @@ impl Publishing {
         self.write_to_owner(user, properties, user.as_str().as_bytes().to_vec(), action).await
     }
 
+    /// Tells whoever owns the user's partition what may get lost on the way: an ack comes again with what it acknowledges,
+    /// and a notice that is not heard is no harm. So nobody waits for the broker's word.
+    ///
+    /// Over a connection that has died meanwhile it would get lost without anybody noticing: one that was silent for long is
+    /// therefore tried by waiting for the word all the same.
+    async fn mention(
+        &self,
+        user: &UserId,
+        properties: BasicProperties,
+        action: &'static str,
+    ) -> Result<(), Unavailable> {
+        let letter = Arc::new(self.to_owner(user, properties, user.as_str().as_bytes().to_vec()));
+        let mentioned = self.attempt(Instant::now() + DEADLINE, |link| {
+            let letter = Arc::clone(&letter);
+            async move {
+                if link.is_fresh() {
+                    return link.write(&letter).await;
+                }
+                let _lane = self.lanes.acquire().await.map_err(Failure::surely)?;
+                link.publish(&letter).await.map(drop)
+            }
+        });
+        mentioned.await.map_err(|failure| unavailable(action, failure.source))
+    }
+
+    fn to_owner(&self, user: &UserId, properties: BasicProperties, body: Vec<u8>) -> Letter {
+        Letter {
+            exchange: CONTROL,
+            routing_key: control_queue(self.partitions.of(user)),
+            // Where that partition has never had an owner there is no such queue: the first one will look for itself.
+            mandatory: false,
+            properties,
+            body,
+        }
+    }
+
     async fn write_to_owner(
         &self,
         user: &UserId,
@@ -424,15 +547,7 @@ impl Publishing {
         body: Vec<u8>,
         action: &'static str,
     ) -> Result<(), Unavailable> {
-        let letter = Letter {
-            exchange: "",
-            routing_key: control_queue(self.partitions.of(user)),
-            // Where no consumer has ever run there is no such queue: the first one will look for itself.
-            mandatory: false,
-            properties,
-            body,
-        };
-        match self.deliver(letter).await {
+        match self.deliver(self.to_owner(user, properties, body)).await {
             Ok(Confirmation::Ack(_)) => Ok(()),
             Ok(refused) => Err(unavailable(action, format!("not confirmed: {refused:?}"))),
             Err(failure) => Err(unavailable(action, failure.source)),

@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use super::{
-    NOT_FOUND, PRECONDITION_FAILED, QueueKind,
+    ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, QueueKind,
     consuming::{Lease, PATIENCE},
     topology::{adopt_user, bind_room, control_queue, declare_user, look_at, unbind_room, unbind_user, user_queue},
 };
@@ -177,6 +177,7 @@ impl UserQueues {
             let channel = self.in_time(reopened(connection, &mut *channel.lock().await)).await?;
             let error = match self.in_time(declare_user(&channel, user, settings)).await {
                 Ok(consumers) => return Ok(consumers),
+                Err(error) if code(&error) == Some(ACCESS_REFUSED) => return Err(error),
                 Err(error) => error,
             };
             // The refusal may be our neighbour's: all that was under way on the channel hears it.
@@ -191,6 +192,11 @@ impl UserQueues {
                 Err(_) => return Err(error),
             }
         }
+    }
+
+    /// Whether a user has a queue.
+    pub(super) async fn exists(&self, connection: &Connection, user: &UserId) -> Result<bool, lapin::Error> {
+        Ok(self.waiting(connection, user).await?.is_some())
     }
 
     /// Whether somebody owns a partition, and so makes its users' queues.
@@ -362,7 +368,8 @@ pub(super) async fn reopened(connection: &Connection, channel: &mut Option<Chann
     }
 }
 
-fn code(error: &lapin::Error) -> Option<u16> {
+/// The reply code with which the broker has refused something.
+pub(super) fn code(error: &lapin::Error) -> Option<u16> {
     match error.kind() {
         ErrorKind::ProtocolError(refused) => Some(refused.get_id()),
         _ => None,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::{try_join, try_join5};
+use futures_util::future::{try_join, try_join3, try_join5};
 use kschat_core::{Partition, Partitions};
 use kschat_protocol::{RoomId, UserId};
 use lapin::{
@@ -25,6 +25,9 @@ pub(super) const BROADCAST: &str = "kschat.broadcast";
 
 /// The exchange of rooms.
 pub(super) const ROOMS: &str = "kschat.rooms";
+
+/// The exchange of control messages. The default one would do, but whoever may publish to that may publish to every queue.
+pub(super) const CONTROL: &str = "kschat.control";
 
 pub(super) const MEMBERS: &str = "kschat.members";
 pub(super) const DEAD: &str = "kschat.dead";
@@ -87,6 +90,7 @@ pub(super) fn user_queue(user: &UserId) -> ShortString {
     format!("kschat.user.{}", user.as_str()).into()
 }
 
+/// The name of a partition's control queue, and its routing key in [`CONTROL`].
 pub(super) fn control_queue(partition: Partition) -> ShortString {
     format!("kschat.control.{partition}").into()
 }
@@ -155,12 +159,26 @@ pub(super) async fn declare_shared(channel: &Channel) -> Result<(), lapin::Error
     Ok(())
 }
 
+/// Looks whether all is there that functions publish to. Unlike a declaration, a look needs no permission.
+pub(super) async fn look_for_exchanges(channel: &Channel) -> Result<(), lapin::Error> {
+    let look = |name: &str, kind| {
+        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        channel.exchange_declare(name.into(), kind, options, FieldTable::default())
+    };
+    let (direct, rooms) = (look(EXCHANGE, ExchangeKind::Direct), look(ROOMS, ExchangeKind::Topic));
+    try_join3(direct, rooms, look(CONTROL, ExchangeKind::Direct)).await?;
+    Ok(())
+}
+
 /// Declares what consumers share partitions by.
 pub(super) async fn declare_partitions(channel: &Channel, partitions: Partitions) -> Result<(), lapin::Error> {
+    durable_exchange(channel, CONTROL, ExchangeKind::Direct).await?;
     channel.queue_declare(MEMBERS.into(), QueueDeclareOptions::durable(), table([classic()])).await?;
-    for partition in partitions.all() {
-        let arguments = table([classic(), ("x-max-length", number(NOTES))]);
-        channel.queue_declare(control_queue(partition), QueueDeclareOptions::durable(), arguments).await?;
+    for queue in partitions.all().map(control_queue) {
+        let (arguments, bind) = (table([classic(), ("x-max-length", number(NOTES))]), QueueBindOptions::default());
+        let declare = channel.queue_declare(queue.clone(), QueueDeclareOptions::durable(), arguments);
+        let bind = channel.queue_bind(queue.clone(), CONTROL.into(), queue, bind, FieldTable::default());
+        try_join(declare, bind).await?;
     }
     Ok(())
 }
