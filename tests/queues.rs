@@ -539,7 +539,6 @@ async fn sender_who_wants_a_thousand_queues_delays_no_other() {
     honest.sort();
     let (median, last) = (honest.get(honest.len() / 2), honest.last());
     let report = format!("asked for in {asked:?}; the other: {} of 15, p50 {median:?}, worst {last:?}", honest.len());
-    eprintln!("{report}");
     assert_eq!(honest.len(), took.len(), "{report}");
     stack.stop().await;
 }

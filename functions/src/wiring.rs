@@ -76,6 +76,7 @@ pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
             hash: Arc::new(settings.message_id_key),
             publisher: broker.clone(),
             queues: broker.clone(),
+            shares: Some(registry.clone()),
             clock: clock.clone(),
             rooms: rooms.clone(),
             strangers: settings.strangers,

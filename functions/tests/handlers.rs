@@ -68,6 +68,7 @@ impl Scene {
                     hash: Arc::new(MemoryHash::new()),
                     publisher: shared.clone(),
                     queues: shared.clone(),
+                    shares: Some(registry.clone()),
                     clock: clock.clone(),
                     rooms: rooms.clone(),
                     strangers: Strangers::Queue,

@@ -129,13 +129,13 @@ ROLES = {
         ("logs:CreateLogStream", "<ConsumerLogs.Arn>"),
         ("logs:PutLogEvents", "<ConsumerLogs.Arn>"),
     },
-    # The consumer pushes, and closes what nobody may use any more.
+    # The consumer pushes, closes what nobody may use any more, and asks what is open.
     "ConsumerRole": {
         (
             "execute-api:ManageConnections",
             f"arn:aws:execute-api:us-east-1:111122223333:<Api>/prod/{verb}/@connections/*",
         )
-        for verb in ("POST", "DELETE")
+        for verb in ("POST", "DELETE", "GET")
     },
 }
 

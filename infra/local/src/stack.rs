@@ -240,6 +240,7 @@ impl Parts {
                     hash: Arc::new(hash),
                     publisher: self.publisher.clone(),
                     queues: self.queues.clone(),
+                    shares: Some(self.shares.clone()),
                     clock: clock.clone(),
                     rooms: rooms.clone(),
                     strangers: options.strangers,

@@ -24,6 +24,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// broker.
 const POSTS: usize = 1_024;
 
+/// Questions under way whether a connection is open: pushes go first at an edge that is throttled.
+const CHECKS: usize = 32;
+
 /// Where the connections API is: the callback URL of a stage, `https://{api}.execute-api.{region}.…/{stage}`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CallbackUrl(String);
@@ -68,6 +71,7 @@ impl fmt::Debug for CallbackUrl {
 pub struct ApiGateway {
     client: Client,
     posts: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
 }
 
 impl ApiGateway {
@@ -83,7 +87,11 @@ impl ApiGateway {
             let nobody = Credentials::new("local", "local", None, None, "local edge");
             loader = loader.region(Region::from_static("local")).credentials_provider(nobody);
         }
-        Self { client: Client::new(&loader.load().await), posts: Arc::new(Semaphore::new(POSTS)) }
+        Self {
+            client: Client::new(&loader.load().await),
+            posts: Arc::new(Semaphore::new(POSTS)),
+            checks: Arc::new(Semaphore::new(CHECKS)),
+        }
     }
 }
 
@@ -105,6 +113,7 @@ impl ConnectionsApi for ApiGateway {
     }
 
     async fn is_open(&self, connection: &ConnectionId) -> Result<bool, Unavailable> {
+        let _permit = self.checks.acquire().await;
         let found = self.client.get_connection().connection_id(connection.as_str()).send().await;
         match found.map_err(|error| (status(&error), DisplayErrorContext(error).to_string())) {
             Ok(_) => Ok(true),

@@ -49,7 +49,6 @@ use std::{net::SocketAddr, num::NonZero, str::FromStr, sync::Arc, time::Duration
 
 use kschat_core::{
     Partitions,
-    deliver::MAX_PREFETCH,
     limits::{Limits, Rate, Share},
     ports::RoomPolicy,
     rooms::{Everybody, ListedInToken},
@@ -436,7 +435,7 @@ impl ConsumerSettings {
         let default = Address(SocketAddr::from(([127, 0, 0, 1], 8080)));
         let health_addr = env.optional("HEALTH_ADDR", default);
         let receipts = receipts(env);
-        let (callback_url, prefetch) = (callback_url?, prefetch?.get().min(MAX_PREFETCH));
+        let (callback_url, prefetch) = (callback_url?, prefetch?.get().min(kschat_core::deliver::MAX_PREFETCH));
         Some(Self { callback_url, prefetch, health_addr: health_addr?.0, receipts: receipts? })
     }
 }

@@ -122,19 +122,29 @@ pub(crate) async fn register(
     session: &Session,
     instead_of: Option<&UserId>,
 ) -> Result<(), ConnectError> {
-    match create(deps, connection, session, instead_of, deps.rate).await {
-        Err(ConnectError::TooManyDevices) => {}
-        other => return other,
+    match create(deps, connection, session, instead_of, deps.rate).await? {
+        Room::Found => return Ok(()),
+        // Somebody else waits for that already: a user who is full must not keep functions busy.
+        Room::None { check: false } => return Err(ConnectError::TooManyDevices),
+        Room::None { check: true } => {}
     }
     deps.supervision.check(&session.user).await.map_err(ConnectError::Broker)?;
     for wait in ROOM_CHECKS {
         sleep(wait).await;
-        match create(deps, connection, session, instead_of, None).await {
-            Err(ConnectError::TooManyDevices) => {}
-            other => return other,
+        if let Room::Found = create(deps, connection, session, instead_of, None).await? {
+            return Ok(());
         }
     }
     Err(ConnectError::TooManyDevices)
+}
+
+/// Whether there was room for a connection.
+enum Room {
+    Found,
+    None {
+        /// Whether the others are to be checked.
+        check: bool,
+    },
 }
 
 async fn create(
@@ -143,11 +153,11 @@ async fn create(
     session: &Session,
     instead_of: Option<&UserId>,
     rate: Option<Rate>,
-) -> Result<(), ConnectError> {
+) -> Result<Room, ConnectError> {
     let admission = Admission { instead_of: instead_of.cloned(), limit: MAX_DEVICES, rate, now: deps.clock.now() };
     match deps.registry.create(connection, session, &admission).await.map_err(ConnectError::Registry)? {
-        Created::Done => Ok(()),
-        Created::TooMany => Err(ConnectError::TooManyDevices),
+        Created::Done => Ok(Room::Found),
+        Created::TooMany { check } => Ok(Room::None { check }),
         Created::Limited(retry) => Err(ConnectError::TooOften { retry }),
         Created::Taken => Err(ConnectError::Taken),
         Created::Gone => Err(ConnectError::Ended),

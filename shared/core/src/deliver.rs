@@ -228,6 +228,7 @@ pub async fn serve(deps: &Deps, user: &UserId, signals: &Signals) -> End {
                 unacked,
                 held,
                 shares,
+                has_passed_on: false,
             };
             // What is on loan is given back, whatever went wrong.
             let end = job::guard("deliver", courier.run()).await.unwrap_or(End::Panicked);
@@ -318,6 +319,8 @@ struct Courier<'a> {
     held: Option<Read>,
     /// What of the senders' shares has left the queue.
     shares: ShareWindow,
+    /// Whether replies were passed on since messages had their turn.
+    has_passed_on: bool,
 }
 
 impl Courier<'_> {
@@ -391,10 +394,13 @@ impl Courier<'_> {
                 }
                 () = self.signals.acks.arrived() => self.settle().await?,
                 () = self.signals.notices.due(self.notices_at) => self.push_notices().await?,
-                () = self.signals.replies.arrived() => self.pass_on().await?,
+                () = self.signals.replies.arrived(), if !self.has_passed_on => {
+                    self.has_passed_on = true;
+                    self.pass_on().await?;
+                }
                 () = sleep_until(tend_at.unwrap_or_else(Instant::now)), if tend_at.is_some() => self.tend().await?,
                 () = sleep_until(self.unacked.again_at()), if !self.unacked.is_empty() => self.push_again().await?,
-                () = sleep_until(self.shares.due_at()), if self.deps.shares.is_some() => self.update_shares().await,
+                () = sleep_until(self.shares.due_at()), if self.deps.shares.is_some() => self.update_shares().await?,
                 () = ready(()), if self.held.is_some() && takes => {
                     if let Some(held) = self.held.take() {
                         return Ok(held);
@@ -403,10 +409,13 @@ impl Courier<'_> {
                 delivery = NextDelivery::of(&mut *self.deliveries, &mut self.arrivals),
                     if self.held.is_none() && takes =>
                 {
+                    self.has_passed_on = false;
                     if let Some(read) = self.read(delivery.ok_or(End::Lost)?).await? {
                         return Ok(read);
                     }
                 }
+                // Nothing else was due: whoever has replies without end does not keep the messages waiting.
+                () = ready(()), if self.has_passed_on => self.has_passed_on = false,
             }
         }
     }
@@ -458,6 +467,7 @@ impl Courier<'_> {
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "a session can't be restored for now");
                     self.look_at = Some(Instant::now() + LOOK_AGAIN);
+                    break;
                 }
             }
         }

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kschat_protocol::{ClientFrame, ConnectionId, Er, FrameError};
+use kschat_protocol::{ClientFrame, ConnectionId, Er, FrameError, Recipient, Request};
 
 use crate::{
     Clock, Session,
@@ -38,6 +38,8 @@ pub struct Caller {
     pub has_other_devices: bool,
     /// Whether it may be done.
     pub verdict: Verdict,
+    /// As how much of its sender's share the message was counted.
+    pub counted: u64,
 }
 
 /// Why nobody can be told to have said something.
@@ -59,14 +61,35 @@ impl Limits {
         match frame {
             Some(Ok(ClientFrame::Send(send))) => {
                 let (new_recipients, share) = (self.new_recipients, self.share);
-                let message = Addressed { to: &send.recipient, bytes: send.msg.len(), new_recipients, share };
+                let to = match &send.recipient {
+                    Recipient::User(user) => Some(user),
+                    Recipient::Room(_) => None,
+                };
+                let message = Addressed { to, bytes: json_length(&send.msg), new_recipients, share };
                 Charge { class: Class::Sends, cost: 1, rate: self.sends, message: Some(message) }
             }
             Some(Ok(ClientFrame::Ack(_))) => Charge { class: Class::Acks, cost: 1, rate: self.acks, message: None },
+            // What is remembered of a pair takes as much as a queue does.
+            Some(Ok(ClientFrame::Request(asked @ Request::Read { peer, .. }))) => {
+                let (new_recipients, share) = (self.new_recipients, None);
+                let message = Addressed { to: Some(peer), bytes: 0, new_recipients, share };
+                Charge { message: Some(message), ..request(request::weight(asked)) }
+            }
             Some(Ok(ClientFrame::Request(asked))) => request(request::weight(asked)),
             Some(Err(_)) | None => request(1),
         }
     }
+}
+
+/// How many bytes a text takes as JSON. A control character takes six, so whoever is charged by the letter could put six
+/// times as much into a queue.
+fn json_length(text: &str) -> usize {
+    let length = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
+        0..32 => 6,
+        _ => 1,
+    };
+    2 + text.bytes().map(length).sum::<usize>()
 }
 
 /// Finds out who is behind a connection, and counts what it says. A user who has gone on for long in spite of refusals has
@@ -82,7 +105,10 @@ pub async fn enter(deps: &Deps, connection: &ConnectionId, charge: &Charge<'_>) 
     {
         tracing::warn!(error = &error as &dyn std::error::Error, "a blocked user's connections are not closed for now");
     }
+    let share = charge.message.as_ref().and_then(|message| Some(message.share?.weight(message.bytes)));
+    let is_counted = entered.verdict == Verdict::Granted;
     Ok(Caller {
+        counted: share.filter(|_| is_counted).unwrap_or_default(),
         connection: connection.clone(),
         session: entered.session,
         has_other_devices: entered.has_other_devices,
@@ -143,6 +169,18 @@ impl Caller {
             Verdict::Granted => Ok(()),
             Verdict::Limited(retry) | Verdict::Blocked { left: retry, .. } => Err(Refused::TooOften { retry }),
             Verdict::ShareFull => Err(Refused::ShareFull),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn length_is_that_of_the_text_as_json() {
+        for text in ["", "hello", "\"\\/\n\r\t\u{8}\u{c}", "\u{1}\u{1f}\u{7f}", "\u{fc}\u{2028}\u{1f600}"] {
+            assert_eq!(json_length(text), serde_json::to_string(text).unwrap().len(), "{text:?}");
         }
     }
 }

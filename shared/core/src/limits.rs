@@ -94,27 +94,38 @@ impl Share {
     #[must_use]
     pub fn of_queue(percent: u8, bytes: u64, messages: u32, retention: Duration) -> Self {
         let share = bytes.saturating_mul(percent.min(100).into()) / 100;
-        Self { bytes: share.max(1), least: bytes / u64::from(messages.max(1)), retention }
+        Self { bytes: share.max(LEAST_SHARE), least: bytes / u64::from(messages.max(1)), retention }
     }
 
-    /// As how much a message counts that has so many bytes.
+    /// As how much a message counts whose text takes so many bytes as JSON.
     #[must_use]
     pub fn weight(&self, bytes: usize) -> u64 {
-        u64::try_from(bytes).unwrap_or(u64::MAX).max(self.least).max(1)
+        u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(ENVELOPE).max(self.least)
     }
 
     /// The bucket from which a user speaks in rooms, and as how much a message counts there. Nobody knows how much of it
-    /// waits for each member, so what is said counts for [`ROOM_SHARE_SPAN`]; the unit is [`Self::least`].
+    /// waits for each member, so what is said counts for as long as it may wait; the unit is [`Self::least`].
     #[must_use]
     pub fn in_rooms(&self, bytes: usize) -> (Rate, u32) {
         let units = |bytes: u64| u32::try_from(bytes.div_ceil(self.least.max(1))).unwrap_or(u32::MAX);
         let burst = units(self.bytes);
-        (Rate::new(burst, ROOM_SHARE_SPAN, burst), units(self.weight(bytes)))
+        (Rate::new(burst, self.retention, burst), units(self.weight(bytes)))
     }
 }
 
-/// How often a user may go on although it was refused; then it is blocked for [`BLOCKED`].
-pub const REFUSALS: Rate = Rate { burst: 100, interval: Duration::from_secs(1) };
+/// How often a user may be refused until it is blocked for [`BLOCKED`]. Whoever waits as told is refused once for each time
+/// that it is not, by the usual rate: so it may be refused as often as that.
+pub const REFUSALS: Rate = Rate { burst: 500, interval: Duration::from_millis(20) };
+
+/// Messages of one user within a day, as long as sends are limited at all: what is remembered of each for a day takes
+/// memory of the registry.
+pub const SENDS_A_DAY: Rate = Rate { burst: 100_000, interval: Duration::from_millis(864) };
+
+/// How long until a user's connections are checked again, as there is no room for one more.
+pub const CHECK_AGAIN: Duration = Duration::from_secs(5);
+
+/// For how long it is remembered to whom a user has written.
+pub const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How long a user is blocked who went on in spite of refusals: its connections are closed, and handshakes are refused.
 pub const BLOCKED: Duration = Duration::from_secs(60);
@@ -128,8 +139,11 @@ pub const KNOWN_RECIPIENTS: usize = 1_000;
 /// For how long it is remembered that a connection has ended: longer than a function that wants to create it may take.
 pub const ENDED: Duration = Duration::from_secs(120);
 
-/// What one user may say in rooms counts against its share for so long: who is in a room and away has it waiting.
-pub const ROOM_SHARE_SPAN: Duration = Duration::from_secs(24 * 60 * 60);
+/// What a message takes in a queue beside its text: ids in both directions, and the names of the fields.
+const ENVELOPE: u64 = 400;
+
+/// The smallest share: the largest message fits into it.
+const LEAST_SHARE: u64 = 64 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -166,8 +180,9 @@ mod tests {
 
     #[test]
     fn share_counts_small_messages_as_a_part_of_the_number() {
-        let share = Share::of_queue(25, 1_000, 10, Duration::from_secs(60));
-        assert_eq!((share.bytes, share.least), (250, 100));
-        assert_eq!((share.weight(3), share.weight(700)), (100, 700));
+        let share = Share::of_queue(25, 1_000_000, 1_000, Duration::from_secs(60));
+        assert_eq!((share.bytes, share.least), (250_000, 1_000));
+        assert_eq!((share.weight(3), share.weight(7_000)), (1_000, 7_400));
+        assert!(Share::of_queue(1, 1, 1, Duration::from_secs(60)).bytes > share.weight(28 * 1_024));
     }
 }

@@ -3,6 +3,7 @@
 //! They have no queue and hear no messages: they are greeted, and waited for.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -72,7 +73,11 @@ impl Lobby {
 
 impl Waiting {
     fn evict(&mut self) {
-        let most = self.sources.iter().max_by_key(|(_, places)| places.len()).map(|(source, _)| source.clone());
+        let most = self
+            .sources
+            .iter()
+            .max_by_key(|(_, places)| (places.len(), Reverse(places.keys().next())))
+            .map(|(source, _)| source.clone());
         let oldest = most.and_then(|source| {
             let (number, lost) = self.sources.get(&source)?.first_key_value()?;
             lost.cancel();

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use kschat_protocol::{
-    AckFrame, ConnectionId, Er, Message, MessageId, Notice, Recipient, RoomId, TraceContext, UserId,
-};
+use kschat_protocol::{AckFrame, ConnectionId, Er, Message, MessageId, Notice, RoomId, TraceContext, UserId};
 
 use crate::{
     Partition, Session, Timestamp,
@@ -115,7 +113,10 @@ pub enum Created {
     /// It is registered.
     Done,
     /// The user has as many connections as it may have, or so the registry believes.
-    TooMany,
+    TooMany {
+        /// Whether it is time to have them checked against the edge; somebody else has seen to that otherwise.
+        check: bool,
+    },
     /// The user connects too often, or is blocked: not before that span is over.
     Limited(Duration),
     /// It belongs to another user.
@@ -144,7 +145,7 @@ pub struct Charge<'a> {
     pub cost: u32,
     /// How often a user may do it.
     pub rate: Option<Rate>,
-    /// The message that it brings, if it brings one.
+    /// The message that it brings, if it brings one, or the user whom it has read something of.
     pub message: Option<Addressed<'a>>,
 }
 
@@ -162,9 +163,9 @@ pub enum Class {
 /// A message on its way to a recipient.
 #[derive(Clone, Debug)]
 pub struct Addressed<'a> {
-    /// Who shall get it.
-    pub to: &'a Recipient,
-    /// How long its text is.
+    /// Who shall get it; nothing if those in a room shall.
+    pub to: Option<&'a UserId>,
+    /// How many bytes its text takes as JSON.
     pub bytes: usize,
     /// How often a user may write to somebody new.
     pub new_recipients: Option<Rate>,
@@ -623,6 +624,12 @@ pub trait SenderShares: Send + Sync {
     /// # Errors
     /// [`Unavailable`]: some may still count.
     async fn clear_shares(&self, user: &UserId) -> Result<(), Unavailable>;
+
+    /// What was counted of a sender for that user has not come into the queue after all.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may still count.
+    async fn give_back(&self, user: &UserId, sender: &UserId, weight: u64) -> Result<(), Unavailable>;
 
     /// What was counted before the last call of this has left the queue; what was counted since then goes on to count.
     ///

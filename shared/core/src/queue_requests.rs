@@ -32,11 +32,12 @@ pub type Asker = Option<UserId>;
 impl WantedBox {
     /// Somebody asks for the queue.
     pub fn put(&self, asker: Asker) {
-        *self.asked_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(asker);
+        // Whoever asks later must not take the first one's turn.
+        self.asked_by.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(asker);
         self.arrived.notify_one();
     }
 
-    /// Who has asked last, if somebody has.
+    /// Who has asked first, if somebody has.
     pub(crate) fn asker(&self) -> Option<Asker> {
         self.asked_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -64,18 +64,11 @@ pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &Signals) {
     };
     let look_in = |span| deps.backlogs.note(user, deps.clock.now().plus(span));
     let noted = match retired {
-        Ok(Retired::Gone) => {
-            let nothing_waits = async {
-                match &deps.shares {
-                    Some(shares) => shares.clear_shares(user).await,
-                    None => Ok(()),
-                }
-            };
-            try_join(deps.backlogs.clear(user), nothing_waits).await.map(|_| ())
-        }
+        Ok(Retired::Gone) => try_join(deps.backlogs.clear(user), nothing_waits(deps, user)).await.map(|_| ()),
         Ok(Retired::Kept) => look_in(FIRST_LOOK).await,
+        Ok(Retired::Idle(safe)) => try_join(look_in(safe / 2), nothing_waits(deps, user)).await.map(|_| ()),
         // Long before the broker gives the queue up.
-        Ok(Retired::Waiting(safe) | Retired::Idle(safe)) => look_in(safe / 2).await,
+        Ok(Retired::Waiting(safe)) => look_in(safe / 2).await,
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "a queue can't be looked at for now");
             look_in(FIRST_LOOK).await
@@ -83,6 +76,14 @@ pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &Signals) {
     };
     if let Err(error) = noted {
         tracing::warn!(error = &error as &dyn std::error::Error, "a backlog is not counted as it is");
+    }
+}
+
+/// Nothing of any sender waits in the queue.
+async fn nothing_waits(deps: &Deps, user: &UserId) -> Result<(), Unavailable> {
+    match &deps.shares {
+        Some(shares) => shares.clear_shares(user).await,
+        None => Ok(()),
     }
 }
 

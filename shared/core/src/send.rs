@@ -15,7 +15,7 @@ use crate::{
     mint::{self, Content},
     ports::{
         Backlogs, Claim, Claimed, IdempotencyStore, MessageHash, PublishError, Publisher, Queues, Requested,
-        Unavailable,
+        SenderShares, Unavailable,
     },
     retire::FIRST_LOOK,
     rooms, trace,
@@ -50,6 +50,8 @@ pub struct Deps {
     pub queues: Arc<dyn Queues>,
     /// Remembers for whom messages wait who is away.
     pub backlogs: Arc<dyn Backlogs>,
+    /// Knows how much of each sender waits for a recipient, if anybody counts that.
+    pub shares: Option<Arc<dyn SenderShares>>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Rooms.
@@ -114,7 +116,9 @@ impl SendError {
 
 /// Takes a message from a connection to the recipient's queue; the reply goes back to that connection.
 pub async fn send(deps: &Deps, caller: &Caller, frame: SendFrame) -> SendReply {
-    match accept(deps, caller, &frame).await {
+    let accepted = accept(deps, caller, &frame).await;
+    give_back(deps, caller, &frame, &accepted).await;
+    match accepted {
         Ok((message, repeated)) => {
             tracing::debug!(repeated, "send accepted");
             SendReply::accepted(message, repeated)
@@ -131,6 +135,22 @@ pub async fn send(deps: &Deps, caller: &Caller, frame: SendFrame) -> SendReply {
                 error => SendReply::failed(error.code(), frame),
             }
         }
+    }
+}
+
+/// What has surely not come into the queue does not count as the sender's share of it.
+async fn give_back(deps: &Deps, caller: &Caller, frame: &SendFrame, accepted: &Result<(Message, bool), SendError>) {
+    let is_in_queue = match accepted {
+        Ok((_, repeated)) => !repeated,
+        Err(error) => matches!(error, SendError::Publish(PublishError::Unconfirmed(_))),
+    };
+    let (Recipient::User(to), Some(shares)) = (&frame.recipient, &deps.shares) else { return };
+    let sender = &caller.session.user;
+    if is_in_queue || caller.counted == 0 || to == sender {
+        return;
+    }
+    if let Err(error) = shares.give_back(to, sender, caller.counted).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a send that failed counts as if it waited");
     }
 }
 

@@ -87,7 +87,13 @@ impl Setup {
 
     async fn caller(&self) -> Caller {
         let session = self.session().await.expect("a session");
-        Caller { connection: self.alice.clone(), session, has_other_devices: false, verdict: Verdict::Granted }
+        Caller {
+            connection: self.alice.clone(),
+            session,
+            has_other_devices: false,
+            verdict: Verdict::Granted,
+            counted: 0,
+        }
     }
 
     async fn show(&self, caller: &Caller, token: &str) -> (Er, String) {

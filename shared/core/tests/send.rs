@@ -86,16 +86,17 @@ impl Scene {
         };
         let deps = Deps {
             idempotency: registry.clone(),
-            backlogs: registry,
+            backlogs: registry.clone(),
             hash: Arc::new(MemoryHash::new()),
             publisher: Arc::new(publisher),
             queues: Arc::new(broker.clone()),
+            shares: Some(registry.clone()),
             clock: clock.clone(),
             rooms,
             strangers: Strangers::Queue,
         };
         let verdict = Verdict::Granted;
-        let alice = Caller { connection: connection(), session, has_other_devices: false, verdict };
+        let alice = Caller { connection: connection(), session, has_other_devices: false, verdict, counted: 0 };
         Self { deps, broker, clock, alice, bob }
     }
 

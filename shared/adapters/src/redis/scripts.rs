@@ -17,6 +17,7 @@ pub(super) static ENTER: LazyLock<Loaded> = script!("scripts/enter.lua");
 pub(super) static END: LazyLock<Loaded> = script!("scripts/end.lua");
 pub(super) static REMOVE: LazyLock<Loaded> = script!("scripts/remove.lua");
 pub(super) static ROTATE: LazyLock<Loaded> = script!("scripts/rotate.lua");
+pub(super) static GIVE_BACK: LazyLock<Loaded> = script!("scripts/give_back.lua");
 
 /// A script, and the hash by which Redis knows it.
 pub(super) struct Loaded {
@@ -41,7 +42,7 @@ impl Loaded {
 pub(super) async fn load(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("INFO").arg("cluster");
-    for script in [&CREATE, &UPDATE, &RESTORE, &ENTER, &END, &REMOVE, &ROTATE] {
+    for script in [&CREATE, &UPDATE, &RESTORE, &ENTER, &END, &REMOVE, &ROTATE, &GIVE_BACK] {
         pipeline.cmd("SCRIPT").arg("LOAD").arg(script.text).ignore();
     }
     let (cluster,): (String,) = pipeline.query_async(connection).await?;

@@ -5,20 +5,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kschat_core::{
     Partition, Session, Timestamp,
-    limits::{BLOCKED, ENDED, KICK_AGAIN, KNOWN_RECIPIENTS, REFUSALS, Rate},
+    limits::{BLOCKED, CHECK_AGAIN, ENDED, KICK_AGAIN, KNOWN_RECIPIENTS, REFUSALS, REMEMBERED, Rate, SENDS_A_DAY},
     ports::{
         Admission, BoxError, Charge, Class, ConnectionRegistry, Created, Entered, Reachable, SenderShares, Unavailable,
         Updated, Verdict,
     },
 };
-use kschat_protocol::{ConnectionId, Recipient, UserId, Version, dialect::Dialect};
+use kschat_protocol::{ConnectionId, UserId, Version, dialect::Dialect};
 use redis::Cmd;
 use serde::{Deserialize, Serialize};
 
 use super::{RedisRegistry, mark_key, millis, online_key, part, readable, scripts, to_json, undecodable};
-
-/// For how long it is remembered to whom a user has written.
-const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How often a change is tried that finds the session as it should be, written in other words.
 const TRIES: u32 = 3;
@@ -159,11 +156,11 @@ impl ConnectionRegistry for RedisRegistry {
             Some(user) => (user.as_str(), self.partitions.of(user).to_string()),
             None => ("", String::new()),
         };
-        call.arg(before).arg(partition).arg(millis(Session::REMEMBERED));
+        call.arg(before).arg(partition).arg(millis(Session::REMEMBERED)).arg(millis(CHECK_AGAIN));
         let (outcome, wait): (String, Option<u64>) = self.run_one("register a connection", call).await?;
         match (outcome.as_str(), wait) {
             ("done", _) => Ok(Created::Done),
-            ("many", _) => Ok(Created::TooMany),
+            ("many", first) => Ok(Created::TooMany { check: first == Some(1) }),
             ("limited", Some(wait)) => Ok(Created::Limited(Duration::from_millis(wait))),
             ("taken", _) => Ok(Created::Taken),
             ("gone", _) => Ok(Created::Gone),
@@ -202,7 +199,7 @@ impl ConnectionRegistry for RedisRegistry {
         let outcome: String = self.run_one("restore a session", call).await?;
         match outcome.as_str() {
             "done" => Ok(Created::Done),
-            "many" => Ok(Created::TooMany),
+            "many" => Ok(Created::TooMany { check: false }),
             "gone" => Ok(Created::Gone),
             _ => Err(undecodable("an unknown outcome")),
         }
@@ -234,6 +231,8 @@ impl ConnectionRegistry for RedisRegistry {
             .arg(millis(KICK_AGAIN))
             .arg(millis(Session::REMEMBERED));
         message_arguments(&mut call, charge);
+        let (day_burst, day_interval) = rate(Some(SENDS_A_DAY));
+        call.arg(millis(REMEMBERED)).arg(day_burst).arg(day_interval);
         let found: Option<(String, String, u64, u8, u8)> = self.run_one("read a session", call).await?;
         let Some((stored, verdict, wait, others, kick)) = found else { return Ok(None) };
         let session = read_session(&stored).map_err(undecodable)?;
@@ -314,13 +313,10 @@ fn message_arguments(call: &mut Cmd, charge: &Charge<'_>) {
         return;
     };
     let (new_burst, new_interval) = rate(message.new_recipients);
-    let to = match message.to {
-        Recipient::User(user) => user.as_str(),
-        Recipient::Room(_) => "",
-    };
+    let to = message.to.map_or("", UserId::as_str);
     let share = message.share;
     let weight = share.map_or(0, |share| share.weight(message.bytes));
-    let (limit, retention) = share.map_or((0, REMEMBERED), |share| (share.bytes, share.retention));
+    let (limit, retention) = share.map_or((0, Duration::ZERO), |share| (share.bytes, share.retention));
     let (room, cost) = share.map_or((None, 0), |share| {
         let (rate, cost) = share.in_rooms(message.bytes);
         (Some(rate), cost)
@@ -335,6 +331,14 @@ impl SenderShares for RedisRegistry {
     async fn clear_shares(&self, user: &UserId) -> Result<(), Unavailable> {
         let keys = share_keys(user);
         let _: u64 = self.run_one("clear what waits of senders", Cmd::unlink(&keys[..])).await?;
+        Ok(())
+    }
+
+    async fn give_back(&self, user: &UserId, sender: &UserId, weight: u64) -> Result<(), Unavailable> {
+        let [recent, _] = share_keys(user);
+        let mut call = scripts::GIVE_BACK.call();
+        call.arg(recent).arg(sender.as_str()).arg(weight);
+        let _: u8 = self.run_one("give a sender's share back", call).await?;
         Ok(())
     }
 

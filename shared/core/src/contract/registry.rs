@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use kschat_protocol::{ConnectionId, MessageId, Recipient, RoomId, UserId, Version, dialect::Dialect};
+use kschat_protocol::{ConnectionId, MessageId, RoomId, UserId, Version, dialect::Dialect};
 
 use super::{admission, connection, register, session, somebody};
 use crate::{
@@ -200,12 +200,15 @@ pub async fn connections_at_once_stop_at_the_limit(registry: &impl ConnectionReg
     let created = join_all(ids.iter().map(|id| registry.create(id, &session, &admission))).await;
     let created: Vec<Created> = created.into_iter().collect::<Result<_, _>>()?;
     let count = |outcome| created.iter().filter(|created| **created == outcome).count();
-    assert_eq!((count(Created::Done), count(Created::TooMany)), (10, 16));
+    let too_many = created.iter().filter(|created| matches!(created, Created::TooMany { .. })).count();
+    assert_eq!((count(Created::Done), too_many), (10, 16));
+    assert_eq!(count(Created::TooMany { check: true }), 1, "one of them sees to a check");
     assert_eq!(devices_of(registry, &user, now).await?.len(), 10);
     let first = ids.iter().zip(&created).find(|(_, created)| **created == Created::Done).map(|(id, _)| id);
     assert_eq!(registry.end(first.unwrap_or(&ids[0])).await?, Some(user.clone()));
     assert_eq!(registry.create(&connection(), &session, &admission).await?, Created::Done);
-    assert_eq!(registry.create(&connection(), &session, &admission).await?, Created::TooMany);
+    let again = registry.create(&connection(), &session, &admission).await?;
+    assert_eq!(again, Created::TooMany { check: false });
     // What has surely ended makes room, too.
     let later = now.plus(Session::REMEMBERED);
     let late = Session { connected: later, ..session.clone() };
@@ -295,7 +298,7 @@ pub async fn session_changes_only_from_what_it_was(registry: &impl ConnectionReg
     let (lost, too_many) = (connection(), connection());
     assert_eq!(registry.restore(&lost, &first, 2).await?, Created::Done);
     assert_eq!(registry.session(&lost).await?, Some(first.clone()));
-    assert_eq!(registry.restore(&too_many, &first, 2).await?, Created::TooMany);
+    assert_eq!(registry.restore(&too_many, &first, 2).await?, Created::TooMany { check: false });
     assert_eq!(registry.session(&too_many).await?, None);
     Ok(())
 }
@@ -376,13 +379,17 @@ fn acks_of(rate: Option<Rate>) -> Charge<'static> {
 pub async fn user_who_ignores_refusals_is_blocked(registry: &impl ConnectionRegistry) -> Outcome {
     let Pair { user, one, two, now } = pair(registry).await?;
     let acks = acks_of(Some(Rate::new(1, Duration::from_secs(60), 1)));
+    let requests = Charge { class: Class::Requests, ..acks.clone() };
     assert_eq!(verdict(registry, &one, &acks, now).await?, Verdict::Granted);
+    assert_eq!(verdict(registry, &one, &requests, now).await?, Verdict::Granted);
     for _ in 0..REFUSALS.burst {
+        // Others make a user acknowledge: that blocks nobody.
         assert!(matches!(verdict(registry, &one, &acks, now).await?, Verdict::Limited(_)));
+        assert!(matches!(verdict(registry, &one, &requests, now).await?, Verdict::Limited(_)));
     }
-    assert!(
-        matches!(verdict(registry, &one, &acks, now).await?, Verdict::Blocked { kick: true, left } if left == BLOCKED)
-    );
+    assert!(matches!(verdict(registry, &one, &acks, now).await?, Verdict::Limited(_)));
+    let blocked = verdict(registry, &one, &requests, now).await?;
+    assert!(matches!(blocked, Verdict::Blocked { kick: true, left } if left == BLOCKED), "{blocked:?}");
     let sends = Charge { class: Class::Sends, cost: 1, rate: None, message: None };
     assert!(matches!(verdict(registry, &two, &sends, now).await?, Verdict::Blocked { kick: false, .. }));
     let created = registry.create(&connection(), &session(&user, now, HOUR), &admission(now)).await?;
@@ -414,39 +421,74 @@ pub async fn handshakes_are_limited_by_user(registry: &impl ConnectionRegistry) 
 pub async fn new_recipients_and_shares_are_bounded(registry: &(impl ConnectionRegistry + SenderShares)) -> Outcome {
     let Pair { user, one, two: second, now } = pair(registry).await?;
     let new_recipients = Some(Rate::new(2, HOUR, 2));
-    let share = Some(Share { bytes: 100, least: 10, retention: HOUR });
+    let share = Some(Share { bytes: 10_000, least: 1_000, retention: HOUR });
     let (bob, carol, dave) = (somebody(), somebody(), somebody());
-    let send = async |to: Recipient, bytes| {
-        let message = Some(Addressed { to: &to, bytes, new_recipients, share });
+    let send = async |to: Option<&UserId>, bytes| {
+        let message = Some(Addressed { to, bytes, new_recipients, share });
         verdict(registry, &one, &Charge { class: Class::Sends, cost: 1, rate: None, message }, now).await
     };
-    let to = |user: &UserId| Recipient::User(user.clone());
     for known in [&bob, &carol, &bob] {
-        assert_eq!(send(to(known), 1).await?, Verdict::Granted);
+        assert_eq!(send(Some(known), 1).await?, Verdict::Granted);
     }
-    assert!(matches!(send(to(&dave), 1).await?, Verdict::Limited(_)));
-    assert_eq!(send(to(&bob), 80).await?, Verdict::Granted, "twice ten and eighty");
-    assert_eq!(send(to(&bob), 1).await?, Verdict::ShareFull);
-    assert_eq!(send(to(&carol), 90).await?, Verdict::Granted, "she has a queue of her own");
-    assert_eq!(send(to(&user), 1_000).await?, Verdict::Granted, "one's own devices");
+    assert!(matches!(send(Some(&dave), 1).await?, Verdict::Limited(_)));
+    assert_eq!(send(Some(&bob), 7_600).await?, Verdict::Granted, "twice a thousand and eight thousand");
+    assert_eq!(send(Some(&bob), 1).await?, Verdict::ShareFull);
+    assert_eq!(send(Some(&carol), 8_600).await?, Verdict::Granted, "she has a queue of her own");
+    assert_eq!(send(Some(&user), 100_000).await?, Verdict::Granted, "one's own devices");
     registry.rotate_shares(&bob).await?;
-    assert_eq!(send(to(&bob), 1).await?, Verdict::ShareFull, "it may still wait");
+    assert_eq!(send(Some(&bob), 1).await?, Verdict::ShareFull, "it may still wait");
     registry.rotate_shares(&bob).await?;
-    assert_eq!(send(to(&bob), 50).await?, Verdict::Granted);
-    assert_eq!(send(to(&bob), 60).await?, Verdict::ShareFull);
+    assert_eq!(send(Some(&bob), 4_600).await?, Verdict::Granted);
+    assert_eq!(send(Some(&bob), 5_600).await?, Verdict::ShareFull);
+    registry.give_back(&bob, &user, 5_000).await?;
+    assert_eq!(send(Some(&bob), 5_600).await?, Verdict::Granted);
     registry.clear_shares(&bob).await?;
-    assert_eq!(send(to(&bob), 100).await?, Verdict::Granted);
-    let room = || RoomId::try_from("r").map(Recipient::Room);
-    let Ok(room) = room() else { unreachable!("a valid id") };
+    assert_eq!(send(Some(&bob), 9_600).await?, Verdict::Granted);
     for _ in 0..10 {
-        assert_eq!(send(room.clone(), 1).await?, Verdict::Granted);
+        assert_eq!(send(None, 1).await?, Verdict::Granted, "in a room");
     }
-    assert!(matches!(send(room.clone(), 1).await?, Verdict::Limited(_)));
-    let message = Some(Addressed { to: &room, bytes: 1, new_recipients: None, share: None });
+    assert!(matches!(send(None, 1).await?, Verdict::Limited(_)));
+    let message = Some(Addressed { to: Some(&bob), bytes: 1, new_recipients: None, share: None });
     let charge = Charge { class: Class::Sends, cost: 1, rate: None, message };
     assert!(registry.enter(&one, &charge, now).await?.is_some_and(|entered| entered.has_other_devices));
     registry.end(&second).await?;
     assert!(registry.enter(&one, &charge, now).await?.is_some_and(|entered| !entered.has_other_devices));
+    Ok(())
+}
+
+/// Whoever may do nothing leaves nothing behind: a connection whose user is not known meets nobody.
+///
+/// # Errors
+/// The port's own.
+pub async fn connection_without_user_meets_nobody(registry: &impl ConnectionRegistry) -> Outcome {
+    let (id, now, bob, carol) = (connection(), SystemClock.now(), somebody(), somebody());
+    register(registry, &id, &session(&UserId::nameless(&id), now, HOUR)).await?;
+    let new_recipients = Some(Rate::new(1, HOUR, 1));
+    for to in [&bob, &carol, &bob] {
+        let message = Some(Addressed { to: Some(to), bytes: 1, new_recipients, share: None });
+        let charge = Charge { class: Class::Sends, cost: 1, rate: None, message };
+        assert_eq!(verdict(registry, &id, &charge, now).await?, Verdict::Granted, "it is not looked at");
+    }
+    Ok(())
+}
+
+/// A change of an older connection does not end what is known of a newer one.
+///
+/// # Errors
+/// The port's own.
+pub async fn newer_connection_outlives_change_of_older_one(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (somebody(), SystemClock.now());
+    let (old, new) = (connection(), connection());
+    // It is about to be forgotten.
+    let age = Session::REMEMBERED - Duration::from_secs(2);
+    let began = Timestamp::from_millis(now.millis() - u64::try_from(age.as_millis()).unwrap_or_default());
+    let first = Session { expires: None, ..session(&user, began, HOUR) };
+    register(registry, &new, &Session { expires: None, ..session(&user, now, HOUR) }).await?;
+    register(registry, &old, &first).await?;
+    let changed = Session { rooms: Some(Vec::new()), ..first.clone() };
+    assert_eq!(registry.update(&old, &first, &changed).await?, Updated::Done);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(devices_of(registry, &user, SystemClock.now()).await?, [new]);
     Ok(())
 }
 
@@ -628,6 +670,8 @@ macro_rules! registry_contract {
             user_who_ignores_refusals_is_blocked,
             handshakes_are_limited_by_user,
             new_recipients_and_shares_are_bounded,
+            connection_without_user_meets_nobody,
+            newer_connection_outlives_change_of_older_one,
             odd_ids_do_not_collide,
             a_receipt_moves_its_mark_forward_only,
             who_is_watched_by_whom_is_known_for_a_while,

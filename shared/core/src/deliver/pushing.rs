@@ -135,6 +135,7 @@ impl Courier<'_> {
         self.check_loans()?;
         tokio::select! {
             () = self.signals.stop.cancelled() => Err(End::Stopped),
+            () = self.signals.closing.arrived() => self.close_connections().await,
             () = self.signals.refresh.notified() => self.look_again().await,
             () = self.signals.restore.notified() => {
                 self.restore().await;

@@ -30,12 +30,21 @@ impl Courier<'_> {
         Ok(())
     }
 
+    /// Whether what takes long may go on: each frame may take an edge seconds, and a user may have hundreds on their way.
+    fn may_go_on(&mut self) -> Result<(), End> {
+        if self.signals.stop.is_cancelled() {
+            return Err(End::Stopped);
+        }
+        if !self.deliveries.is_ours() {
+            return Err(End::Lost);
+        }
+        self.check_loans()
+    }
+
     async fn push_all_again(&mut self) -> Result<(), End> {
         let mut targets = self.audience.who(|listener| listener.acks() && listener.is_up_to_date);
         for frame in self.unacked.frames() {
-            if !self.deliveries.is_ours() {
-                return Err(End::Lost);
-            }
+            self.may_go_on()?;
             metrics::REPETITIONS.add(targets.len());
             for (id, verdict) in self.post_once(&targets, &frame).await {
                 if verdict == Verdict::Forget {
@@ -87,9 +96,7 @@ impl Courier<'_> {
     /// Posts all that waits for an ack to one connection; stops at the first frame that it does not take.
     async fn repeat_to(&mut self, id: &ConnectionId) -> Result<Verdict, End> {
         for frame in self.unacked.frames() {
-            if !self.deliveries.is_ours() {
-                return Err(End::Lost);
-            }
+            self.may_go_on()?;
             metrics::REPETITIONS.add(1);
             let verdict = self.post_once(std::slice::from_ref(id), &frame).await.pop().map(|(_, verdict)| verdict);
             if let Some(verdict) = verdict.filter(|verdict| *verdict != Verdict::Reached) {

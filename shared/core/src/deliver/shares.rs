@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Courier;
+use super::{Courier, End};
 use crate::Timestamp;
 
 /// How long after it was counted a message is in its queue, at most: what a publish and the making of a queue may take, and
@@ -57,10 +57,9 @@ impl Courier<'_> {
     }
 
     /// Tells the registry what does not count any more.
-    pub(super) async fn update_shares(&mut self) {
-        let Some(shares) = &self.deps.shares else { return };
-        // As long as nobody hears, nobody knows what waits.
-        let is_empty = self.unacked.is_empty() && self.held.is_none() && self.audience.hears(self.deps.clock.now());
+    pub(super) async fn update_shares(&mut self) -> Result<(), End> {
+        let Some(shares) = &self.deps.shares else { return Ok(()) };
+        let is_empty = self.is_queue_empty().await?;
         let told = if std::mem::take(&mut self.shares.is_rotation_due) {
             self.shares.rotated = self.deps.clock.now();
             self.shares.due_at = Instant::now() + QUIET;
@@ -75,5 +74,17 @@ impl Courier<'_> {
         if let Err(error) = told {
             tracing::warn!(error = &error as &dyn std::error::Error, "senders' shares count for longer");
         }
+        Ok(())
+    }
+
+    /// Whether nothing waits, as far as that can be seen. What has come meanwhile is kept for the next frame.
+    async fn is_queue_empty(&mut self) -> Result<bool, End> {
+        // As long as nobody hears, nobody knows what waits.
+        if !self.unacked.is_empty() || self.held.is_some() || !self.audience.hears(self.deps.clock.now()) {
+            return Ok(false);
+        }
+        let Some(delivery) = self.deliveries.try_next() else { return Ok(true) };
+        self.held = self.read(delivery).await?;
+        Ok(false)
     }
 }

@@ -7,12 +7,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use kschat_protocol::{ConnectionId, Recipient, RoomId, UserId, Version};
+use kschat_protocol::{ConnectionId, RoomId, UserId, Version};
 use tokio::time::Instant;
 
 use crate::{
     Clock, Partition, Partitions, Session, SystemClock, Timestamp,
-    limits::{BLOCKED, ENDED, KICK_AGAIN, KNOWN_RECIPIENTS, REFUSALS, Rate, Share},
+    limits::{BLOCKED, CHECK_AGAIN, ENDED, KICK_AGAIN, KNOWN_RECIPIENTS, REFUSALS, Rate, SENDS_A_DAY, Share},
     ports::{
         Admission, Backlogs, Charge, Claim, Claimed, Class, ConnectionRegistry, Created, Entered, IdempotencyStore,
         Marks, Memberships, Presence, Presences, Reachable, Receipt, Receipts, RoomsOfUser, Seen, SenderShares, Stage,
@@ -56,6 +56,8 @@ struct State {
     left_rooms: HashMap<UserId, BTreeMap<RoomId, Instant>>,
     /// Connections that have ended lately, each with its user if that was known.
     ended: HashMap<ConnectionId, (Option<UserId>, Timestamp)>,
+    /// Until when the connections of a user need not be checked again.
+    checked: HashMap<UserId, Timestamp>,
     counts: Counts,
 }
 
@@ -79,6 +81,7 @@ enum Bucket {
     Refusals,
     NewRecipients,
     InRooms,
+    Day,
 }
 
 impl Counts {
@@ -110,7 +113,8 @@ impl Counts {
         }
         match self.charge(user, charge, now) {
             Ok(()) => Verdict::Granted,
-            Err(Verdict::Limited(retry)) => self.refuse(user, retry, now),
+            // Acks are made by others' messages, so nobody is blocked for too many of them.
+            Err(Verdict::Limited(retry)) if charge.class != Class::Acks => self.refuse(user, retry, now),
             Err(other) => other,
         }
     }
@@ -139,14 +143,17 @@ impl Counts {
         if let Some(rate) = charge.rate {
             self.take(user, Bucket::Class(charge.class), rate, charge.cost, now).map_err(Verdict::Limited)?;
         }
+        if charge.rate.is_some() && charge.class == Class::Sends {
+            self.take(user, Bucket::Day, SENDS_A_DAY, 1, now).map_err(Verdict::Limited)?;
+        }
         let Some(message) = &charge.message else { return Ok(()) };
         match message.to {
-            Recipient::User(to) if to == user => Ok(()),
-            Recipient::User(to) => {
+            Some(to) if to == user => Ok(()),
+            Some(to) => {
                 self.meet(user, to, message.new_recipients, now)?;
                 message.share.map_or(Ok(()), |share| self.fill(user, to, share, message.bytes))
             }
-            Recipient::Room(_) => match message.share {
+            None => match message.share {
                 Some(share) => {
                     let (rate, cost) = share.in_rooms(message.bytes);
                     self.take(user, Bucket::InRooms, rate, cost, now).map_err(Verdict::Limited)
@@ -245,7 +252,11 @@ impl ConnectionRegistry for MemoryRegistry {
         }
         let open = |known: &&Session| known.user == session.user && known.forgotten_at() > *now;
         if state.sessions.values().filter(open).count() >= *limit {
-            return Ok(Created::TooMany);
+            let checked = state.checked.get(&session.user).is_some_and(|until| *until > *now);
+            if !checked {
+                state.checked.insert(session.user.clone(), now.plus(CHECK_AGAIN));
+            }
+            return Ok(Created::TooMany { check: !checked });
         }
         state.sessions.insert(connection.clone(), session.clone());
         Ok(Created::Done)
@@ -274,7 +285,7 @@ impl ConnectionRegistry for MemoryRegistry {
         }
         if !state.sessions.contains_key(connection) {
             if state.sessions.values().filter(|known| known.user == session.user).count() >= limit {
-                return Ok(Created::TooMany);
+                return Ok(Created::TooMany { check: false });
             }
             state.sessions.insert(connection.clone(), session.clone());
         }
@@ -293,8 +304,13 @@ impl ConnectionRegistry for MemoryRegistry {
             let is_reachable = other.version == Version::V2 && other.reachable_until() > now;
             id != connection && other.user == session.user && is_reachable
         };
-        let has_other_devices = charge.message.is_some() && state.sessions.iter().any(is_other);
-        let verdict = state.counts.verdict(&session.user, charge, now);
+        let has_others = state.sessions.iter().any(is_other);
+        // Whoever may do nothing has nothing counted but that it speaks.
+        let message = charge.message.clone().filter(|_| !session.is_expired(now));
+        let charge = Charge { message, ..charge.clone() };
+        let verdict = state.counts.verdict(&session.user, &charge, now);
+        let is_send = charge.class == Class::Sends && charge.message.is_some_and(|message| message.to.is_some());
+        let has_other_devices = is_send && has_others && session.version == Version::V2 && verdict == Verdict::Granted;
         Ok(Some(Entered { session, has_other_devices, verdict }))
     }
 
@@ -481,6 +497,15 @@ impl Memberships for MemoryRegistry {
 impl SenderShares for MemoryRegistry {
     async fn clear_shares(&self, user: &UserId) -> Result<(), Unavailable> {
         self.state().counts.shares.remove(user);
+        Ok(())
+    }
+
+    async fn give_back(&self, user: &UserId, sender: &UserId, weight: u64) -> Result<(), Unavailable> {
+        if let Some([recent, _]) = self.state().counts.shares.get_mut(user)
+            && let Some(waits) = recent.get_mut(sender)
+        {
+            *waits = waits.saturating_sub(weight);
+        }
         Ok(())
     }
 

@@ -36,7 +36,7 @@ async fn one_connection_is_closed_without_a_word() {
     let courier = scene.serve();
     scene.signals.closing.put(Some(leaves.clone()));
     scene.quiet().await;
-    assert_eq!(*scene.edge.closed.lock().expect("no test panics here"), [leaves.clone()]);
+    assert_eq!(*scene.edge.closed.lock().expect("no test panics here"), std::slice::from_ref(&leaves));
     assert!(scene.frames(&leaves).is_empty());
     assert_eq!(scene.registered().await, [stays]);
     scene.stop(courier).await;
@@ -73,6 +73,11 @@ impl Told {
 impl SenderShares for Told {
     async fn clear_shares(&self, _user: &UserId) -> Result<(), Unavailable> {
         self.0.lock().await.push("clear");
+        Ok(())
+    }
+
+    async fn give_back(&self, _user: &UserId, _sender: &UserId, _weight: u64) -> Result<(), Unavailable> {
+        self.0.lock().await.push("give back");
         Ok(())
     }
 

@@ -29,9 +29,18 @@ local function take(key, burst, interval, cost, now)
     return 0
 end
 
--- Lets a key live until that moment, unless it lives longer.
-local function keep_until(key, moment, now)
+-- Lets a key live until that moment, unless it lives longer. What it has left is counted from the present moment, which is
+-- not that of a session.
+local function keep_until(key, moment)
+    local time = redis.call('TIME')
+    local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
     if redis.call('PTTL', key) < moment - now then redis.call('PEXPIREAT', key, moment) end
+end
+
+-- A number of a stored session: its first fields come in a fixed order, so nothing else need be read. A quote within a
+-- text is escaped, so no user id can hold such a field.
+local function number_in(stored, field)
+    return tonumber(string.match(stored, '"' .. field .. '":(%d+)'))
 end
 
 -- Writes a session in both places, and its user among those who are online.
@@ -39,7 +48,7 @@ local function write(connection, user, stored, partition, reachable, forgotten, 
     local connections, online = connections_key(user), online_key(partition)
     redis.call('SET', session_key(connection), stored, 'PXAT', forgotten)
     redis.call('HSET', connections, connection, stored)
-    keep_until(connections, forgotten, now)
+    keep_until(connections, forgotten)
     redis.call('ZADD', online, 'GT', reachable, user)
     redis.call('ZREMRANGEBYSCORE', online, '-inf', now)
 end

@@ -3,11 +3,12 @@
 local connection, ended = ARGV[1], tonumber(ARGV[2])
 
 local known = redis.call('GET', session_key(connection))
-local user = known and cjson.decode(known).user or redis.call('GET', ended_key(connection)) or ''
-redis.call('SET', ended_key(connection), user, 'PX', ended)
-if not known then return { user, 1 } end
-local partition = cjson.decode(known).partition
-redis.call('DEL', session_key(connection))
-if not partition then return { user, 0 } end
-take_away(user, connection, partition)
-return { user, 1 }
+local session = known and cjson.decode(known)
+local user = session and session.user or redis.call('GET', ended_key(connection)) or ''
+if known then
+    redis.call('DEL', session_key(connection))
+    if session.partition then take_away(user, connection, session.partition) end
+end
+-- Last, and whether or not there is memory for it: what has ended must be gone.
+redis.pcall('SET', ended_key(connection), user, 'PX', ended)
+return { user, known and not session.partition and 0 or 1 }

@@ -11,22 +11,26 @@ local new_burst, new_interval, remembered = tonumber(ARGV[14]), tonumber(ARGV[15
 local weight, share, retention = tonumber(ARGV[17]), tonumber(ARGV[18]), tonumber(ARGV[19])
 -- Of a message for a room: the bucket.
 local room_burst, room_interval, room_cost = tonumber(ARGV[20]), tonumber(ARGV[21]), tonumber(ARGV[22])
+-- How long recipients are remembered; messages of one user within a day.
+local remembered_for, day_burst, day_interval = tonumber(ARGV[23]), tonumber(ARGV[24]), tonumber(ARGV[25])
 
 local stored = redis.call('GET', session_key(connection))
 if not stored then return false end
 local user = cjson.decode(stored).user
+local expires = number_in(stored, 'expires')
+-- Whoever may do nothing has nothing counted but that it speaks.
+if string.byte(user) == 1 or (expires and expires <= now) then is_message = false end
 
 local function has_other_devices()
+    if to == '' or number_in(stored, 'version') ~= 2 then return 0 end
     local connections = connections_key(user)
     if redis.call('HLEN', connections) < 2 then return 0 end
     local all = redis.call('HGETALL', connections)
     for i = 1, #all, 2 do
-        if all[i] ~= connection then
-            local readable, other = pcall(cjson.decode, all[i + 1])
-            if readable and other.version == 2 and other.connected + lifetime > now then
-                local expires = other.expires
-                if not expires or expires == cjson.null or expires > now then return 1 end
-            end
+        local other = all[i + 1]
+        if all[i] ~= connection and number_in(other, 'version') == 2 then
+            local ends = number_in(other, 'expires')
+            if (number_in(other, 'connected') or 0) + lifetime > now and (not ends or ends > now) then return 1 end
         end
     end
     return 0
@@ -35,12 +39,20 @@ end
 local function meets(recipient)
     if new_burst == 0 then return 0 end
     local known = user_key('k', user)
-    if redis.call('ZSCORE', known, recipient) then return 0 end
+    local met = tonumber(redis.call('ZSCORE', known, recipient))
+    if met then
+        -- Once a day is enough to know who was written to last.
+        if now - met > 86400000 then
+            redis.call('ZADD', known, now, recipient)
+            redis.call('PEXPIRE', known, remembered_for)
+        end
+        return 0
+    end
     local wait = take(user_key('b', user, ':n'), new_burst, new_interval, 1, now)
     if wait > 0 then return wait end
     redis.call('ZADD', known, now, recipient)
     redis.call('ZREMRANGEBYRANK', known, 0, -remembered - 1)
-    redis.call('PEXPIRE', known, retention)
+    redis.call('PEXPIRE', known, remembered_for)
     return 0
 end
 
@@ -59,6 +71,10 @@ local function refusal()
     if burst > 0 then
         local wait = take(user_key('b', user, class), burst, interval, cost, now)
         if wait > 0 then return 'limited', wait end
+        if class == ':s' then
+            wait = take(user_key('b', user, ':d'), day_burst, day_interval, 1, now)
+            if wait > 0 then return 'limited', wait end
+        end
     end
     if not is_message or to == user then return nil end
     if to == '' then
@@ -69,7 +85,7 @@ local function refusal()
     end
     local wait = meets(to)
     if wait > 0 then return 'limited', wait end
-    if not fits(to) then return 'full', 0 end
+    if class == ':s' and not fits(to) then return 'full', 0 end
     return nil
 end
 
@@ -81,8 +97,10 @@ end
 local left = redis.call('PTTL', blocked_key(user))
 if left > 0 then return blocked(left) end
 local verdict, wait = refusal()
-if verdict == 'limited' and take(user_key('b', user, ':x'), refusals_burst, refusals_interval, 1, now) > 0 then
+-- Acks are made by others' messages, so nobody is blocked for too many of them.
+if verdict == 'limited' and class ~= ':a' and take(user_key('b', user, ':x'), refusals_burst, refusals_interval, 1, now) > 0 then
     redis.call('SET', blocked_key(user), 1, 'PX', blocked_for)
     return blocked(blocked_for)
 end
-return { stored, verdict or 'granted', wait or 0, is_message and has_other_devices() or 0, 0 }
+local others = not verdict and class == ':s' and is_message and has_other_devices() or 0
+return { stored, verdict or 'granted', wait or 0, others, 0 }
