@@ -1,7 +1,5 @@
 //! What one hostile user with a good token can do to others, on real RabbitMQ and Redis.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
-
 use std::{
     sync::LazyLock,
     time::{Duration, Instant},

@@ -1,5 +1,7 @@
 //! A mistake while one user is served is nobody else's matter.
 
+#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+
 use std::{
     collections::VecDeque,
     sync::{
