@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::{try_join, try_join3, try_join5};
+use futures_util::future::{join3, try_join, try_join5};
 use kschat_core::{Partition, Partitions};
 use kschat_protocol::{RoomId, UserId};
 use lapin::{
@@ -11,7 +11,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
-use super::QueueSettings;
+use super::{QueueSettings, queues::code};
 
 /// The type of a control message that is an ack: its message id is the acknowledged one. Without a type, it is a poke.
 pub(super) const ACK: &str = "ack";
@@ -166,8 +166,11 @@ pub(super) async fn look_for_exchanges(channel: &Channel) -> Result<(), lapin::E
         channel.exchange_declare(name.into(), kind, options, FieldTable::default())
     };
     let (direct, rooms) = (look(EXCHANGE, ExchangeKind::Direct), look(ROOMS, ExchangeKind::Topic));
-    try_join3(direct, rooms, look(CONTROL, ExchangeKind::Direct)).await?;
-    Ok(())
+    let (direct, rooms, control) = join3(direct, rooms, look(CONTROL, ExchangeKind::Direct)).await;
+    let errors = [direct, rooms, control].into_iter().filter_map(Result::err);
+    // The refusal of one closes the channel under the others, which only hear that.
+    let refusal = errors.reduce(|first, other| if code(&first).is_some() { first } else { other });
+    refusal.map_or(Ok(()), Err)
 }
 
 /// Declares what consumers share partitions by.
