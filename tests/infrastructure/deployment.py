@@ -30,11 +30,11 @@ class Deployment:
         self.wiring, self.release = wiring(folder)
         self.by_profile = {name: {stack: self.resolved(name, stack) for stack in STACKS} for name in PROFILES}
 
-    def resolved(self, profile_name, stack, **parameters):
-        """A stack of a profile, with some parameters changed."""
+    def resolved(self, profile_name, stack, pseudo=None, **parameters):
+        """A stack of a profile, with some parameters changed, perhaps in another part of AWS."""
         given = self.profiles[profile_name]
         common = {"Name": f"kschat-{profile_name}", "BrokerSize": given["data"]["BrokerInstanceType"]}
-        return Resolved(self.translated[stack], common | given.get(stack, {}) | parameters)
+        return Resolved(self.translated[stack], common | given.get(stack, {}) | parameters, pseudo)
 
     def text(self, path):
         return (self.root / path).read_text()

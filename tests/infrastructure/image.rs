@@ -7,11 +7,11 @@ use tempfile::TempDir;
 
 use crate::tools::python;
 
-/// Debian's build of the registry that Docker's makers publish.
+/// Debian's package of Docker's registry.
 const REGISTRY: &str = "docker-registry";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_was_made_without_docker_is_taken_by_a_registry_and_comes_back_whole() {
+async fn dockerless_image_round_trips_through_registry() {
     let folder = TempDir::with_prefix("kschat-registry-").expect("a temporary folder");
     let port = free_port();
     let settings = [
@@ -24,7 +24,7 @@ async fn an_image_that_was_made_without_docker_is_taken_by_a_registry_and_comes_
     let registry = Process::start(Path::new(REGISTRY), &arguments, &settings, &folder.path().join("log"));
     let url = format!("http://127.0.0.1:{port}");
     eventually("the registry answers", async || {
-        assert!(registry.is_running(), "it has ended:\n{}", registry.printed());
+        assert!(registry.is_running(), "the registry has ended:\n{}", registry.output());
         reqwest::get(format!("{url}/v2/")).await.is_ok()
     })
     .await;

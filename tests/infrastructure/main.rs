@@ -1,7 +1,7 @@
-//! What is deployed to AWS, proved without an account: linters, rules of our own, planted faults, and the real
-//! programs behind an emulator that the real template was deployed into.
+//! The AWS deployment, tested without an account: linters, our own rules, planted faults, and the real programs in an
+//! emulator with the real template.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 mod emulator;
 mod image;

@@ -14,7 +14,7 @@ sys.dont_write_bytecode = True
 from templates import ROOT
 
 # The route ack as far as its response.
-ACK = "        ack:\n          FunctionArn: !Ref SendFunction.Alias\n          IntegrationTimeout: 10000"
+ACK = "      RouteKey: ack\n      Target: !Sub 'integrations/${ApiAckIntegration}'\n      AuthorizationType: NONE"
 
 # Name, file, what stands there, what is put in its place, and who notices: a rule of rules.py, or a linter's rule.
 MUTANTS = [
@@ -61,6 +61,42 @@ MUTANTS = [
         "Resource: [!Ref AmqpUrlSecretArn]",
         "secrets_can_be_read_by_whoever_starts_the_task",
     ),
+    # A broker or a cache of one's own.
+    (
+        "a broker beside an existing one",
+        "data.yaml",
+        "    Type: AWS::AmazonMQ::Broker\n    Condition: MakesBroker\n",
+        "    Type: AWS::AmazonMQ::Broker\n",
+        "an_existing_broker_or_cache_is_used_and_none_is_made",
+    ),
+    (
+        "alarms for a broker that is not there",
+        "data.yaml",
+        "Value: !If [MakesBroker, !Sub '${Name}-broker${DataSuffix}', !Ref ExistingBrokerName]",
+        "Value: !Sub '${Name}-broker${DataSuffix}'",
+        "an_existing_broker_or_cache_is_used_and_none_is_made",
+    ),
+    (
+        "an existing cache with another one's URL",
+        "data.yaml",
+        "!Ref ExistingCacheUrlSecretArn]",
+        "!Ref ExistingBrokerConsumerUrlSecretArn]",
+        "an_existing_broker_or_cache_is_used_and_none_is_made",
+    ),
+    (
+        "an existing broker without a URL for the consumer",
+        "data.yaml",
+        "!Not [!Equals [!Ref ExistingBrokerConsumerUrlSecretArn, '']]",
+        "!Not [!Equals [!Ref ExistingBrokerFunctionsUrlSecretArn, '']]",
+        "an_existing_broker_or_cache_is_used_and_none_is_made",
+    ),
+    (
+        "functions for a broker whose limits are not known",
+        "data.yaml",
+        "!Or [!Condition IsCluster, !Not [!Condition MakesBroker]]",
+        "!Or [!Condition IsCluster, !Condition IsCluster]",
+        "existing_brokers_are_counted_with_the_limits_that_they_surely_have",
+    ),
     # The edge.
     (
         "no route response for send",
@@ -72,23 +108,51 @@ MUTANTS = [
     (
         "an ack that nobody answers",
         "app.yaml",
-        f"{ACK}\n          RouteResponseSelectionExpression: $default",
+        f"{ACK}\n      RouteResponseSelectionExpression: $default",
         ACK,
         "every_route_has_its_function_its_permission_and_its_answer",
     ),
     (
         "an edge that calls the newest code, not the alias",
         "app.yaml",
-        "$connect: { FunctionArn: !Ref ConnectFunction.Alias",
-        "$connect: { FunctionArn: !GetAtt ConnectFunction.Arn",
+        "{ Alias: !Ref ConnectFunction.Alias }",
+        "{ Alias: !GetAtt ConnectFunction.Arn }",
         "every_route_has_its_function_its_permission_and_its_answer",
     ),
     (
         "a route of another name",
         "app.yaml",
-        "        $disconnect: {",
-        "        disconnect: {",
+        "RouteKey: $disconnect",
+        "RouteKey: disconnect",
         "every_route_has_its_function_its_permission_and_its_answer",
+    ),
+    (
+        "a route that is made beside another one",
+        "app.yaml",
+        "  ApiSendIntegration:\n    Type: AWS::ApiGatewayV2::Integration\n    DependsOn: DefaultResponse\n",
+        "  ApiSendIntegration:\n    Type: AWS::ApiGatewayV2::Integration\n",
+        "parts_of_the_api_are_made_one_after_the_other",
+    ),
+    (
+        "a stage that deploys route by route",
+        "app.yaml",
+        "    DependsOn: PingResponse\n",
+        "",
+        "parts_of_the_api_are_made_one_after_the_other",
+    ),
+    (
+        "a key that the logs of another part of AWS may use",
+        "data.yaml",
+        "logs.${AWS::Region}.${AWS::URLSuffix}",
+        "logs.${AWS::Region}.amazonaws.com",
+        "every_part_of_aws_is_called_by_its_own_names",
+    ),
+    (
+        "a policy of another part of AWS",
+        "app.yaml",
+        "!Sub 'arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${Api}/${Stage}/GET/@connections/*'",
+        "!Sub 'arn:aws:execute-api:${AWS::Region}:${AWS::AccountId}:${Api}/${Stage}/GET/@connections/*'",
+        "every_part_of_aws_is_called_by_its_own_names",
     ),
     (
         "another pong than the protocol's",
@@ -169,11 +233,67 @@ MUTANTS = [
         "security_groups_open_the_ports_that_are_used_and_no_other",
     ),
     (
+        "a console that nobody reaches",
+        "data.yaml",
+        "ConsoleHasCidr: !Not [!Equals [!Ref ConsoleCidr, '']]",
+        "ConsoleHasCidr: !Equals [!Ref ConsoleCidr, '']",
+        "security_groups_open_the_ports_that_are_used_and_no_other",
+    ),
+    (
         "what makes the users of the broker may read secrets",
         "data.yaml",
         "                Action: [logs:CreateLogStream, logs:PutLogEvents]\n                Resource: !GetAtt BrokerUsersLogs.Arn",
         "                Action: [logs:CreateLogStream, logs:PutLogEvents, secretsmanager:GetSecretValue]\n                Resource: !GetAtt BrokerUsersLogs.Arn",
         "what_makes_the_users_of_the_broker_can_do_nothing_else",
+    ),
+    (
+        "a deployer that may not do what is needed",
+        "deployer.json",
+        '     "ecs:CreateService",\n',
+        "",
+        "the_deployer_may_do_what_the_stacks_and_the_command_need_and_no_more",
+    ),
+    (
+        "a deployer that may read every secret",
+        "deployer.json",
+        '"arn:<partition>:secretsmanager:<region>:<account>:secret:<name>*"',
+        '"arn:<partition>:secretsmanager:<region>:<account>:secret:*"',
+        "the_deployer_may_do_what_the_stacks_and_the_command_need_and_no_more",
+    ),
+    (
+        "a stack with something for which the deployer has no permission",
+        "network.yaml",
+        "Resources:\n",
+        "Resources:\n  Table:\n    Type: AWS::DynamoDB::Table\n    Properties: { KeySchema: [] }\n",
+        "the_deployer_may_do_what_the_stacks_and_the_command_need_and_no_more",
+    ),
+    (
+        "a role without a boundary",
+        "data.yaml",
+        "      PermissionsBoundary: !If [HasBoundary, !Ref PermissionsBoundary, !Ref AWS::NoValue]\n",
+        "",
+        "roles_are_bounded_and_lie_where_they_are_asked_to",
+    ),
+    (
+        "roles of CI that every repository takes on",
+        "ci/role.yaml",
+        "token.actions.githubusercontent.com:sub: !Sub 'repo:${Repository}:environment:${Environment}'",
+        "token.actions.githubusercontent.com:sub: 'repo:*'",
+        "only_the_workflow_of_the_repository_takes_on_the_roles_of_ci",
+    ),
+    (
+        "a check of a pull request that may deploy",
+        "ci/role.yaml",
+        "                  - lambda:GetAccountSettings\n",
+        "                  - lambda:*\n",
+        "only_the_workflow_of_the_repository_takes_on_the_roles_of_ci",
+    ),
+    (
+        "a workflow with a key",
+        "ci/github.yml",
+        "role-to-assume: ${{ vars.AWS_DEPLOY_ROLE }}",
+        "aws-access-key-id: ${{ secrets.AWS_KEY }}",
+        "the_workflow_keeps_no_key_and_goes_back_when_no_chat_is_served",
     ),
     # Settings.
     (
@@ -262,18 +382,74 @@ MUTANTS = [
         "functions_and_tasks_together_stay_below_the_brokers_connections",
     ),
     (
+        "a reservation that the broker's connections do not bear",
+        "broker-limits.json",
+        '"reserved": { "connect": 180, "disconnect": 90, "send": 450 }',
+        '"reserved": { "connect": 200, "disconnect": 100, "send": 500 }',
+        "functions_and_tasks_together_stay_below_the_brokers_connections",
+    ),
+    (
+        "a broker of version 4 with ten consumers a channel",
+        "data.yaml",
+        "SetsLimits: !Not [!Equals [!Ref BrokerVersion, '3.13']]",
+        "SetsLimits: !Equals [!Ref BrokerVersion, '3.13']",
+        "a_broker_of_version_4_is_given_the_limits_that_it_is_counted_on",
+    ),
+    (
+        "limits that no broker has",
+        "data.yaml",
+        "{ Id: !Ref BrokerLimits, Revision: !GetAtt BrokerLimits.Revision }",
+        "{ Id: !Ref BrokerLimits, Revision: 1 }",
+        "a_broker_of_version_4_is_given_the_limits_that_it_is_counted_on",
+    ),
+    (
+        "functions that are counted on limits which a cluster does not have",
+        "data.yaml",
+        "Value: !If [HasDefaultLimits, default, maximum]",
+        "Value: !If [SetsLimits, maximum, maximum]",
+        "a_broker_of_version_4_is_given_the_limits_that_it_is_counted_on",
+    ),
+    (
+        "a limit that the table does not know",
+        "data.yaml",
+        "mq.m7g.large: { Connections: 5000,",
+        "mq.m7g.large: { Connections: 50000,",
+        "templates_take_the_limits_of_the_broker_from_one_table",
+    ),
+    (
         "an alarm beyond the limit",
         "observability.yaml",
         "{ Connections: 240, Queues: 2000 }",
         "{ Connections: 400, Queues: 2000 }",
-        "functions_and_tasks_together_stay_below_the_brokers_connections",
+        "templates_take_the_limits_of_the_broker_from_one_table",
     ),
     (
         "a broker that goes with its stack",
         "data.yaml",
-        "    Type: AWS::AmazonMQ::Broker\n    DeletionPolicy: Retain",
-        "    Type: AWS::AmazonMQ::Broker\n    DeletionPolicy: Delete",
+        "    Type: AWS::AmazonMQ::Broker\n    Condition: MakesBroker\n    DeletionPolicy: RetainExceptOnCreate",
+        "    Type: AWS::AmazonMQ::Broker\n    Condition: MakesBroker\n    DeletionPolicy: Delete",
         "data_outlives_its_stack",
+    ),
+    (
+        "a secret that survives a creation that failed",
+        "data.yaml",
+        "  CacheSecret:\n    Type: AWS::SecretsManager::Secret\n    Condition: MakesCache\n    DeletionPolicy: RetainExceptOnCreate",
+        "  CacheSecret:\n    Type: AWS::SecretsManager::Secret\n    Condition: MakesCache\n    DeletionPolicy: Retain",
+        "data_outlives_its_stack",
+    ),
+    (
+        "a secret of the same name as the one left behind",
+        "data.yaml",
+        "Name: !Sub '${Name}${DataSuffix}/redis-url'",
+        "Name: !Sub '${Name}/redis-url'",
+        "data_left_behind_can_be_stepped_around_by_name",
+    ),
+    (
+        "a secret that nobody is told to delete",
+        "README.md",
+        "amqp-url cache redis-url",
+        "amqp-url cache",
+        "the_manual_lists_all_that_another_suffix_leaves_behind",
     ),
     (
         "one zone's gateway for all in prod",
@@ -302,6 +478,14 @@ MUTANTS = [
         "${AWS::Region}.s3'\n      VpcEndpointType: Gateway",
         "${AWS::Region}.execute-api'\n      VpcEndpointType: Gateway",
         "nothing_takes_the_connections_api_away_from_the_vpc",
+    ),
+    (
+        "a subnet in another zone than the one that was named",
+        "network.yaml",
+        "AvailabilityZone: !If [NamesZones, !Select [1, !Ref ZoneNames], !Select [1, !GetAZs '']]\n"
+        "      CidrBlock: !Select [4,",
+        "AvailabilityZone: !Select [1, !GetAZs '']\n      CidrBlock: !Select [4,",
+        "subnets_are_in_the_zones_that_are_named",
     ),
     (
         "a third zone without a way out",
@@ -347,11 +531,52 @@ MUTANTS = [
         "a_task_is_as_locked_up_as_its_image_allows",
     ),
     (
+        "an update that takes tasks away",
+        "app.yaml",
+        "      TaskDefinition: !Ref ConsumerTask\n",
+        "      TaskDefinition: !Ref ConsumerTask\n      DesiredCount: !Ref ConsumerMinTasks\n",
+        "an_update_leaves_the_number_of_tasks_to_scaling",
+    ),
+    (
         "tasks started for people who are away",
         "app.yaml",
         "MetricName: MessageUnacknowledgedCount",
         "MetricName: MessageCount",
         "tasks_are_started_by_work_and_not_by_what_waits_for_people",
+    ),
+    (
+        "an alarm of the cache on a dimension that nobody publishes",
+        "observability.yaml",
+        "        - Id: node1\n          ReturnData: false\n          MetricStat:\n            Stat: Maximum\n            Period: 300\n"
+        "            Metric:\n              Namespace: AWS/ElastiCache\n              MetricName: EngineCPUUtilization\n"
+        "              Dimensions: [{ Name: CacheClusterId, Value: !Sub '${CacheId}-001' }]",
+        "        - Id: node1\n          ReturnData: false\n          MetricStat:\n            Stat: Maximum\n            Period: 300\n"
+        "            Metric:\n              Namespace: AWS/ElastiCache\n              MetricName: EngineCPUUtilization\n"
+        "              Dimensions: [{ Name: ReplicationGroupId, Value: !Ref CacheId }]",
+        "alarms_of_the_cache_look_at_every_node",
+    ),
+    (
+        "an alarm of the cache that forgets a node",
+        "observability.yaml",
+        "CacheHas5: !And [!Condition CacheHas4, !Not [!Equals [!Ref CacheReplicas, '3']]]",
+        "CacheHas5: !And [!Condition CacheHas4, !Not [!Equals [!Ref CacheReplicas, '4']]]",
+        "alarms_of_the_cache_look_at_every_node",
+    ),
+    (
+        "a widget of the cache that stays empty",
+        "observability.yaml",
+        "SEARCH('{AWS/ElastiCache,CacheClusterId}",
+        "SEARCH('{AWS/ElastiCache,ReplicationGroupId}",
+        "alarms_of_the_cache_look_at_every_node",
+    ),
+    (
+        "an alarm that tells another topic than the one that was given",
+        "observability.yaml",
+        "      AlarmName: !Sub '${Name}-users-stuck'\n      AlarmDescription: Users can't be served and rest; the broker, the cache"
+        " or the edge fails for them.\n      AlarmActions: [!If [MakesTopic, !Ref Alarms, !Ref AlarmTopicArn]]",
+        "      AlarmName: !Sub '${Name}-users-stuck'\n      AlarmDescription: Users can't be served and rest; the broker, the cache"
+        " or the edge fails for them.\n      AlarmActions: [!Ref Alarms]",
+        "alarms_go_to_the_topic_that_is_given",
     ),
     (
         "an alarm that nobody explains",
@@ -366,6 +591,20 @@ MUTANTS = [
         "    Default: 64\n    MinValue: 1\n    MaxValue: 65535",
         "    Default: 64",
         "every_parameter_is_described_and_bounded",
+    ),
+    (
+        "access logs before the account has its role",
+        "app.yaml",
+        "Value: !If [OwnsAccountLogging, !Ref Account, other]",
+        "Value: other",
+        "access_logs_have_the_role_of_the_account_before_and_leave_it_behind",
+    ),
+    (
+        "an account that points at a role which is gone",
+        "app.yaml",
+        "    DeletionPolicy: RetainExceptOnCreate\n    UpdateReplacePolicy: Retain\n",
+        "",
+        "access_logs_have_the_role_of_the_account_before_and_leave_it_behind",
     ),
     # Left to the linters.
     (

@@ -4,7 +4,10 @@ import itertools
 import json
 import re
 
+import deployer
 from deployment import PROGRAMS, as_list, container, rule, statements
+
+from samtranslator.yaml_helper import yaml_parse
 
 from templates import Resolved
 
@@ -13,12 +16,13 @@ from templates import Resolved
 def only_the_connections_of_this_stage_can_be_pushed_to(d):
     prefix = "arn:aws:execute-api:us-east-1:111122223333:<Api>/dev/"
     calls = {
-        "post_to_connection": "POST",
-        "delete_connection": "DELETE",
-        "get_connection": "GET",
+        "Request::post(": "POST",
+        ".delete_connection()": "DELETE",
+        ".get_connection()": "GET",
     }
-    adapter = d.text("shared/adapters/src/api_gateway.rs").split("#[cfg(test)]")[0]
-    wanted = {f"{prefix}{verb}/@connections/*" for call, verb in calls.items() if f".{call}()" in adapter}
+    files = [d.text(f"shared/adapters/src/api_gateway/{name}.rs") for name in ("mod", "post")]
+    adapter = "".join(file.split("#[cfg(test)]")[0] for file in files)
+    wanted = {f"{prefix}{verb}/@connections/*" for call, verb in calls.items() if call in adapter}
     role = d.app().of_type("AWS::IAM::Role")["ConsumerRole"]
     found = [s for s in statements(role)]
     if [as_list(s["Action"]) for s in found] != [["execute-api:ManageConnections"]]:
@@ -36,6 +40,25 @@ def let_out(groups, functions, consumer):
         got = {(r["FromPort"], r["ToPort"], r["CidrIp"]) for r in groups[group]["SecurityGroupEgress"]}
         if got != wanted:
             yield f"{group} lets out {sorted(map(str, got))}, and not {sorted(map(str, wanted))}"
+
+
+# What a person gives to reach the console of the broker, and where it then stands in a rule.
+CONSOLE = {
+    "ConsoleGroupId": ("sg-0123456789abcdef0", "SourceSecurityGroupId"),
+    "ConsoleCidr": ("10.9.0.0/24", "CidrIp"),
+}
+
+
+def people_reach_the_console_if_asked_for(d, usual):
+    # Source: https://docs.aws.amazon.com/amazon-mq/latest/developer-guide/rabbitmq-basic-elements-broker.html
+    console = 443
+    for parameter, (source, key) in CONSOLE.items():
+        asked = d.resolved("prod", "data", **{parameter: source}).of_type("AWS::EC2::SecurityGroup")["BrokerGroup"]
+        more = [r for r in asked["SecurityGroupIngress"] if r not in usual["SecurityGroupIngress"]]
+        if [(r["FromPort"], r["ToPort"], r.get(key)) for r in more] != [(console, console, source)]:
+            yield f"with {parameter} {more} may call the console"
+        if f"data.{parameter}=" not in (d.folder / "README.md").read_text():
+            yield f"nobody is told of {parameter}"
 
 
 @rule
@@ -69,6 +92,7 @@ def security_groups_open_the_ports_that_are_used_and_no_other(d):
     for group in ("FunctionsGroup", "ConsumerGroup", "BrokerUsersGroup"):
         if groups[group].get("SecurityGroupIngress"):
             yield f"{group} lets somebody in"
+    yield from people_reach_the_console_if_asked_for(d, groups["BrokerGroup"])
     broker = d.only("data", "AWS::AmazonMQ::Broker")
     if broker["SecurityGroups"] != ["<BrokerGroup>"] or cache["SecurityGroupIds"] != ["<CacheGroup>"]:
         yield "the broker or the cache is in another group"
@@ -310,3 +334,90 @@ def the_consumer_can_call_out_and_nobody_can_call_in(d):
             for name, subnet in network.of_type("AWS::EC2::Subnet").items():
                 if subnet.get("MapPublicIpOnLaunch"):
                     yield f"{name} gives everything a public address"
+
+
+@rule
+def the_deployer_may_do_what_the_stacks_and_the_command_need_and_no_more(d):
+    # `python tests/infrastructure/deployer.py` writes it anew.
+    written = json.loads((d.folder / "deployer.json").read_text())["policies"]
+    wanted = deployer.policies(d.folder)
+    given, needed = (granted(s for policy in every for s in policy["Statement"]) for every in (written, wanted))
+    for action, resource in sorted(given - needed):
+        yield f"{action} on {resource} is allowed, and nothing needs it"
+    for action, resource in sorted(needed - given):
+        yield f"{action} on {resource} is needed, and not allowed"
+    if not (given ^ needed) and written != wanted:
+        yield "deployer.json differs in its conditions: write it anew"
+    principals = {
+        service
+        for stack in d.translated.values()
+        for r in stack["Resources"].values()
+        if r["Type"] == "AWS::IAM::Role"
+        for s in r["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+        for service in as_list(s["Principal"]["Service"])
+        if isinstance(service, str)
+    }
+    if lacking := principals - set(deployer.PASSED_TO):
+        yield f"roles can't be passed to {sorted(lacking)}"
+
+
+@rule
+def roles_are_bounded_and_lie_where_they_are_asked_to(d):
+    boundary = "arn:aws:iam::111122223333:policy/boundary"
+    roles = 0
+    for stack in d.sources:
+        asked = {"PermissionsBoundary": boundary, "RolePath": "/team/", "FlowLogs": "true", "AccountLogging": "true"}
+        plain = {"FlowLogs": "true", "AccountLogging": "true"}
+        for given, wanted in ((asked, (boundary, "/team/")), (plain, (None, None))):
+            for name, role in d.resolved("prod", stack, **given).of_type("AWS::IAM::Role").items():
+                roles += 1
+                if (role.get("PermissionsBoundary"), role.get("Path")) != wanted:
+                    yield f"{stack}.{name} has {role.get('PermissionsBoundary')} and lies at {role.get('Path')}"
+        policies = d.resolved("prod", stack, **asked).of_type("AWS::IAM::ManagedPolicy")
+        yield from (f"{stack}.{name} lies elsewhere" for name, p in policies.items() if p.get("Path") != "/team/")
+    if roles < 16:
+        yield f"only {roles} roles were looked at"
+
+
+@rule
+def only_the_workflow_of_the_repository_takes_on_the_roles_of_ci(d):
+    roles = Resolved(yaml_parse((d.folder / "ci/role.yaml").read_text()), {"Repository": "you/chat", "PolicyArns": "a,b"})
+    subjects = {"CheckRole": "repo:you/chat:pull_request", "DeployRole": "repo:you/chat:environment:production"}
+    issuer = "token.actions.githubusercontent.com"
+    if roles.of_type("AWS::IAM::Role").keys() != subjects.keys():
+        yield f"roles are {sorted(roles.of_type('AWS::IAM::Role'))}"
+    for name, subject in subjects.items():
+        (trust,) = roles.of_type("AWS::IAM::Role")[name]["AssumeRolePolicyDocument"]["Statement"]
+        # Source: https://docs.github.com/en/actions/reference/security/oidc
+        wanted = {"StringEquals": {f"{issuer}:aud": "sts.amazonaws.com", f"{issuer}:sub": subject}}
+        if trust["Condition"] != wanted or trust["Principal"] != {"Federated": "<Provider>"}:
+            yield f"{name} is taken on by {trust['Principal']} with {trust['Condition']}"
+    check = roles.of_type("AWS::IAM::Role")["CheckRole"]
+    asked = deployer.called_by((d.folder / "deploy/check.py").read_text()) | {"cloudformation:DescribeStacks"}
+    if (given := {action for action, _ in granted(statements(check))}) != asked:
+        yield f"a check differs by {sorted(given ^ asked)} from what it asks for"
+    if check.get("ManagedPolicyArns"):
+        yield "a check of a pull request may change something"
+
+
+@rule
+def the_workflow_keeps_no_key_and_goes_back_when_no_chat_is_served(d):
+    text = (d.folder / "ci/github.yml").read_text()
+    workflow = yaml_parse(text)
+    if re.search(r"secrets\.|aws-access-key-id", text) or workflow["permissions"]:
+        yield "it has a key, or more permissions than a job needs"
+    commands = {}
+    for name, job in workflow["jobs"].items():
+        if job["permissions"] != {"contents": "read", "id-token": "write"}:
+            yield f"{name} has {job['permissions']}"
+        if (job.get("environment") == "production") != (name != "check"):
+            yield f"{name} runs in {job.get('environment')}"
+        commands[name] = [
+            (re.search(r"kschat-aws (\w+)", step["run"]).group(1), step.get("if"))
+            for step in job["steps"]
+            if "kschat-aws" in step.get("run", "")
+        ]
+    back = ("rollback", "failure() && steps.deploy.outcome == 'success'")
+    wanted = {"check": [("check", None)], "deploy": [("deploy", None), ("smoke", None), back], "rollback": [("rollback", None)]}
+    if commands != wanted:
+        yield f"it runs {commands}"

@@ -50,7 +50,7 @@ def every_reference_to_a_secret_finds_what_it_names(d):
 
 def settings_that_programs_read(d):
     """The settings by program, from the table and from the code of the module that reads them."""
-    text = d.text("shared/adapters/src/config.rs")
+    text = d.text("shared/adapters/src/config/mod.rs")
     code = "\n".join(line for line in text.split("#[cfg(all(test")[0].splitlines() if not line.strip().startswith("//"))
     read = set(re.findall(r'"([A-Z][A-Z0-9_]{3,})"', code)) - SET_BY_PLATFORM
     by_program = {name: set() for name in (*PROGRAMS, "consumer")}
@@ -189,6 +189,73 @@ def profiles_give_what_the_stacks_need_and_nothing_else(d):
         for name, (other, output) in wired.items():
             if output not in d.sources[other]["Outputs"]:
                 yield f"{stack}.{name} is to be {other}.{output}, which there is not"
+
+
+# What is one's own, what the stack then makes no more, and what it tells instead.
+EXISTING = (
+    (
+        {
+            "ExistingBrokerName": "ours",
+            "ExistingBrokerFunctionsUrlSecretArn": "url of functions",
+            "ExistingBrokerConsumerUrlSecretArn": "url of the consumer",
+        },
+        ("AWS::AmazonMQ::Broker", "AWS::AmazonMQ::Configuration", "AWS::Lambda::Function", "AWS::IAM::Role"),
+        {
+            "BrokerName": "ours",
+            "FunctionsAmqpUrlSecretArn": "url of functions",
+            "AmqpUrlSecretArn": "url of the consumer",
+        },
+    ),
+    (
+        {"ExistingCacheId": "ours", "ExistingCacheUrlSecretArn": "url"},
+        ("AWS::ElastiCache::ReplicationGroup", "AWS::ElastiCache::SubnetGroup", "AWS::ElastiCache::ParameterGroup"),
+        {"CacheId": "ours", "RedisUrlSecretArn": "url"},
+    ),
+)
+
+
+@rule
+def an_existing_broker_or_cache_is_used_and_none_is_made(d):
+    for given, kinds, told in EXISTING:
+        for version in ("3.13", "4.2"):
+            data = d.resolved("prod", "data", BrokerVersion=version, **given)
+            made = [kind for kind in kinds if data.of_type(kind)]
+            if made:
+                yield f"with {sorted(given)} {made} are made"
+            for output, wanted in told.items():
+                if data.outputs.get(output) != wanted:
+                    yield f"with {sorted(given)} {output} is {data.outputs.get(output)}"
+            yield from dangling(data)
+            for stack, wired in d.wiring.items():
+                lost = {output for other, output in wired.values() if other == "data"} - data.outputs.keys()
+                if lost:
+                    yield f"with {sorted(given)} nobody tells {stack} {sorted(lost)}"
+        (name, *secrets), asserted = given, list(texts(d.sources["data"]["Rules"]))
+        for parameter in secrets:
+            if parameter not in asserted:
+                yield f"{name} can be given without {parameter}"
+
+
+def dangling(stack):
+    """What refers to a resource that is not made."""
+    absent = stack.template["Resources"].keys() - stack.resources.keys()
+    for text in texts([stack.resources, stack.outputs]):
+        for name in re.findall(r"[<{:]([A-Za-z0-9]+)[.>:}]", text):
+            if name in absent:
+                yield f"`{text}` refers to {name}, which is not made"
+
+
+@rule
+def existing_brokers_are_counted_with_the_limits_that_they_surely_have(d):
+    from deploy.limits import kind
+
+    for version in ("3.13", "4.2"):
+        for mode in ("SINGLE_INSTANCE", "CLUSTER_MULTI_AZ"):
+            given = {"BrokerVersion": version, "BrokerDeployment": mode, "ExistingBrokerName": "ours"}
+            wanted = "maximum" if version == "3.13" else "default"
+            told = d.resolved("prod", "data", **given).outputs["BrokerLimits"]
+            if (told, kind(given)) != (wanted, wanted):
+                yield f"an existing broker {version}, {mode}: {told} in the template, {kind(given)} in kschat-aws"
 
 
 @rule

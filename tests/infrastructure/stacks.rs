@@ -1,4 +1,4 @@
-//! The templates: what linters say, what our own rules say, and whether these would say it.
+//! The templates: linters, our own rules, and planted faults that these must find.
 
 use std::path::PathBuf;
 
@@ -11,34 +11,49 @@ use kschat_tests::{
 use crate::tools::{python, root};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_linter_finds_anything_in_the_stacks_or_in_what_sam_makes_of_them() {
+async fn stacks_pass_all_linters() {
     let said = python("tests/infrastructure/lint.py", &[], &[]).await;
     assert!(said.ends_with("0 problems\n"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stacks_keep_every_rule_that_no_linter_knows() {
+async fn stacks_pass_project_rules() {
     let said = python("tests/infrastructure/rules.py", &[], &[]).await;
     assert!(said.ends_with("rules, 0 problems\n"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_planted_fault_is_caught_by_what_should_catch_it() {
+async fn every_template_mutant_is_caught() {
     let said = python("tests/infrastructure/mutants.py", &[], &[]).await;
     assert!(said.ends_with("planted, 0 survived\n"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_missing_or_could_not_be_asked_is_told_before_anything_is_changed() {
+async fn preflight_reports_problems_before_changes() {
     python("tests/infrastructure/preflight.py", &[], &[]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn command_in_existing_account_keeps_what_is_deployed() {
+    python("tests/infrastructure/second_day.py", &[], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cost_estimate_counts_what_is_deployed() {
+    python("tests/infrastructure/costs.py", &[], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terraform_module_agrees_with_templates() {
+    python("tests/infrastructure/terraform.py", &[], &[]).await;
+}
+
 #[test]
-fn the_local_edge_reads_its_routes_from_the_deployed_template_as_it_is() {
+fn local_edge_reads_deployed_template() {
     let path: PathBuf = root().join("infra/aws/app.yaml");
-    let read = kschat::edge::template::read(&path.display().to_string()).expect("the template is understood");
+    let read = kschat_edge::template::read(&path.display().to_string()).expect("the template is understood");
     assert!(read.warnings.is_empty(), "{:?}", read.warnings);
-    let ours = kschat::edge::routes::Routes::kschat();
+    let ours = kschat_edge::routes::Routes::kschat();
     assert_eq!(read.routes.selection, ours.selection);
     for (key, route) in &ours.table {
         assert_eq!(read.routes.table.get(key), Some(route), "{key}");
@@ -46,7 +61,7 @@ fn the_local_edge_reads_its_routes_from_the_deployed_template_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_smoke_test_passes_on_a_stack_that_works_and_fails_on_one_that_does_not() {
+async fn smoke_test_detects_broken_stack() {
     let stack = embedded().await;
     let url = stack.websocket_url();
     let secret = [("JWT_SECRET", SECRET.to_owned())];
@@ -60,7 +75,7 @@ async fn the_smoke_test_passes_on_a_stack_that_works_and_fails_on_one_that_does_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broker_users_of_a_deployment_are_made_on_a_real_broker() {
+async fn deployment_creates_broker_users() {
     let (_rabbitmq, management) = RabbitMq::start_with_management().await;
     eventually("the management answers", async || reqwest::get(&management).await.is_ok()).await;
     let said = python("tests/infrastructure/broker_users.py", &[&management], &[]).await;

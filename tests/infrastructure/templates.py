@@ -63,12 +63,12 @@ class Resolved:
     What only AWS can know stays as `<LogicalId>` or `<LogicalId.Attribute>`.
     """
 
-    def __init__(self, template, parameters):
+    def __init__(self, template, parameters, pseudo=None):
         self.template = template
         declared = template.get("Parameters", {})
         self.values = {name: spec["Default"] for name, spec in declared.items() if "Default" in spec}
         self.values |= {name: value for name, value in parameters.items() if name in declared}
-        self.values |= PSEUDO
+        self.values |= PSEUDO | (pseudo or {})
         for name, spec in declared.items():
             value = self.values.get(name, f"<{name}>")
             is_list = spec["Type"].startswith("List<") or spec["Type"] == "CommaDelimitedList"
@@ -142,6 +142,9 @@ class Resolved:
         if function == "Fn::Split":
             separator, text = self.resolve(argument)
             return text.split(separator) if separator in str(text) else f"<split {text}>"
+        if function == "Fn::Base64":
+            # Whoever reads it here wants the text.
+            return self.resolve(argument)
         if function in ("Fn::GetAZs", "Fn::Cidr"):
             return [f"<{function}-{index}>" for index in range(8)]
         raise ValueError(f"unknown function {function}")

@@ -1,4 +1,4 @@
-//! Python programs of these tests and of the deployment, run with the tools that `tests/run` installs.
+//! Python programs of these tests and of the deployment, with the tools that `tests/run` installs.
 
 use std::path::{Path, PathBuf};
 
@@ -9,17 +9,17 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the project").to_owned()
 }
 
-/// A tool, in the environment of that name.
+/// Path of a tool in that environment.
 pub(crate) fn tool(environment: &str, name: &str) -> PathBuf {
     let path = root().join("target/tools").join(environment).join("bin").join(name);
     assert!(path.is_file(), "{} is missing; `tests/run` installs what the tests need", path.display());
     path
 }
 
-/// Runs a Python program of the project and returns what it prints.
+/// Runs a Python program of the project and returns its output.
 ///
 /// # Panics
-/// With all that it printed, when it fails.
+/// With its output, when it fails.
 pub(crate) async fn python(program: &str, arguments: &[&str], variables: &[(&str, String)]) -> String {
     let python = tool("infrastructure", "python");
     let tools = python.parent().expect("a folder");
@@ -33,7 +33,7 @@ pub(crate) async fn python(program: &str, arguments: &[&str], variables: &[(&str
     out.into_owned()
 }
 
-#[expect(clippy::disallowed_methods, reason = "programs that are started find others as we do")]
+#[expect(clippy::disallowed_methods, reason = "child processes find programs as we do")]
 fn path() -> String {
     std::env::var("PATH").expect("a PATH")
 }

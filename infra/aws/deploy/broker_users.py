@@ -1,15 +1,14 @@
 """The broker's users of functions and consumer, with the permissions that each needs and no more.
 
 CloudFormation makes one user of a broker for RabbitMQ, its administrator. The others are made by the broker's management
-API, which is reached from inside the VPC only: so a function there carries the calls out. It holds no secret; what it needs
-comes with the call.
+API.
 """
 
 import json
-import tempfile
 from pathlib import Path
 
-from deploy.cli import Failed, say, step
+from deploy import management
+from deploy.cli import say, step
 
 # The same file that makes them on a developer's machine.
 PERMISSIONS = Path(__file__).resolve().parents[2] / "rabbitmq.json"
@@ -36,24 +35,7 @@ def calls(permissions, users):
 def make(aws, data):
     """Makes them as their secrets say, or brings them to that."""
     step("users of the broker")
-
-    def secret(output):
-        return json.loads(aws("secretsmanager", "get-secret-value", "--secret-id", data[output])["SecretString"])
-
-    users = {name: secret(output) for name, output in SECRETS.items()}
-    payload = {
-        "url": data["BrokerConsole"],
-        "admin": secret("BrokerSecretArn"),
-        "calls": list(calls(json.loads(PERMISSIONS.read_text()), users)),
-    }
-    # Nobody else can read it, and it goes at the end.
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as sent, tempfile.NamedTemporaryFile("r") as answer:
-        json.dump(payload, sent)
-        sent.flush()
-        named = ["--function-name", data["BrokerUsersFunction"], "--payload", f"fileb://{sent.name}"]
-        done = aws("lambda", "invoke", *named, answer.name)
-        said = answer.read()
-    if done.get("FunctionError"):
-        raise Failed(f"the users of the broker could not be made: {said}")
+    users = {name: management.secret(aws, data[output]) for name, output in SECRETS.items()}
+    management.call(aws, data, list(calls(json.loads(PERMISSIONS.read_text()), users)))
     for user in users.values():
         say(user["username"])

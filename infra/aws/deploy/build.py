@@ -1,10 +1,13 @@
 """Builds what is deployed: three zips and the folder of the consumer's image."""
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import struct
 import subprocess
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from deploy.cli import Failed, say, step
 
 ROOT = Path(__file__).resolve().parents[3]
 FUNCTIONS = ("connect", "disconnect", "send")
+ZIPS = ROOT / "target" / "deploy"
 IMAGE = ROOT / "target" / "image"
 
 # What Rust calls the processors. The consumer's image holds nothing but the program, so it is linked with musl.
@@ -38,25 +42,37 @@ def functions(architecture):
     step("building the functions")
     target = TARGETS[architecture][0]
     run("cargo", "lambda", "build", "--locked", "--release", "--target", target, "--package", "kschat-functions")
-    return {name: zipped(name, ROOT / "target" / "lambda" / name / "bootstrap") for name in FUNCTIONS}
+    return given(ROOT / "target" / "lambda")
 
 
 def given(folder):
     """Functions that somebody has built, in the layout of `cargo lambda build`."""
-    return {name: zipped(name, Path(folder) / name / "bootstrap") for name in FUNCTIONS}
+    return {name: zipped(name, (Path(folder) / name / "bootstrap").read_bytes()) for name in FUNCTIONS}
 
 
-def zipped(name, program):
-    """A zip with one program in it, named after its content."""
-    folder = ROOT / "target" / "deploy"
-    folder.mkdir(parents=True, exist_ok=True)
-    content = program.read_bytes()
-    path = folder / f"{name}-{hashlib.sha256(content).hexdigest()[:20]}.zip"
-    entry = zipfile.ZipInfo("bootstrap", EPOCH)
-    entry.external_attr = 0o755 << 16
-    entry.compress_type = zipfile.ZIP_DEFLATED
+def broker_users():
+    """The function that makes the broker's users, which the template of `data` contains, as a zip for Terraform."""
+    template = (ROOT / "infra" / "aws" / "data.yaml").read_text()
+    code = re.search(r"^        ZipFile: \|\n((?: {10}.*\n|\n)+)", template, re.M).group(1)
+    return zipped("broker-users", textwrap.dedent(code).strip().encode() + b"\n", "index.py")
+
+
+def write_index(zips):
+    """Writes which zip is whose, for Terraform."""
+    path = ZIPS / "zips.json"
+    path.write_text(json.dumps({name: file.name for name, file in zips.items()}, indent=1) + "\n")
+    say(f"for Terraform: {path}")
+
+
+def zipped(name, content, entry="bootstrap"):
+    """A zip with one file in it, named after its content."""
+    ZIPS.mkdir(parents=True, exist_ok=True)
+    path = ZIPS / f"{name}-{hashlib.sha256(content).hexdigest()[:20]}.zip"
+    info = zipfile.ZipInfo(entry, EPOCH)
+    info.external_attr = 0o755 << 16
+    info.compress_type = zipfile.ZIP_DEFLATED
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(entry, content, compresslevel=9)
+        archive.writestr(info, content, compresslevel=9)
     say(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
     return path
 

@@ -7,21 +7,12 @@ import subprocess
 import urllib.request
 from urllib.parse import urlsplit
 
-from deploy.build import TARGETS
-from deploy.cli import GREEN, PLAIN, RED, say, step
+from deploy.build import FUNCTIONS, TARGETS
+from deploy.cli import GREEN, PLAIN, RED, Failed, say, step
+from deploy.limits import kind, reserved
 
 # An account keeps as many executions for functions without a reservation. Source: AWS Lambda quotas.
 UNRESERVED = 100
-
-# Concurrency that the functions of a broker's size reserve together: the mapping of app.yaml, checked by a test.
-RESERVED = {
-    "mq.m7g.medium": 130,
-    "mq.m7g.large": 800,
-    "mq.m7g.xlarge": 800,
-    "mq.m7g.4xlarge": 800,
-    "mq.m7g.8xlarge": 800,
-}
-
 
 class Findings:
     """What is missing or unsafe, with the cure."""
@@ -97,33 +88,54 @@ def wrong(spec, value):
     return None
 
 
-def account(found, aws, given):
+def account(found, aws, given, name, subnets, had, declared):
     """Asks the account; stops at missing credentials, as nothing else can be asked then."""
     identity = aws.try_("sts", "get-caller-identity")
     if identity is None:
         found.problem("no credentials", "aws configure, aws sso login, or AWS_PROFILE")
         return
     found.ok(f"account {identity['Account']}, region {aws.region}")
-    concurrency(found, aws, given)
+    concurrency(found, aws, given, name)
     zones(found, aws, given)
-    broker(found, aws, given)
-    secret(found, aws, given["data"].get("JwtKeySecretArn"))
-    if given["app"].get("AccessLogs") == "true" and given["observability"].get("AccountLogging") != "true":
-        role = (aws.try_("apigateway", "get-account") or {}).get("cloudwatchRoleArn")
-        found.expect(
-            role,
-            "role for access logs",
-            "the account has no role for access logs",
-            "set observability.AccountLogging=true in one deployment, and app.AccessLogs=true afterwards",
-        )
+    if given["data"].get("ExistingBrokerName"):
+        existing_broker(found, aws, given["data"], declared)
+    else:
+        broker(found, aws, given, subnets, had)
+    if given["data"].get("ExistingCacheId"):
+        existing_cache(found, aws, given["data"])
+    secrets(found, aws, given["data"])
+    access_logs(found, aws, given)
 
 
-def concurrency(found, aws, given):
+def access_logs(found, aws, given):
+    """API Gateway takes a stage with a log only from an account that has a role for it."""
+    if given["app"].get("AccessLogs") != "true" or given["app"].get("AccountLogging") == "true":
+        return
+    role = (aws.try_("apigateway", "get-account") or {}).get("cloudwatchRoleArn")
+    found.expect(
+        role and exists(aws, role),
+        "role for access logs",
+        "the account has no role for access logs" + (f": {role} is gone" if role else ""),
+        "set app.AccountLogging=true in one deployment of this account and region",
+    )
+
+
+def exists(aws, role):
+    """Whether the account's role is still there, as far as anybody may ask."""
+    try:
+        aws("iam", "get-role", "--role-name", role.rsplit("/", 1)[1])
+    except Failed as failed:
+        return "NoSuchEntity" not in str(failed)
+    return True
+
+
+def concurrency(found, aws, given, name):
     if given["app"].get("ReserveConcurrency", "true") != "true":
         return
     limits = (aws.try_("lambda", "get-account-settings") or {}).get("AccountLimit", {})
-    free = limits.get("UnreservedConcurrentExecutions", 0)
-    wanted = RESERVED[given["data"].get("BrokerInstanceType", "mq.m7g.medium")]
+    free = limits.get("UnreservedConcurrentExecutions", 0) + reserved_already(aws, name)
+    data = given["data"]
+    wanted = reserved(data.get("BrokerInstanceType", "mq.m7g.medium"), kind(data))
     found.expect(
         free - wanted >= UNRESERVED,
         f"{wanted} concurrent executions can be reserved",
@@ -133,18 +145,45 @@ def concurrency(found, aws, given):
     )
 
 
+def reserved_already(aws, name):
+    """What the functions of this deployment hold, which an update takes from no one else.
+
+    `UnreservedConcurrentExecutions` is what is left after it. Source:
+    https://docs.aws.amazon.com/lambda/latest/api/API_AccountLimit.html
+    """
+    answers = (
+        aws.try_("lambda", "get-function-concurrency", "--function-name", f"{name}-{function}") for function in FUNCTIONS
+    )
+    return sum((answer or {}).get("ReservedConcurrentExecutions", 0) for answer in answers)
+
+
+def region_zones(aws):
+    """The names of the region's zones, in the order in which CloudFormation counts them."""
+    asked = ["--filters", "Name=zone-type,Values=availability-zone"]
+    answer = aws.try_("ec2", "describe-availability-zones", *asked) or {}
+    return sorted(zone.get("ZoneName", "") for zone in answer.get("AvailabilityZones", []))
+
+
 def zones(found, aws, given):
     if "network" not in given:
         return
-    answer = (
-        aws.try_("ec2", "describe-availability-zones", "--filters", "Name=zone-type,Values=availability-zone") or {}
-    )
-    have, want = len(answer.get("AvailabilityZones", [])), int(given["network"].get("Zones", 2))
+    have, want = len(region_zones(aws)), int(given["network"].get("Zones", 2))
     found.expect(have >= want, f"{want} zones", f"the region has {have} zones, not {want}", "set network.Zones=2")
 
 
-def broker(found, aws, given):
-    size, version = given["data"].get("BrokerInstanceType"), given["data"].get("BrokerVersion")
+# What decides whether AWS has such a broker to offer.
+KIND_OF_BROKER = ("BrokerInstanceType", "BrokerVersion", "BrokerDeployment")
+
+
+def broker(found, aws, given, subnets, had):
+    """Whether a broker of this size, version and mode can be made in the zones that it is to be in.
+
+    Source: https://docs.aws.amazon.com/amazon-mq/latest/api-reference/broker-instance-options.html
+    """
+    size, version, mode = (given["data"].get(name) for name in KIND_OF_BROKER)
+    if all(had.get(name) == given["data"].get(name) for name in KIND_OF_BROKER):
+        found.ok("the broker stays as it is")
+        return
     asked = ["--engine-type", "RABBITMQ", "--host-instance-type", size]
     options = (aws.try_("mq", "describe-broker-instance-options", *asked) or {}).get("BrokerInstanceOptions", [])
     versions = {v for option in options for v in option.get("SupportedEngineVersions", [])}
@@ -154,6 +193,47 @@ def broker(found, aws, given):
         f"here is no {size} with RabbitMQ {version}",
         f"versions: {', '.join(sorted(versions)) or 'none'}",
     )
+    options = [option for option in options if version in option.get("SupportedEngineVersions", [])]
+    modes = {m for option in options for m in option.get("SupportedDeploymentModes", [])}
+    if modes and mode:
+        found.expect(
+            mode in modes,
+            f"{size} as {mode}",
+            f"{size} is not to be had as {mode}",
+            f"set data.BrokerDeployment to one of {', '.join(sorted(modes))}, or another data.BrokerInstanceType",
+        )
+    offering = sorted({zone["Name"] for option in options for zone in option.get("AvailabilityZones", [])})
+    if offering:
+        broker_zones(found, aws, given, subnets, offering)
+
+
+def broker_zones(found, aws, given, subnets, offering):
+    """Whether each zone that the broker is to be in has its size: a cluster is in all, a single one in the first."""
+    used = zones_of(aws, subnets) if subnets else zones_of_new_network(aws, given)
+    if given["data"].get("BrokerDeployment") != "CLUSTER_MULTI_AZ":
+        used = used[:1]
+    lacking = sorted(set(used) - set(offering))
+    size = given["data"].get("BrokerInstanceType")
+    here = ",".join(offering[: int(given.get("network", {}).get("Zones", 2))])
+    found.expect(
+        not lacking,
+        f"{size} in {', '.join(used)}",
+        f"{', '.join(lacking)} has no {size}",
+        f"give subnets in {', '.join(offering)}" if subnets else f"set network.ZoneNames={here}",
+    )
+
+
+def zones_of(aws, subnets):
+    """The zones of subnets, in their order."""
+    answer = aws.try_("ec2", "describe-subnets", "--subnet-ids", *subnets) or {}
+    zones = {subnet["SubnetId"]: subnet["AvailabilityZone"] for subnet in answer.get("Subnets", [])}
+    return [zones[subnet] for subnet in subnets if subnet in zones]
+
+
+def zones_of_new_network(aws, given):
+    network = given.get("network", {})
+    named = [zone for zone in network.get("ZoneNames", "").split(",") if zone]
+    return (named or region_zones(aws))[: int(network.get("Zones", 2))]
 
 
 def copies(found, given):
@@ -218,19 +298,86 @@ def collector(found, given):
     )
 
 
-def secret(found, aws, arn):
-    if arn:
-        found.expect(
-            aws.try_("secretsmanager", "describe-secret", "--secret-id", arn),
-            "the key for tokens",
-            f"there is no secret {arn}",
-            "create it, or leave data.JwtKeySecretArn out to have one made",
-        )
+# Parameters that name a secret of one's own, with the parameter that makes them necessary.
+OWN_SECRETS = {
+    "JwtKeySecretArn": None,
+    "ExistingBrokerFunctionsUrlSecretArn": "ExistingBrokerName",
+    "ExistingBrokerConsumerUrlSecretArn": "ExistingBrokerName",
+    "ExistingCacheUrlSecretArn": "ExistingCacheId",
+}
+
+
+def secrets(found, aws, data):
+    """Whether the secrets exist that are given, and those are given that are necessary."""
+    for parameter, needed_by in OWN_SECRETS.items():
+        arn = data.get(parameter)
+        if arn:
+            exists = aws.try_("secretsmanager", "describe-secret", "--secret-id", arn)
+            cure = f"create it, or give another data.{parameter}"
+            found.expect(exists, f"the secret of data.{parameter}", f"there is no secret {arn}", cure)
+        elif data.get(needed_by):
+            found.problem(f"data.{needed_by} needs data.{parameter}", "give the ARN of a secret that contains the URL")
+
+
+def existing_broker(found, aws, data, declared):
+    """Whether a broker of one's own is there and is what the parameters say: sizes and alarms depend on that. `declared` are
+    the parameters of the data stack, as its template has them."""
+    name = data["ExistingBrokerName"]
+    brokers = (aws.try_("mq", "list-brokers") or {}).get("BrokerSummaries", [])
+    broker = next((one for one in brokers if one["BrokerName"] == name), None)
+    if broker is None or broker["EngineType"].upper() != "RABBITMQ":
+        found.problem(f"there is no broker {name} for RabbitMQ here", "aws mq list-brokers shows those there are")
+        return
+    for parameter, key in (("BrokerInstanceType", "HostInstanceType"), ("BrokerDeployment", "DeploymentMode")):
+        expect_broker(found, data, declared, parameter, broker[key])
+    described = aws.try_("mq", "describe-broker", "--broker-id", broker["BrokerId"])
+    if described is None:
+        found.problem(f"{name} can't be described", "allow mq:DescribeBroker to whoever deploys")
+        return
+    # Patches are Amazon MQ's. Source: Amazon MQ Developer Guide, "Managing Amazon MQ for RabbitMQ engine versions".
+    expect_broker(found, data, declared, "BrokerVersion", ".".join(described["EngineVersion"].split(".")[:2]))
+
+
+def expect_broker(found, data, declared, parameter, actual):
+    """Whether a parameter says what the broker is. Not every broker can be used."""
+    name, allowed = data["ExistingBrokerName"], declared[parameter]["AllowedValues"]
+    usable = "mq.m7g sizes" if parameter == "BrokerInstanceType" else ", ".join(allowed)
+    cure = f"set data.{parameter}={actual}" if actual in allowed else f"only {usable} can be used: give another broker"
+    said = data.get(parameter)
+    found.expect(said == actual, f"{name}: {actual}", f"{name} is {actual}, not {said}", cure)
+
+
+def existing_cache(found, aws, data):
+    """The same for a cache of one's own. The programs need TLS, and refuse a cache in cluster mode."""
+    name = data["ExistingCacheId"]
+    answer = aws.try_("elasticache", "describe-replication-groups", "--replication-group-id", name)
+    if answer is None:
+        found.problem(f"there is no replication group {name} here, or it may not be described", "give another one")
+        return
+    (group,) = answer["ReplicationGroups"]
+    replicas = str(len(group["MemberClusters"]) - 1)
+    is_right = group.get("TransitEncryptionEnabled") and not group.get("ClusterEnabled")
+    cure = "use a group with TLS and with cluster mode disabled"
+    found.expect(is_right, f"{name}: TLS, no cluster mode", f"{name} has no TLS, or is in cluster mode", cure)
+    found.expect(
+        str(data.get("CacheReplicas")) == replicas,
+        f"{name}: {replicas} replicas",
+        f"{name} has {replicas} replicas, not {data.get('CacheReplicas')}",
+        f"set data.CacheReplicas={replicas}",
+    )
+    watched = [f"{name}-{number:03}" for number in range(1, len(group["MemberClusters"]) + 1)]
+    found.expect(
+        sorted(group["MemberClusters"]) == watched,
+        f"{name}: alarms watch its nodes",
+        f"the nodes of {name} are {', '.join(sorted(group['MemberClusters']))}, and alarms watch {', '.join(watched)}",
+        "use a group whose nodes have these names, as those of a new group do",
+    )
 
 
 def vpc(found, aws, vpc_id):
     """A private endpoint for execute-api takes every public API away from its VPC, the connections API as well."""
-    filters = [f"Name=vpc-id,Values={vpc_id}", f"Name=service-name,Values=com.amazonaws.{aws.region}.execute-api"]
+    service = f"com.amazonaws.{aws.region}.execute-api"
+    filters = [f"Name=vpc-id,Values={vpc_id}", f"Name=service-name,Values={service},cn.{service}"]
     answer = aws.try_("ec2", "describe-vpc-endpoints", "--filters", *filters)
     if answer is None:
         found.problem(f"the endpoints of {vpc_id} can't be listed", "allow ec2:DescribeVpcEndpoints to whoever deploys")
@@ -244,8 +391,11 @@ def vpc(found, aws, vpc_id):
     )
 
 
-def everything(aws, templates, given, architecture, builds, vpc_id=None):
-    """All of it; returns what is wrong."""
+def everything(aws, templates, given, name, architecture, builds, vpc_id=None, subnets=(), had=None):
+    """All of it; returns what is wrong.
+
+    `subnets` are those that the broker goes into, where there are any yet, and `had` are the parameters of the data stack.
+    """
     step("looking before anything is changed")
     found = Findings()
     tools(found, architecture, builds)
@@ -254,7 +404,7 @@ def everything(aws, templates, given, architecture, builds, vpc_id=None):
     issuer(found, given)
     collector(found, given)
     if shutil.which("aws") and aws.region:
-        account(found, aws, given)
+        account(found, aws, given, name, subnets, had or {}, templates["data"])
         if vpc_id:
             vpc(found, aws, vpc_id)
     found.expect(aws.region, "region", "no region", "--region, or AWS_REGION")

@@ -32,7 +32,7 @@ def confirm(question, assumed):
     if assumed:
         return True
     if not sys.stdin.isatty():
-        raise Failed(f"{question} There is nobody to ask: review the change set, then say --yes.")
+        raise Failed(f"{question} There is nobody to ask: say --yes if it is what you want.")
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
@@ -41,6 +41,11 @@ class Aws:
 
     def __init__(self, region):
         self.region = region
+
+    @property
+    def url_suffix(self):
+        """The domain of the services. Source: https://docs.amazonaws.cn/en_us/aws/latest/userguide/endpoints-Beijing.html"""
+        return "amazonaws.com.cn" if self.region.startswith("cn-") else "amazonaws.com"
 
     def __call__(self, *arguments, data=None, parse=True):
         """Runs a command and returns what it answers; raises [`Failed`] with what AWS says."""

@@ -76,7 +76,8 @@ class Registry:
         self.headers = {"Authorization": f"Basic {token}"} if token else {}
 
     def _call(self, method, url, body=None, kind=None):
-        headers = self.headers | ({"Content-Type": kind} if kind else {})
+        # Without Accept a registry tells nobody of an OCI manifest that it has.
+        headers = self.headers | {"Accept": MANIFEST} | ({"Content-Type": kind} if kind else {})
         request = urllib.request.Request(urljoin(self.base, url), data=body, method=method, headers=headers)
         return urllib.request.urlopen(request, timeout=300)
 
@@ -98,11 +99,15 @@ class Registry:
         self._call("PUT", place, content, "application/octet-stream").close()
 
     def push(self, image, tag):
-        """Uploads what is not there yet; the tag comes last, so that it never names half an image."""
+        """Uploads what is not there yet; the tag comes last, so that it never names half an image. A repository whose
+        tags can't change refuses even the same image a second time.
+
+        Source: https://docs.aws.amazon.com/AmazonECR/latest/userguide/image-tag-mutability.html
+        """
         try:
             self._upload(image.layer)
             self._upload(image.config)
-            if not self.has("manifests", tag):
+            if not self.has("manifests", image.digest):
                 self._call("PUT", f"manifests/{tag}", image.manifest, MANIFEST).close()
         except urllib.error.HTTPError as error:
             raise Failed(

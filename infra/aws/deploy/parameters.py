@@ -39,11 +39,26 @@ def profile(name):
     return json.loads(path.read_text())
 
 
-def merged(profile_name, files, settings):
-    """The profile, then files of the same form, then `stack.Parameter=value`; later ones win."""
-    given = profile(profile_name)
-    for file in files:
-        for stack, values in json.loads(Path(file).read_text()).items():
+# In the place of a stack's name: a parameter of all stacks that have it.
+ALL = "all"
+
+
+def shared(given, declared):
+    """Gives what is meant for all stacks to each that has such a parameter."""
+    for name, value in given.pop(ALL, {}).items():
+        having = [stack for stack in STACKS if name in declared[stack]]
+        if not having:
+            raise Failed(f"{ALL}.{name}: no stack has that parameter")
+        for stack in having:
+            given.setdefault(stack, {})[name] = value
+    return given
+
+
+def merged(layers, files, settings):
+    """The layers, such as a profile, then files of the same form, then `stack.Parameter=value`; later ones win."""
+    given = {}
+    for layer in (*layers, *(json.loads(Path(file).read_text()) for file in files)):
+        for stack, values in layer.items():
             given.setdefault(stack, {}).update(values)
     for setting in settings:
         match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", setting, re.S)

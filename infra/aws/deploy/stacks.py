@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+from deploy import destroy
 from deploy.cli import GREEN, PLAIN, RED, Failed, confirm, say, step
 
 FOLDER = Path(__file__).resolve().parents[1]
@@ -14,6 +15,10 @@ INLINE_LIMIT = 51_200
 # How often progress is asked for, in seconds.
 POLL = 3
 
+# Of a stack that could not be made. Nothing in it was ever used: updates that fail end as UPDATE_ROLLBACK_….
+# Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/view-stack-events.html
+NEVER_MADE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "REVIEW_IN_PROGRESS")
+
 # A replacement of these loses what is in them.
 STATEFUL = {
     "AWS::AmazonMQ::Broker",
@@ -23,6 +28,7 @@ STATEFUL = {
     "AWS::S3::Bucket",
     "AWS::SecretsManager::Secret",
     "AWS::EC2::VPC",
+    "AWS::EC2::Subnet",
 }
 
 
@@ -55,10 +61,11 @@ class Stacks:
         template = Path(template or self.templates / f"{part}.yaml")
         step(f"stack {self.stack(part)}")
         existing = self.describe(part)
-        if existing and existing["StackStatus"] in ("ROLLBACK_COMPLETE", "REVIEW_IN_PROGRESS"):
-            say("removing what an earlier, failed creation has left")
-            self._delete(part)
+        if existing and existing["StackStatus"] in NEVER_MADE:
+            self._remove_failed_creation(part)
             existing = None
+        if existing and existing["StackStatus"] == "DELETE_FAILED":
+            raise Failed(f"{self.stack(part)} was being deleted: let `kschat-aws destroy` finish that first")
         if existing and existing["StackStatus"].endswith("_IN_PROGRESS"):
             raise Failed(f"{self.stack(part)} is {existing['StackStatus']}: wait until that has ended")
         change_set = self._change_set(part, template, parameters, "UPDATE" if existing else "CREATE", bucket)
@@ -72,6 +79,18 @@ class Stacks:
         self._wait(part, seen)
         return self.outputs(part)
 
+    def _remove_failed_creation(self, part):
+        """Deletes a stack that could not be made, with what its rollback has kept or could not delete."""
+        say("removing what an earlier, failed creation has left")
+        kept = destroy.kept_of(self) if part == "data" else []
+        if kept:
+            for kind, id in kept:
+                say(f"{kind} {id}")
+            if not confirm("   Delete these? They were made by that creation and never used.", self.assume_yes):
+                raise Failed("nothing was changed")
+            destroy.remove(self.aws, kept)
+        self._delete(part)
+
     def _change_set(self, part, template, parameters, kind, bucket):
         """Makes one and waits for it; None if it would change nothing."""
         body = ["--template-body", f"file://{template}"]
@@ -80,7 +99,7 @@ class Stacks:
                 raise Failed(f"{template.name} is too large to be sent, and there is no bucket yet")
             key = f"templates/{template.stem}-{int(time.time())}.yaml"
             self.aws("s3", "cp", str(template), f"s3://{bucket}/{key}", "--only-show-errors", parse=False)
-            body = ["--template-url", f"https://{bucket}.s3.{self.aws.region}.amazonaws.com/{key}"]
+            body = ["--template-url", f"https://{bucket}.s3.{self.aws.region}.{self.aws.url_suffix}/{key}"]
         given = [{"ParameterKey": name, "ParameterValue": str(value)} for name, value in parameters.items()]
         tags = [{"Key": key, "Value": value} for key, value in self.tags.items()]
         name = f"kschat-{int(time.time())}"
@@ -182,5 +201,12 @@ class Stacks:
         say("done")
 
     def resources(self, part, kind):
+        """The physical ids of what there is of a kind."""
         found = self.aws.find("cloudformation", "describe-stack-resources", "--stack-name", self.stack(part)) or {}
-        return [r["PhysicalResourceId"] for r in found.get("StackResources", []) if r["ResourceType"] == kind]
+        return [
+            resource["PhysicalResourceId"]
+            for resource in found.get("StackResources", [])
+            if resource["ResourceType"] == kind
+            and resource.get("PhysicalResourceId")
+            and resource["ResourceStatus"] != "DELETE_COMPLETE"
+        ]
