@@ -1,45 +1,46 @@
-// The chat page of kschat: conversations beside messages. The wire is kschat.js, what is kept is history.js, the messages
-// are log.js, the list is list.js, the field is composer.js. This file ties them together, and shows one conversation.
+// The chat page of kschat: connects its modules, and shows one conversation.
 
 import { Composer } from "./composer.js";
 import { History } from "./history.js";
-import { connect } from "./kschat.js";
-import { List } from "./list.js";
+import { connect, KschatError } from "./kschat.js";
+import {
+  addressOf, convOf, displayName, fromAddress, given, isRoom, isWatched, List, nameOf, people, presence, shown, titleOf,
+  typing,
+} from "./list.js";
 import { Log } from "./log.js";
-import { ask, banner, tellConnection } from "./notices.js";
-import { addressOf, convOf, fromAddress, given, isRoom, nameOf, people, presence, shown, typing } from "./state.js";
-import { $, lastSeen, paintAvatar, plural } from "./words.js";
+import { tellConnection, warn } from "./status.js";
+import { fillIn, lastSeen, problem, t } from "./texts.js";
+import { $, paintAvatar } from "./words.js";
 
 const { uid: me, rid, tokenId, url, tokenUrl, switchUrl } = given;
 
-const MAX_WATCHED = 100; // people whose presence is asked for …
-const WATCH_MS = 500; // … once in this time
-const LATELY = 20; // messages that another tab may just have written …
-const MEANWHILE = 300; // … or have taken while this one had no connection
+const MAX_WATCHED = 100; // users in a presence request …
+const WATCH_MS = 500; // … sent once in this time
+const LATELY = 20; // messages that another tab may just have stored …
+const MEANWHILE = 300; // … or received while this one had no connection
 
 async function getToken() {
   const answer = await fetch(`${tokenUrl}?${new URLSearchParams({ uid: me })}`, { cache: "no-store" });
-  // The host application does not know this user any more.
+  // The host application does not know this user.
   if (answer.status === 401 || answer.status === 403) return null;
   if (!answer.ok) throw new Error(`the host answered with ${answer.status}`);
   return answer.text();
 }
 
-/** A host application may set the clocks of kschat.js, such as `data-ping-after`. */
+/** A host application may set timeouts of kschat.js, such as `data-ping-after`. */
 function clocks() {
-  const numbers = Object.entries(given).filter(([name]) => /(After|Before|Every|Timeout|Overlap|Min|Max)$/.test(name));
+  const numbers = Object.entries(given).filter(([, value]) => /^\d+$/.test(value));
   return Object.fromEntries(numbers.map(([name, value]) => [name, Number(value)]));
 }
 
-const history = await History.open(me).catch((error) => {
-  const words = "This browser lets the page keep nothing, and without that no message would outlive it.";
-  banner(words, "Reload", () => location.reload());
-  throw error;
-});
-let isLost = false;
+const history = await History.open(me);
+let isWarned = history.isKept;
+
+const warnOfLoss = () => warn(t("keepsNothing"), () => (isWarned = true));
+
 history.lost = () => {
-  isLost = true;
-  banner("This browser keeps nothing any more for this page. What comes is shown after a reload.", "Reload", () => location.reload());
+  isWarned = false;
+  warnOfLoss();
 };
 const channel = new BroadcastChannel(`kschat ${me}`);
 const chat = connect({ ...clocks(), url, user: me, token: tokenId, getToken: tokenUrl ? getToken : undefined });
@@ -49,9 +50,9 @@ const composer = new Composer(me, { send, written });
 
 // ---- conversations
 
-/** Takes what the history says of a conversation. */
 function take(record) {
   if (!record) return;
+  notifier?.settle(record);
   if (record.left) return drop(record.conv);
   people.set(record.conv, record);
   if (record.conv === log.conv) log.mark(record);
@@ -85,20 +86,37 @@ async function fill(conv) {
   if (!people.has(conv)) await change(conv, { left: false });
   if (conv !== shown.conv) return;
   paintHead();
-  await log.show(people.get(conv), pendingOf);
+  const found = takeFound(conv);
+  await log.show(people.get(conv), pendingOf, found);
   watch();
   askMarks();
-  // A phone's keyboard would hide what there is to read.
+  if (found) return;
+  // A phone's keyboard would hide the messages.
   if (matchMedia("(pointer: fine)").matches) composer.focus();
   else $("name").focus();
 }
 
+let foundMessage = null; // where the next conversation opens
+
+function takeFound(conv) {
+  const found = foundMessage;
+  foundMessage = null;
+  return found?.conv === conv ? found : null;
+}
+
+/** Opens a conversation at a message; the caller follows the link to the conversation. */
+function openAt(message) {
+  foundMessage = message;
+  if (message.conv === shown.conv) fill(message.conv);
+}
+
 function paintHead() {
-  const name = nameOf(shown.conv);
+  if (!shown.conv) return;
+  const name = titleOf(shown.conv);
   $("name").textContent = name;
   paintAvatar($("avatar"), name, isRoom(shown.conv));
   $("leave").hidden = !isRoom(shown.conv);
-  $("messages").setAttribute("aria-label", `Messages with ${name}`);
+  $("messages").setAttribute("aria-label", t("messagesWith", { name }));
   paintPresence();
 }
 
@@ -106,29 +124,29 @@ function paintPresence() {
   if (!shown.conv) return;
   const here = presence.get(nameOf(shown.conv));
   const isTyping = !isRoom(shown.conv) && typing.has(nameOf(shown.conv));
-  const seen = here?.on ? "online" : here?.last ? lastSeen(here.last) : "";
-  $("presence").textContent = isRoom(shown.conv) ? "Room" : isTyping ? "typing…" : seen;
+  const seen = here?.on ? t("online") : here?.last ? lastSeen(here.last) : "";
+  $("presence").textContent = isRoom(shown.conv) ? t("room") : isTyping ? t("typing") : seen;
   $("presence").dataset.state = isTyping ? "typing" : here?.on ? "on" : "off";
 }
 
-const isWatched = () => !document.hidden && document.hasFocus();
-
-const missed = new Set(); // ids of messages that came while the newest was out of view
+const missed = new Set(); // ids of messages that arrived while the newest was out of view
 
 function onMoved() {
   const { conv } = shown;
   if (log.following) missed.clear();
   $("jump").hidden = log.following || !conv;
-  $("jump").firstElementChild.textContent = missed.size ? plural(missed.size, "new message") : "Latest";
+  $("jump").firstElementChild.textContent = missed.size ? t("newMessages", { n: missed.size }) : t("latest");
   $("empty").hidden = Boolean(conv) && !log.isEmpty;
-  $("empty-lead").textContent = conv ? `Say hello to ${nameOf(conv)}` : "Pick a conversation";
-  $("empty-more").textContent = conv ? "Enter sends, Shift + Enter starts a new line." : "or start a new one with +";
+  $("empty-lead").textContent = conv ? t("sayHello", { name: titleOf(conv) }) : t("pick");
+  $("empty-more").textContent = t(conv ? "keys" : "orStartNew");
   readSoon();
 }
 
+const shownAgain = () => new Promise((shows) => document.addEventListener("visibilitychange", shows, { once: true }));
+
 let reading = false;
 
-/** What is in view has been read. */
+/** Marks visible messages as read. */
 async function readSoon() {
   const record = people.get(shown.conv);
   if (reading || !record?.unread || !log.following || !isWatched() || log.conv !== shown.conv) return;
@@ -148,15 +166,15 @@ async function toLatest() {
   onMoved();
 }
 
-// ---- what comes and goes
+// ---- received messages and events
 
 const kept = ({ id, from, text, time, mine, rno }, conv) => ({ id, conv, from, text, time, mine: mine ? 1 : 0, rno });
 
-/** Only what is kept here is acknowledged: kschat.js waits for this. */
+/** Acknowledges only what is stored or shown here: kschat.js awaits this. */
 async function onMessages(messages) {
   const records = messages.map((message) => kept(message, convOf(message)));
   (await history.add(records)).forEach(take);
-  // Once it is acknowledged, a tab that has no connection just now hears of it from nobody else.
+  // After the ack, a tab without a connection learns of it only from here.
   for (const conv of new Set(records.map((record) => record.conv))) {
     channel.postMessage({ conv, records: records.filter((record) => record.conv === conv) });
   }
@@ -164,9 +182,10 @@ async function onMessages(messages) {
   bring(records);
   if (theirs.length) announce(theirs);
   watch();
+  // Messages that are stored nowhere are acknowledged only once the page is visible.
+  if (!history.isKept && document.hidden) await shownAgain();
 }
 
-/** Shows those that belong to the open conversation. */
 function bring(records) {
   const here = records.filter(({ conv }) => conv === log.conv);
   if (!log.following) for (const { id, mine } of here) if (!mine) missed.add(id);
@@ -175,11 +194,12 @@ function bring(records) {
 
 function announce(messages) {
   const { from, text } = messages.at(-1);
-  const words = messages.length > 1 ? plural(messages.length, "new message") : `${from}: ${text.slice(0, 200)}`;
-  $("announce").textContent = words;
+  const n = messages.length;
+  $("announce").textContent = n > 1 ? t("newMessages", { n }) : `${displayName(from, false)}: ${text.slice(0, 200)}`;
+  for (const conv of new Set(messages.map((message) => message.conv))) notifier?.notify(me, conv);
 }
 
-/** Whether it was taken: it waits to be sent, at least. */
+/** Returns whether it was accepted. */
 function send(text) {
   const { conv } = shown;
   const to = nameOf(conv);
@@ -193,12 +213,12 @@ function send(text) {
   return true;
 }
 
-const tellNotTaken = (answer) => answer.catch((error) => composer.note(`Not sent: ${error.message}.`));
+const tellNotTaken = (answer) => answer.catch((error) => composer.note(`${t("notSent", { why: problem(error) })}.`));
 
 function retry(rno) {
   const answer = chat.retry(rno);
   if (answer && chat.outbox.some((entry) => entry.rno === rno && entry.state === "failed")) tellNotTaken(answer);
-  // It goes on under another number.
+  // It continues under another number.
   else if (answer?.rno !== rno) log.discard(rno);
 }
 
@@ -206,7 +226,7 @@ function written(hasText) {
   if (shown.conv && !isRoom(shown.conv)) chat.typing(nameOf(shown.conv), hasText);
 }
 
-/** An own message is sending, accepted, delivered, read, or failed. */
+/** State of an own message: sending, accepted, delivered, read, or failed. */
 async function onState(entry) {
   const conv = convOf(entry);
   if (conv === log.conv) log.put(entry);
@@ -220,13 +240,10 @@ function discard(rno) {
   log.discard(rno);
 }
 
-/** Another tab of ours has written, has taken `records`, or has left a room. */
+/** Another tab has written, has received `records`, or has left a room. */
 async function onOtherTab({ data: { conv, records, gone } }) {
-  if (gone) {
-    // Else this tab would join it again.
-    chat.leave(nameOf(conv)).catch(() => {});
-    return drop(conv);
-  }
+  if (gone) return drop(conv);
+  if (records && !history.isKept) await history.add(records);
   take(await history.conversation(conv));
   if (records) return bring(records);
   if (conv !== log.conv) return;
@@ -234,7 +251,7 @@ async function onOtherTab({ data: { conv, records, gone } }) {
   if (conv === log.conv) log.add(latest, true);
 }
 
-/** What other tabs have taken while this one was frozen, or had no connection. */
+/** Loads what other tabs received while this one was frozen or offline. */
 async function catchUp() {
   (await history.conversations()).forEach(take);
   const { conv } = log;
@@ -250,7 +267,6 @@ async function onReceipt({ user, of, state, id }) {
   if (people.get(conv)[which] < id) await change(conv, (record) => (record[which] < id ? { [which]: id } : {}));
 }
 
-/** Asks how far the other one has got; what comes is a receipt, too. */
 function askMarks() {
   if (shown.conv && !isRoom(shown.conv)) chat.status([nameOf(shown.conv)]).catch(() => {});
 }
@@ -271,7 +287,7 @@ function onPresence({ user, on, last }) {
 let watched = "";
 let watching;
 
-/** Asks who of those in the list is here, when that list has changed. */
+/** Requests the presence of listed users when the list has changed. */
 function watch() {
   watching ??= setTimeout(() => {
     watching = undefined;
@@ -288,7 +304,7 @@ function watch() {
 
 function onConnection(info) {
   tellConnection(info, { hurry: () => chat.hurry(), canRenew: Boolean(tokenUrl) });
-  if (isLost) history.lost();
+  if (!isWarned) warnOfLoss();
   if (info.state !== "connected") return;
   watch();
   askMarks();
@@ -296,47 +312,56 @@ function onConnection(info) {
   chat.rooms().then(onRooms, () => {});
 }
 
-const listed = new Set(); // rooms in which the server has seen us since this page was opened
-
-/** Shows the rooms that the server knows of, comes back to those that it has lost, and takes the others for left. */
+/** Shows the server's rooms. */
 function onRooms(rooms) {
-  const missing = [...people.values()].filter(({ name, room }) => room && !rooms.includes(name));
-  for (const { conv, name } of missing) {
-    if (!rooms.length || listed.has(name)) chat.join(name).catch(() => {});
-    else change(conv, { left: true });
-  }
+  const gone = [...people.values()].filter(({ name, room }) => room && !rooms.includes(name));
+  for (const { conv } of gone) change(conv, { left: true });
   rooms.forEach(onRoom);
 }
 
-/** Shows a conversation no more. */
+/** Hides a conversation. */
 function drop(conv) {
   people.delete(conv);
-  listed.delete(nameOf(conv));
   list.soon();
   if (conv === shown.conv) location.hash = "";
 }
 
 function onRoom(room) {
-  listed.add(room);
   if (!people.has(`r/${room}`)) change(`r/${room}`, { left: false });
 }
 
-// ---- what people do
+function onLeft(room) {
+  if (people.has(`r/${room}`)) change(`r/${room}`, { left: true });
+}
+
+// ---- user actions
+
+const suffixes = {}; // Not every browser loads a module whose URL has failed again.
+
+/** Passes a rarely needed module to `act`. */
+async function rarely(name, act) {
+  let loaded;
+  try {
+    loaded = await import(`./${name}.js${suffixes[name] ?? ""}`);
+  } catch {
+    suffixes[name] = `?${Date.now()}`;
+    return warn(t("failed", { why: problem(new KschatError("offline")) }));
+  }
+  act(loaded);
+}
 
 function newConversation() {
-  ask({
-    title: "New conversation", label: "Id", ok: "Open", rooms: chat.features.rooms === true,
-    act: async (name, kind) => {
-      if (kind === "r") await chat.join(name);
-      await change(`${kind}/${name}`, { at: Date.now() });
-      location.hash = addressOf(`${kind}/${name}`);
-    },
-  });
+  const enter = async (kind, name) => {
+    if (kind === "r") await chat.join(name);
+    await change(`${kind}/${name}`, { at: Date.now() });
+    location.hash = addressOf(`${kind}/${name}`);
+  };
+  rarely("dialog", (dialog) => dialog.askConversation(chat.features.rooms === true, enter));
 }
 
 function switchUser() {
-  const act = (name) => location.assign(`${switchUrl}?${new URLSearchParams({ uid: name })}`);
-  ask({ title: "Switch user", label: "I am", ok: "Switch", act });
+  const enter = (kind, name) => location.assign(`${switchUrl}?${new URLSearchParams({ uid: name })}`);
+  rarely("dialog", (dialog) => dialog.askUser(enter));
 }
 
 async function leave() {
@@ -347,13 +372,42 @@ async function leave() {
     drop(conv);
     channel.postMessage({ conv, gone: true });
   } catch (error) {
-    composer.note(`That did not work: ${error.message}`);
+    composer.note(t("failed", { why: problem(error) }));
   }
+}
+
+const onSearch = () => rarely("find", ({ find }) => find(history, openAt));
+
+let notifier = null; // notify.js, once notifications are allowed
+
+/** Offers notifications where the browser has not been asked yet; some have the API, but not for pages. */
+function offerNotifications() {
+  try {
+    $("notify").hidden = Notification.permission !== "default" || !new Notification("");
+    if (Notification.permission === "granted") import("./notify.js").then((loaded) => (notifier = loaded), () => {});
+  } catch {
+    $("notify").hidden = true;
+  }
+}
+
+const allowNotifications = () => Notification.requestPermission().then(offerNotifications);
+
+function onNames() {
+  paintSelf();
+  paintHead();
+  onMoved();
+  log.rename();
+}
+
+function paintSelf() {
+  const name = displayName(me, false);
+  $("my-name").textContent = name;
+  paintAvatar($("my-avatar"), name, false);
 }
 
 function onVisible() {
   if (document.hidden) return composer.keep();
-  log.renameDays();
+  log.arrange();
   list.soon();
   readSoon();
 }
@@ -361,24 +415,27 @@ function onVisible() {
 function wireEvents() {
   for (const [event, handler] of Object.entries({
     connection: onConnection, messages: onMessages, state: onState, receipt: onReceipt, typing: onTyping,
-    presence: onPresence, error: (error) => composer.note(`${error.message}: trying again`),
-    room: ({ room, joined }) => (joined ? onRoom(room) : listed.delete(room)),
+    presence: onPresence, error: (error) => error.isFinal || composer.note(t("tryingAgain", { why: problem(error) })),
+    room: ({ room, joined }) => (joined ? onRoom(room) : onLeft(room)),
   })) chat.on(event, handler);
   channel.addEventListener("message", onOtherTab);
-  for (const [id, handler] of Object.entries({ new: newConversation, leave, switch: switchUser })) {
+  for (const [id, handler] of Object.entries({ new: newConversation, notify: allowNotifications, leave, switch: switchUser })) {
     $(id).addEventListener("click", handler);
   }
   $("jump").addEventListener("click", () => toLatest().then(() => composer.focus()));
+  $("search").addEventListener("input", onSearch);
   document.addEventListener("visibilitychange", onVisible);
+  addEventListener("names", onNames);
   addEventListener("focus", onVisible);
   addEventListener("blur", () => list.soon());
   addEventListener("hashchange", () => show(fromAddress()));
 }
 
-$("my-name").textContent = me;
-paintAvatar($("my-avatar"), me, false);
+fillIn();
+paintSelf();
 $("switch").hidden = !switchUrl;
 wireEvents();
+offerNotifications();
 (await history.conversations()).forEach(take);
 list.paint();
 if (rid && !fromAddress()) globalThis.history.replaceState(null, "", addressOf(`u/${rid}`));

@@ -1,17 +1,19 @@
-// Where messages are written: the field, its drafts, its limit, and the notes above it.
+// The message composer: the field, its drafts, its limit, and notes above it.
 
 import { MAX_MESSAGE_BYTES, sizeOf } from "./kschat.js";
-import { $ } from "./words.js";
+import { titleOf } from "./list.js";
+import { number, t } from "./texts.js";
+import { $, setText } from "./words.js";
 
 const NOTE_MS = 8_000;
-const NEARLY_FULL = 4_096; // bytes left, from which on they are counted
+const NEARLY_FULL = 4_096; // bytes left below which the counter shows
 
 export class Composer {
-  #drafts = new Map(); // conv → what is written and not sent
+  #drafts = new Map(); // conv → unsent text
   #conv = null;
   #noteTimer;
 
-  /** `send(text)` tells whether it was taken; `written(hasText)` at every key. */
+  /** `send(text)` returns whether it was accepted; `written(hasText)` runs at every key. */
   constructor(user, { send, written }) {
     Object.assign(this, { user, send, written, input: $("msg") });
     $("composer").addEventListener("submit", (event) => this.#onSubmit(event));
@@ -23,14 +25,14 @@ export class Composer {
     addEventListener("pagehide", () => this.keep());
   }
 
-  /** Shows the draft of a conversation, or nothing. */
+  /** Shows the draft of a conversation, or none. */
   open(conv) {
     this.keep();
     this.#conv = conv;
     $("composer").hidden = !conv;
     if (!conv) return;
     this.input.value = this.#drafts.get(conv) ?? this.#stored(conv);
-    $("msg-label").textContent = `Message to ${conv.slice(2)}`;
+    $("msg-label").textContent = t("messageTo", { name: titleOf(conv) });
     this.#fit();
   }
 
@@ -58,7 +60,7 @@ export class Composer {
       if (value) sessionStorage.setItem(this.#key(this.#conv), value);
       else sessionStorage.removeItem(this.#key(this.#conv));
     } catch {
-      // Full, or forbidden: it is lost with the page.
+      // Full or forbidden: the draft is lost with the page.
     }
   }
 
@@ -72,16 +74,16 @@ export class Composer {
     this.#checkSize();
   }
 
-  // Quiet until the limit is near; the button is off when it is passed.
+  // Hidden until the limit is near; disables the button beyond it.
   #checkSize() {
     const text = this.#text();
     const room = MAX_MESSAGE_BYTES - (text.length * 6 < MAX_MESSAGE_BYTES ? 0 : sizeOf(text));
-    const kib = `${(Math.ceil(Math.abs(room) / 102.4) / 10).toFixed(1)} KiB`;
+    const size = `${number(Math.ceil(Math.abs(room) / 102.4) / 10)} KiB`;
     $("send").disabled = !text || room < 0;
     $("note").classList.toggle("over", room < 0);
     clearTimeout(this.#noteTimer);
-    const words = room < 0 ? `Too long by ${kib}. Please send it in parts.` : room < NEARLY_FULL ? `${kib} left` : "";
-    if ($("note").textContent !== words) $("note").textContent = words;
+    const words = room < 0 ? t("tooLong", { size }) : room < NEARLY_FULL ? t("left", { size }) : "";
+    setText($("note"), words);
   }
 
   note(words) {
@@ -95,14 +97,14 @@ export class Composer {
     this.#checkSize();
     if ($("send").disabled || !this.#conv) return;
     this.focus();
-    // What is not taken stays in the field.
+    // A rejected text stays in the field.
     if (!this.send(this.#text())) return this.keep();
     this.input.value = "";
     this.#fit();
     this.keep();
   }
 
-  // Enter that picks a word in an input method must not send.
+  // Enter that confirms a word in an input method must not send.
   #onKey(event) {
     const composing = event.isComposing || event.keyCode === 229;
     if (event.key !== "Enter" || event.shiftKey || composing) return;

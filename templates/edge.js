@@ -1,5 +1,7 @@
-// The developer page of the local edge. It asks for what is new every second
-// and shows it. Frames may hold anything, so all text goes in as text.
+// The developer page of the local edge. It polls for new entries every second and shows them. Frames may hold anything,
+// so they are inserted as text only.
+
+import { $, make, setText, tone } from "./words.js";
 
 const POLL_MS = 1000;
 const RETRY_MS = 5000;
@@ -13,28 +15,15 @@ const KINDS = {
 };
 const MARKS = { __proto__: null, ok: "✓", refused: "⊘", failed: "✕", lost: "?" };
 
-// ---- small tools
+// ---- helpers
 
-const $ = (id) => document.getElementById(id);
 const on = (id, type, handler) => $(id).addEventListener(type, handler);
-
-function make(tag, className, ...content) {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.append(...content);
-  return node;
-}
 
 function makeButton(text, onclick, className = "") {
   return Object.assign(make("button", className, text), { onclick });
 }
 
-// Writing the same text again would disturb selections and screen readers.
-function write(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-// Keeps one node for each item, so focus stays where it is.
+// Keeps one node per item, so focus is preserved.
 function keyed(parent, key, build) {
   const shown = new Map();
   return (items) => {
@@ -52,7 +41,7 @@ function keyed(parent, key, build) {
 }
 
 const number = (value) => Number(value).toLocaleString();
-const many = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 const some = (count, word) => (count ? `${number(count)} ${word}` : "");
 const joined = (...parts) => parts.filter(Boolean).join(" · ");
 
@@ -78,20 +67,14 @@ function timeOf({ millis }) {
   return millis < 1000 ? `${millis.toFixed(1)} ms` : `${(millis / 1000).toFixed(2)} s`;
 }
 
-// A connection always gets the same of six colours.
-function dot(id) {
-  let sum = 0;
-  for (const char of id) sum = (sum * 31 + char.codePointAt(0)) % 9973;
-  return make("span", `dot tone-${sum % 6}`);
-}
+const dot = (id) => make("span", `dot ${tone(id)}`);
 
-// Characters that turn the direction of writing would turn the row around.
+// Bidirectional control characters would reverse the row.
 function harmless(text) {
   return text.replace(/\p{Bidi_Control}/gu, (char) => `\\u${char.charCodeAt(0).toString(16)}`);
 }
 
-// Indents without parsing: that works for a cut frame too, and nothing of what
-// was sent gets rounded or lost.
+// Indents without parsing: that also works for a truncated frame, and neither rounds nor drops anything.
 function indent(text) {
   let depth = 0;
   const line = () => `\n${"  ".repeat(Math.min(depth, 12))}`;
@@ -111,7 +94,7 @@ function isJson(text) {
   }
 }
 
-// ---- what is known, and what of it shows
+// ---- state and filters
 
 let started = null;
 let seq = 0;
@@ -119,7 +102,7 @@ let kept = []; // events, oldest first
 const chosen = new Set(); // kinds, or "problems"
 let only = null; // a connection id
 let words = "";
-let pausedAt = null; // the last event that shows while paused
+let pausedAt = null; // the last event shown while paused
 
 const filtering = () => Boolean(chosen.size || only || words);
 
@@ -149,7 +132,7 @@ function refilter() {
   for (const button of document.querySelectorAll(".connection")) button.ariaPressed = button.value === only;
   $("only").hidden = !only;
   $("only").ariaLabel = `Show all connections again, not only ${only}`;
-  write($("only"), `✕ ${only}`);
+  setText($("only"), `✕ ${only}`);
   redraw();
 }
 
@@ -167,7 +150,7 @@ const rows = $("rows");
 const stream = $("stream");
 
 function buildRow(entry) {
-  if (entry.gap) return make("li", "gap", `${many(entry.gap, "event")} missed: the edge keeps only the last ones`);
+  if (entry.gap) return make("li", "gap", `${plural(entry.gap, "event")} missed: the edge keeps only the last ones`);
   const details = make("details", "", buildSummary(entry));
   details.addEventListener("toggle", () => details.children[1] || details.append(buildInside(entry)));
   return make("li", entry.outcome in MARKS ? entry.outcome : "", details);
@@ -187,7 +170,7 @@ function buildSummary(entry) {
   );
 }
 
-// What went wrong says more than the frame it went wrong with.
+// The error is more useful than the frame that caused it.
 function buildWhat({ route, target, outcome, text, note }) {
   const said = (outcome === "ok" ? text || note : note || text) ?? "";
   const way = [route, target].filter(Boolean).join(" → ");
@@ -217,7 +200,7 @@ function buildFrame(text, entry) {
   return cut ? [frame, make("p", "faint", `Only the beginning: the frame has ${sizeOf(entry)}.`)] : [frame];
 }
 
-// The newest is on top. Who has scrolled down keeps what is in view.
+// The newest is on top. A reader who scrolled down keeps the view.
 function prepend(entries) {
   const fragment = document.createDocumentFragment();
   for (const entry of entries.slice(-MAX_ROWS)) fragment.prepend(buildRow(entry));
@@ -246,11 +229,11 @@ function describeStream() {
   const shown = rows.childElementCount;
   const waiting = pausedAt === null ? 0 : kept.filter((entry) => entry.seq > pausedAt && fits(entry)).length;
   const count = filtering() ? `${number(shown)} of ${number(kept.length)}` : some(shown, "shown");
-  write($("events-count"), joined(count, some(waiting, "newer")));
-  write($("pause"), pausedAt === null ? "Pause" : "Resume");
+  setText($("events-count"), joined(count, some(waiting, "newer")));
+  setText($("pause"), pausedAt === null ? "Pause" : "Resume");
   $("no-events").hidden = shown > 0;
   $("clear").hidden = !filtering();
-  write($("no-events-lead"), filtering() ? "No event fits the filters" : "No events until a client connects");
+  setText($("no-events-lead"), filtering() ? "No event fits the filters" : "No events until a client connects");
 }
 
 function togglePause() {
@@ -260,7 +243,7 @@ function togglePause() {
   else describeStream();
 }
 
-// Arrow keys walk through the rows: quicker than tabbing.
+// Arrow keys move through the rows: quicker than tabbing.
 function onArrow(event) {
   const step = { ArrowDown: "nextSibling", ArrowUp: "previousSibling" }[event.key];
   const next = step && event.target.closest("summary")?.closest("li")[step]?.querySelector("summary");
@@ -274,8 +257,8 @@ function onArrow(event) {
 const showTiles = keyed($("totals"), 0, ([name]) => {
   const [main, side] = [make("dd", ""), make("dd", "more")];
   const fill = ([, value, bad, more]) => {
-    write(main, number(value));
-    write(side, joined(bad, more));
+    setText(main, number(value));
+    setText(side, joined(bad, more));
     side.classList.toggle("bad", Boolean(bad));
   };
   return { node: make("div", "tile", make("dt", "", name), main, side), fill };
@@ -298,11 +281,11 @@ const showConnections = keyed($("connections"), "connectionId", ({ connectionId:
   button.append(make("span", "id mono", id), age, state, line);
   Object.assign(button, { value: id, ariaPressed: id === only });
   const fill = (item) => {
-    write(age, span(item.age));
-    write(state, joined(
+    setText(age, span(item.age));
+    setText(state, joined(
       item.state, `${number(item.framesIn)} in`, `${number(item.framesOut)} out`,
       some(item.waiting, "waiting"), some(item.inFlight, "running"), `quiet ${span(item.quiet)}`));
-    write(line, joined(item.subprotocol, item.compressed && "compressed", item.sourceIp, item.userAgent));
+    setText(line, joined(item.subprotocol, item.compressed && "compressed", item.sourceIp, item.userAgent));
     line.title = line.textContent;
   };
   return { node: make("li", "", button), fill };
@@ -313,19 +296,19 @@ function showClients({ connections, totals, stage, now }) {
   const since = (iso) => (Date.parse(now) - Date.parse(iso)) / 1000;
   showConnections(connections.map((item) => ({ ...item, age: since(item.connectedAt), quiet: since(item.lastActiveAt) })));
   const { length } = connections;
-  write($("connections-count"), totals.connections > length ? `the newest ${length} of ${number(totals.connections)}` : "");
+  setText($("connections-count"), totals.connections > length ? `the newest ${length} of ${number(totals.connections)}` : "");
   $("connections").hidden = !length;
   $("nobody").hidden = length > 0;
   const { protocol, host } = location;
-  write($("ws-url"), `${protocol.replace("http", "ws")}//${host}/${stage}`);
-  write($("refused"), totals.refused ? `${many(totals.refused, "client")} refused: the events say why.` : "");
-  write($("post-url"), `${protocol}//${host}/${stage}/@connections/{id}`);
+  setText($("ws-url"), `${protocol.replace("http", "ws")}//${host}/${stage}`);
+  setText($("refused"), totals.refused ? `${plural(totals.refused, "client")} refused: the events say why.` : "");
+  setText($("post-url"), `${protocol}//${host}/${stage}/@connections/{id}`);
   $("hint").hidden = !length || totals.pushes + totals.pushesRefused > 0;
 }
 
 // ---- faults
 
-// Says whether the edge has done it.
+// Returns whether the edge has done it.
 async function change(method, path = "", body) {
   const headers = body && { "content-type": "application/json" };
   const answer = await fetch(`/_edge/faults${path}`, { method, headers, body }).catch(() => null);
@@ -336,14 +319,14 @@ async function change(method, path = "", body) {
 }
 
 function setProblem(text) {
-  write($("problem"), text);
+  setText($("problem"), text);
   $("rule").ariaInvalid = text ? true : null;
 }
 
 async function onSubmit(event) {
   event.preventDefault();
   const rule = $("rule").value.trim();
-  $("rule").value = ""; // pressing Enter twice must not make two
+  $("rule").value = ""; // pressing Enter twice must not add two rules
   if (!(await change("POST", "", JSON.stringify({ rule })))) tryRule(rule);
 }
 
@@ -352,7 +335,7 @@ function tryRule(rule) {
   $("rule").focus();
 }
 
-// The button goes away, so focus needs another place.
+// The button disappears, so focus moves.
 function switchOff(path) {
   $("faults-title").focus();
   change("DELETE", path);
@@ -362,7 +345,7 @@ const showRules = keyed($("faults"), "id", ({ id, rule }) => {
   const off = makeButton("Off", () => switchOff(`/${id}`));
   off.ariaLabel = `Switch off ${rule}`;
   const hits = make("span", "faint");
-  const fill = (fault) => write(hits, joined(many(fault.hits, "hit"), fault.left === null ? "" : `${fault.left} left`));
+  const fill = (fault) => setText(hits, joined(plural(fault.hits, "hit"), fault.left === null ? "" : `${fault.left} left`));
   return { node: make("li", "", make("code", "", rule), hits, off), fill };
 });
 
@@ -370,18 +353,18 @@ function showFaults(faults) {
   showRules(faults);
   const acting = faults.filter(({ left }) => left !== 0);
   const rules = acting.map(({ rule }) => rule).join(", ");
-  write($("alarm"), rules && `${many(acting.length, "fault")} on: ${rules}`);
+  setText($("alarm"), rules && `${plural(acting.length, "fault")} on: ${rules}`);
   $("alarm-off").hidden = !rules;
 }
 
-// ---- asking
+// ---- polling
 
 let timer;
 let asking = false;
 
 function setStatus(state, text) {
   $("status").className = state;
-  write($("status"), text);
+  setText($("status"), text);
 }
 
 async function poll() {
@@ -392,19 +375,19 @@ async function poll() {
   asking = false;
 }
 
-// Says how long to wait until the next time.
+// Returns the delay until the next poll.
 async function ask() {
   try {
     const answer = await fetch(`/_edge/state?after=${seq}`, { cache: "no-store", signal: AbortSignal.timeout(RETRY_MS) });
     const state = await answer.json();
-    write($("banner"), "");
+    setText($("banner"), "");
     if (started && started !== state.started) return startOver();
     show(state);
     return POLL_MS;
   } catch (error) {
     console.info(error);
     setStatus("offline", "No answer");
-    write($("banner"), "The edge does not answer; trying again");
+    setText($("banner"), "The edge does not answer; trying again");
     return RETRY_MS;
   }
 }
@@ -413,7 +396,7 @@ function show(state) {
   started = state.started;
   setStatus("live", `Live · stage ${state.stage} · started ${clock(started).slice(0, 8)}`);
   const { idleSeconds, lifetimeSeconds, timeScale } = state.limits;
-  write($("limits"), joined(
+  setText($("limits"), joined(
     `Connections end after ${span(idleSeconds)} of silence, or ${span(lifetimeSeconds)} in all`,
     timeScale === 1 ? "" : `time runs ×${timeScale}`));
   showTotals(state.totals);
@@ -423,7 +406,7 @@ function show(state) {
   $("main").hidden = false; // not before there is something to show
 }
 
-// The edge is a new one: ask at once for all.
+// The edge has restarted: reload everything at once.
 function startOver() {
   started = only = pausedAt = null;
   seq = 0;

@@ -1,13 +1,15 @@
-// What the chat page keeps in this browser, so that a reload shows it: messages and conversations, in IndexedDB.
+// Storage of the chat page in this browser: messages and conversations, in IndexedDB; if that fails, in memory.js.
 //
 // A message:      { id, conv, from, text, time, mine: 0 | 1, rno? }
 // A conversation: { conv, name, room, at, last, readTime, readId, delivered, seen, left? }
-// `conv` is `u/` and a user, or `r/` and a room. All tabs of a user share this, so every write can be repeated.
+// `conv` is `u/` and a user, or `r/` and a room. All tabs of a user share the database, so every write is idempotent.
 
-const MAX_MESSAGES = 10_000; // of a conversation
+const MAX_MESSAGES = 10_000; // per conversation
 const MAX_CONVERSATIONS = 500;
-const WORDS = 200; // characters of the last message that a conversation keeps for the list
-const TRIM_AFTER = 200; // messages that were added
+const PREVIEW_LENGTH = 200; // characters of the last message that a conversation stores for the list
+const TRIM_AFTER = 200; // added messages
+const OPEN_SECONDS = 10; // seconds that the database may take to open …
+const ANSWER_SECONDS = 20; // … and to answer
 
 const done = (request) =>
   new Promise((resolve, reject) => {
@@ -20,15 +22,15 @@ function complete(transaction) {
     transaction.oncomplete = () => resolve();
     transaction.onabort = transaction.onerror = () => reject(transaction.error ?? new Error("aborted"));
   });
-  // Whoever waits for a request before it hears of it there.
+  // The caller handles the error of its request.
   ended.catch(() => {});
   return ended;
 }
 
-// Browsers close databases on their own: when storage is cleared, when a disk fails, after a long sleep.
+// Browsers close databases on their own: when storage is cleared, after a disk failure, after a long sleep.
 const CLOSED = new Set(["InvalidStateError", "UnknownError"]);
 
-// An array is greater than every number and text.
+// In IndexedDB an array is greater than every number and text.
 const between = (conv, from, to = [[]]) => IDBKeyRange.bound([conv, ...from], [conv, ...to], true, true);
 
 const fresh = (conv) => ({
@@ -36,22 +38,42 @@ const fresh = (conv) => ({
   delivered: "", seen: "",
 });
 
-export class History {
-  /** Called when nothing can be kept any more. */
-  lost = () => {};
+/** Returns a conversation with changes applied; a new one is created. */
+export function changed(conv, record, change) {
+  const before = record ?? fresh(conv);
+  return { ...before, ...(typeof change === "function" ? change(before) : change) };
+}
+
+/** Returns a conversation with a message added. */
+export function withMessage(record, message) {
+  const { last, at } = record ?? fresh(message.conv);
+  const newest = !last || message.time >= last.time ? { ...message, text: message.text.slice(0, PREVIEW_LENGTH) } : last;
+  return changed(message.conv, record, { last: newest, at: Math.max(at, message.time), left: false });
+}
+
+/** Rejects on timeout. Time while the machine sleeps does not count. */
+function within(seconds, promise) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    let left = seconds;
+    timer = setInterval(() => --left < 0 && reject(new Error("the database does not answer")), 1000);
+  });
+  return Promise.race([promise, late]).finally(() => clearInterval(timer));
+}
+
+/** The database of a user. */
+class DatabaseStore {
+  #user;
   #db;
   #opening = null;
   #added = new Map();
 
-  static async open(user) {
-    const history = new History();
-    history.user = user;
-    await history.#open();
-    return history;
+  constructor(user) {
+    this.#user = user;
   }
 
-  async #open() {
-    const request = indexedDB.open(`kschat ${this.user}`, 1);
+  async open() {
+    const request = indexedDB.open(`kschat ${this.#user}`, 1);
     request.onupgradeneeded = () => {
       const messages = request.result.createObjectStore("messages", { keyPath: "id" });
       messages.createIndex("place", ["conv", "time", "id"]);
@@ -63,30 +85,16 @@ export class History {
     this.#db = db;
   }
 
-  /** Does it, and once more with a new handle if the database was closed under it: all of it can be repeated. */
-  async #safely(action) {
+  /** Runs an idempotent operation, and retries it with a new handle if the database was closed. */
+  async run(name, given) {
     const db = this.#db;
     try {
-      return await action();
+      return await this[name](...given);
     } catch (error) {
       if (!CLOSED.has(error?.name)) throw error;
     }
-    try {
-      if (db === this.#db) await (this.#opening ??= this.#open().finally(() => (this.#opening = null)));
-      return await action();
-    } catch (error) {
-      this.lost();
-      throw error;
-    }
-  }
-
-  static {
-    for (const name of ["add", "update", "conversation", "conversations", "remove", "after", "before", "newestOfTheirs"]) {
-      const once = History.prototype[name];
-      History.prototype[name] = function (...given) {
-        return this.#safely(() => once.apply(this, given));
-      };
-    }
+    if (db === this.#db) await (this.#opening ??= this.open().finally(() => (this.#opening = null)));
+    return this[name](...given);
   }
 
   #stores(mode, ...names) {
@@ -94,7 +102,7 @@ export class History {
     return [transaction, ...names.map((name) => transaction.objectStore(name))];
   }
 
-  /** Keeps messages; returns their conversations as they are then. */
+  /** Stores messages; returns their conversations. */
   async add(list) {
     const [transaction, messages, conversations] = this.#stores("readwrite", "messages", "conversations");
     const ended = complete(transaction);
@@ -106,12 +114,7 @@ export class History {
       this.#added.set(message.conv, (this.#added.get(message.conv) ?? 0) + 1);
     }
     for (const [conv, newest] of touched) {
-      const record = (await done(conversations.get(conv))) ?? fresh(conv);
-      const last = { ...newest, text: newest.text.slice(0, WORDS) };
-      if (!record.last || last.time >= record.last.time) record.last = last;
-      record.at = Math.max(record.at, newest.time);
-      record.left = false;
-      conversations.put(record);
+      conversations.put(withMessage(await done(conversations.get(conv)), newest));
     }
     await ended;
     for (const conv of touched.keys()) if (this.#added.get(conv) >= TRIM_AFTER) await this.#trim(conv);
@@ -130,12 +133,11 @@ export class History {
     await ended;
   }
 
-  /** Changes some of a conversation, which begins with that if it is new. */
+  /** Changes a conversation; a new one is created. */
   async update(conv, change) {
     const [transaction, conversations] = this.#stores("readwrite", "conversations");
     const ended = complete(transaction);
-    const record = (await done(conversations.get(conv))) ?? fresh(conv);
-    conversations.put({ ...record, ...(typeof change === "function" ? change(record) : change) });
+    conversations.put(changed(conv, await done(conversations.get(conv)), change));
     await ended;
     return this.conversation(conv);
   }
@@ -146,13 +148,13 @@ export class History {
     return record ? this.#counted(record, messages) : null;
   }
 
-  /** With the number of messages that have not been read. */
+  /** Adds the number of unread messages. */
   async #counted(record, messages) {
     const { conv, readTime } = record;
     return { ...record, unread: await done(messages.index("theirs").count(between(conv, [0, readTime], [0, []]))) };
   }
 
-  /** All of them, the newest first. */
+  /** All conversations, the newest first. */
   async conversations() {
     const [, conversations, messages] = this.#stores("readonly", "conversations", "messages");
     const all = (await done(conversations.getAll())).sort((a, b) => b.at - a.at);
@@ -170,13 +172,13 @@ export class History {
     await ended;
   }
 
-  /** Up to so many messages after a place, oldest first. */
+  /** Messages after a position, oldest first. */
   after({ conv, time, id = [] }, limit) {
     const [, messages] = this.#stores("readonly", "messages");
     return done(messages.index("place").getAll(between(conv, [time, id]), limit));
   }
 
-  /** Up to so many messages before a place, or the newest, oldest first. */
+  /** Messages before a position, or the newest, oldest first. */
   async before({ conv, time = [], id = "" }, limit) {
     const [, messages] = this.#stores("readonly", "messages");
     const found = [];
@@ -192,10 +194,70 @@ export class History {
     return found.reverse();
   }
 
-  /** The newest message of the others. */
+  /** The newest message of others. */
   async newestOfTheirs(conv) {
     const [, messages] = this.#stores("readonly", "messages");
     const cursor = await done(messages.index("theirs").openCursor(between(conv, [0, 0], [0, []]), "prev"));
     return cursor?.value ?? null;
+  }
+}
+
+export class History {
+  /** Called when nothing can be stored any more. */
+  lost = () => {};
+  /** Whether added messages survive a reload. */
+  isKept = true;
+  #disk;
+  #memory = null; // a promise, once the browser stores nothing
+
+  static async open(user) {
+    const history = new History();
+    history.#disk = new DatabaseStore(user);
+    try {
+      await within(OPEN_SECONDS, history.#disk.open());
+    } catch (error) {
+      history.#forgo(error);
+      history.#disk = null;
+    }
+    return history;
+  }
+
+  #forgo(error) {
+    if (!this.isKept) return;
+    console.warn("nothing is kept in this browser:", error);
+    this.isKept = false;
+    this.lost();
+  }
+
+  async #run(name, given) {
+    if (this.isKept) {
+      try {
+        return await within(ANSWER_SECONDS, this.#disk.run(name, given));
+      } catch (error) {
+        this.#forgo(error);
+      }
+    }
+    return (await this.#inMemory())[name](...given);
+  }
+
+  // Few browsers need it.
+  async #inMemory() {
+    // The database may still be readable.
+    const disk = this.#disk && { run: (...what) => within(ANSWER_SECONDS, this.#disk.run(...what)) };
+    this.#memory ??= import("./memory.js").then(({ MemoryStore }) => new MemoryStore(disk));
+    try {
+      return await this.#memory;
+    } catch (error) {
+      this.#memory = null;
+      throw error;
+    }
+  }
+
+  static {
+    for (const name of ["add", "update", "conversation", "conversations", "remove", "after", "before", "newestOfTheirs"]) {
+      History.prototype[name] = function (...given) {
+        return this.#run(name, given);
+      };
+    }
   }
 }

@@ -1,19 +1,22 @@
-// The messages of the open conversation. Only a window of them is in the page, so that ten thousand cost no more than a
-// hundred; whatever is added or removed, what the reader looks at stays where it is.
+// The messages of the open conversation. Only a window of them is in the page; additions and removals keep the view in
+// place.
 
-import { dayName, fullTime, hour, icon, isEmoji, make, withLinks } from "./words.js";
+import { displayName } from "./list.js";
+import { dayName, fullTime, hour, problem, t } from "./texts.js";
+import { icon, isEmoji, make, setText, withLinks } from "./words.js";
 
 const PAGE = 60; // messages fetched at once
 const MAX_NODES = 300; // messages in the page
 const NEAR = 800; // pixels from an end at which more is fetched
 const GROUP_MS = 5 * 60_000; // a longer pause starts a new group of bubbles
 
+// Icon and text of each state; no two differ only by colour.
 const STATES = {
-  sending: ["clock", "waiting to be sent"],
-  accepted: ["check", "sent"],
-  delivered: ["checks", "delivered"],
-  read: ["checks", "read"],
-  failed: ["alert", "not sent"],
+  sending: ["clock", "stateSending"],
+  accepted: ["check", "stateAccepted"],
+  delivered: ["checks", "stateDelivered"],
+  read: ["disc", "stateRead"],
+  failed: ["alert", "stateFailed"],
 };
 
 const later = (a, b) => a.time - b.time || (a.id < b.id ? -1 : 1);
@@ -25,15 +28,15 @@ export class Log {
   #items = []; // as in the page, oldest first
   #nodes = new Map(); // id → element
   #pending = new Map(); // rno → element; below all others
-  #waiting = () => []; // tells them
+  #waiting = () => []; // returns the unaccepted entries
   #marks = { delivered: "", seen: "" };
   #room = false;
-  #older = false; // Is there more than in the page, above …
+  #older = false; // Are there more than in the page, above …
   #newer = false; // … and below?
   #loading = false;
   #settling = false;
   #top = 0;
-  #opening = null; // what comes while a conversation is being opened
+  #opening = null; // deferred updates while a conversation opens
   #era = 0;
 
   /** `hooks`: moved() when `following` may have changed, retry(rno), discard(rno). */
@@ -44,42 +47,55 @@ export class Log {
     new ResizeObserver(() => this.following && this.#scrollDown()).observe(root);
   }
 
-  /** Opens a conversation, at what has not been read. `pending(conv)` tells what is not accepted yet. */
-  async show(record, pending) {
+  /** Opens a conversation at a found message, else at the first unread one. `pending(conv)` returns unaccepted entries. */
+  async show(record, pending, found) {
     const era = ++this.#era;
-    const { conv, unread, readTime, room } = record;
+    const { conv, room } = record;
+    const unread = found ? 0 : record.unread;
+    const start = found ? { conv, time: found.time, id: "" } : unread && { conv, time: record.readTime, id: [] };
     this.conv = conv;
     this.#waiting = pending;
     this.#opening = [];
     const many = unread > PAGE * 2;
     const limit = many ? PAGE * 2 : unread * 2 + PAGE;
-    const [read, news] = unread
-      ? await Promise.all([
-        this.history.before({ conv, time: readTime, id: [] }, PAGE / 3),
-        this.history.after({ conv, time: readTime }, limit),
-      ])
+    const [above, below] = start
+      ? await Promise.all([this.history.before(start, PAGE / 3), this.history.after(start, limit)])
       : [await this.history.before({ conv }, PAGE), []];
     if (era !== this.#era) return;
     this.#room = room;
     this.#marks = record;
-    this.#older = read.length >= (unread ? PAGE / 3 : PAGE);
-    this.#newer = many || news.length === limit;
-    this.#items = [...read, ...news];
+    this.#setOlder(above.length >= (start ? PAGE / 3 : PAGE));
+    this.#newer = many || below.length === limit;
+    this.#items = [...above, ...below];
     this.#nodes.clear();
     this.#pending.clear();
     this.root.replaceChildren(...this.#items.map((item) => this.#build(item)));
-    this.#arrangeAll();
+    this.arrange();
     this.#putWaiting();
     this.root.hidden = false;
     this.following = !this.#newer;
-    const first = unread && this.#items.find(({ mine, time }) => !mine && time > readTime);
+    const first = unread && this.#items.find(({ mine, time }) => !mine && time > record.readTime);
     if (first) this.#divide(this.#nodes.get(first.id));
     this.#scrollDown();
     if (first) this.#reveal(this.#nodes.get(first.id));
+    if (found) this.#focus(this.#nodes.get(found.id));
     const came = this.#opening;
     this.#opening = null;
     for (const act of came) act();
     this.#onScroll();
+  }
+
+  #focus(node) {
+    if (!node) return;
+    this.#reveal(node);
+    node.tabIndex = -1;
+    node.focus({ preventScroll: true });
+  }
+
+  #setOlder(isMore) {
+    this.#older = isMore;
+    if (isMore) delete this.root.dataset.begin;
+    else this.root.dataset.begin = t("earlier");
   }
 
   close() {
@@ -103,7 +119,7 @@ export class Log {
     node.item = item;
     if (isEmoji(text)) node.classList.add("emoji");
     const bubble = make("div", "bubble");
-    const who = make("bdi", this.#room && !mine ? "name" : "sr", mine ? "You" : from);
+    const who = make("bdi", this.#room && !mine ? "name" : "sr", mine ? t("you") : displayName(from, false));
     const body = make("div", "text");
     body.dir = "auto";
     body.append(...withLinks(text));
@@ -127,14 +143,15 @@ export class Log {
 
   #paint(node, state) {
     if (node.dataset.state === state) return;
-    const [drawing, words] = STATES[state];
+    const [drawing, key] = STATES[state];
+    const words = t(key);
     node.dataset.state = state;
     const place = node.querySelector(".state");
     place.title = words;
     place.replaceChildren(icon(drawing), make("span", "sr", words));
   }
 
-  // Day separators and grouping depend on the neighbour above, nothing else.
+  // Day separators and grouping depend only on the neighbour above.
   #arrange(node) {
     if (!node) return;
     const above = node.previousElementSibling?.item;
@@ -150,18 +167,21 @@ export class Log {
     if (!node.nextElementSibling) node.classList.remove("followed");
   }
 
-  #arrangeAll() {
+  /** Day separators change when the page stays open over midnight. */
+  arrange() {
     for (const node of this.root.children) this.#arrange(node);
   }
 
-  /** "Today" turns into "Yesterday" when the page stays open over midnight. */
-  renameDays() {
-    this.#arrangeAll();
+  /** Shows changed names of senders. */
+  rename() {
+    for (const { item } of this.root.children) {
+      if (!item.mine) setText(this.#nodes.get(item.id).querySelector("bdi"), displayName(item.from, false));
+    }
   }
 
   #divide(node) {
     if (!node || this.root.querySelector("[data-divider]")) return;
-    node.dataset.divider = "New messages";
+    node.dataset.divider = t("newDivider");
     this.#arrange(node);
   }
 
@@ -172,14 +192,14 @@ export class Log {
     this.#arrange(node);
   }
 
-  // ---- what comes
+  // ---- updates
 
-  /** Adds messages; those that are new to somebody who looks elsewhere get a divider. */
+  /** Adds messages; unread ones get a divider if nobody watches. */
   add(messages, isWatched) {
     if (this.#opening) return void this.#opening.push(() => this.add(messages, isWatched));
     for (const message of messages) {
       if (this.#nodes.has(message.id)) continue;
-      // What is below the window is fetched when the reader gets there.
+      // Messages below the window are fetched when the reader gets there.
       if (!this.following && this.#items.length >= MAX_NODES) this.#newer = true;
       if (this.#newer && later(message, this.#items.at(-1)) > 0) continue;
       this.#insert(message);
@@ -188,7 +208,7 @@ export class Log {
     this.#settle();
   }
 
-  // What was kept back may come after newer ones, so each finds its place from the end.
+  // A delayed message may come after newer ones, so each finds its place from the end.
   #insert(item) {
     let place = this.#items.length;
     while (place > 0 && later(this.#items[place - 1], item) > 0) place--;
@@ -201,12 +221,12 @@ export class Log {
     this.#arrange(below);
   }
 
-  /** What is not accepted yet stands below the newest message. */
+  /** Unaccepted messages stand below the newest one. */
   #putWaiting() {
     if (!this.#newer) for (const entry of this.#waiting(this.conv)) this.#put(entry);
   }
 
-  /** Shows what becomes of an own message. */
+  /** Shows the state of an own message. */
   put(entry) {
     if (this.#opening) return void this.#opening.push(() => this.put(entry));
     this.#put(entry);
@@ -253,15 +273,15 @@ export class Log {
 
   #problem({ rno, error }) {
     const row = make("p", "problem");
-    const [retry, remove] = [make("button", "", "Retry"), make("button", "plain", "Delete")];
+    const [retry, remove] = [make("button", "", t("retry")), make("button", "plain", t("delete"))];
     for (const button of [retry, remove]) button.type = "button";
     retry.addEventListener("click", () => this.hooks.retry(rno));
     remove.addEventListener("click", () => this.hooks.discard(rno));
-    row.append(make("span", "", `Not sent: ${error.message}`), retry, remove);
+    row.append(make("span", "", t("notSent", { why: problem(error) })), retry, remove);
     return row;
   }
 
-  /** How far the other one has got and read. */
+  /** Shows how far the peer has received and read. */
   mark(marks) {
     this.#marks = marks;
     for (const { id, mine } of this.#items) {
@@ -272,7 +292,7 @@ export class Log {
 
   // ---- the window
 
-  // Once per frame: asking for the height makes the browser lay out.
+  // Once per frame: reading the height forces a layout.
   #settle() {
     if (this.#settling) return;
     this.#settling = true;
@@ -309,7 +329,7 @@ export class Log {
   #onScroll() {
     const { scrollTop, scrollHeight, clientHeight } = this.root;
     const rest = scrollHeight - scrollTop - clientHeight;
-    // Only a reader scrolls up; what comes meanwhile must not end it.
+    // Only a reader scrolls up; new messages must not undo it.
     const isUp = scrollTop < this.#top - 1;
     this.#top = scrollTop;
     if (rest < 48 && !this.#newer) this.following = true;
@@ -328,7 +348,7 @@ export class Log {
     this.#loading = false;
     if (era !== this.#era) return;
     this.#hold(() => {
-      if (side === "older") this.#older = found.length === PAGE;
+      if (side === "older") this.#setOlder(found.length === PAGE);
       else this.#newer = found.length === PAGE;
       const added = found.filter(({ id }) => !this.#nodes.has(id));
       const nodes = added.map((item) => this.#build(item));
@@ -339,7 +359,7 @@ export class Log {
         this.#items.push(...added);
         this.root.append(...nodes, ...this.#pending.values());
       }
-      this.#arrangeAll();
+      this.arrange();
       this.#trim(side === "older" ? "newer" : "older");
       this.#putWaiting();
     });
@@ -355,7 +375,7 @@ export class Log {
       this.#nodes.delete(id);
     }
     if (side === "older") {
-      this.#older = true;
+      this.#setOlder(true);
       this.#arrange(this.root.firstElementChild);
     } else {
       this.#newer = true;
@@ -364,7 +384,7 @@ export class Log {
     }
   }
 
-  /** Whatever `change` does above or below, what is in view stays where it is. */
+  /** Keeps the view in place while `change` modifies what is above or below. */
   #hold(change) {
     const { top, bottom } = this.root.getBoundingClientRect();
     const inView = [...this.root.children].filter((node) => {
@@ -379,7 +399,7 @@ export class Log {
     this.#scrollTo(this.root.scrollTop + moved);
   }
 
-  /** To the newest message. */
+  /** Scrolls to the newest message. */
   async jump(record, pending) {
     if (this.#newer) await this.show({ ...record, unread: 0 }, pending);
     else this.root.scrollTo({ top: this.root.scrollHeight });

@@ -1,76 +1,65 @@
-// Small tools of the chat page: names, times, texts, elements.
+// Elements, avatars and message texts; the edge view uses them, too.
 
 export const $ = (id) => document.getElementById(id);
 
-export function make(tag, className, text) {
+export function make(tag, className, ...content) {
   const node = document.createElement(tag);
   if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
+  node.append(...content);
   return node;
 }
 
-/** One of the drawings in client.html. */
+/** Rewriting the same text would disturb selections, and make screen readers repeat it. */
+export function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+// Size and path of each icon.
+const ICONS = {
+  clock: [16, "M8 2.5a5.5 5.5 0 1 0 .01 0M8 5v3.2l2 1.3"],
+  check: [16, "M3 8.5l3.2 3.2L13 5"],
+  checks: [16, "M.8 8.5L4 11.7 10.3 5M7.5 11.2l.6.5L14.9 5"],
+  disc: [16, "M8 1.5a6.5 6.5 0 0 0 0 13 6.5 6.5 0 0 0 0-13zM4 8.8l3 3 5-5.4-1.2-1.1L7 9.4 5.2 7.6z"],
+  alert: [16, "M8 2a6 6 0 1 0 .01 0M8 4.8v3.9M8 11.1v.1"],
+  back: [24, "M15 5l-7 7 7 7"],
+  plus: [24, "M12 5v14M5 12h14"],
+  bell: [24, "M6 17v-6a6 6 0 0 1 12 0v6l1.5 1.5h-15zM10.5 21.5h3"],
+  search: [24, "M11 4.5a6.5 6.5 0 1 0 .01 0M16 16l4.5 4.5"],
+  up: [24, "M12 19V6M6 12l6-6 6 6"],
+  logo: [24, "M8.5 12h7M2.5 12a3 3 0 1 0 6 0a3 3 0 1 0-6 0M15.5 12a3 3 0 1 0 6 0a3 3 0 1 0-6 0"],
+  down: [24, "M12 5v13M6 12l6 6 6-6"],
+};
+
 export function icon(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const [size, path] = ICONS[name];
+  const [svg, shape] = ["svg", "path"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
   svg.setAttribute("aria-hidden", "true");
-  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `#i-${name}`);
-  svg.append(use);
+  svg.setAttribute("viewBox", `0 0 ${size} ${size}`);
+  shape.setAttribute("d", path);
+  svg.append(shape);
   return svg;
 }
 
-export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+// ---- avatars
 
-// ---- names
-
-const letters = new Intl.Segmenter();
-
-/** The first letter as a reader sees it, which may be several characters. */
-const initial = (name) => [...letters.segment(name.trim())][0]?.segment.slice(0, 12).toUpperCase() ?? "?";
-
-/** A name always gets the same of six colours. */
+/** Maps a name to one of six colours. */
 export function tone(name) {
   let sum = 0;
   for (const char of name) sum = (sum * 31 + char.codePointAt(0)) % 9973;
   return `tone-${sum % 6}`;
 }
 
+const letters = new Intl.Segmenter();
+
+/** The first grapheme, which may be several characters. */
+const initial = (name) => [...letters.segment(name.trim())][0]?.segment.slice(0, 12).toUpperCase() ?? "?";
+
 export function paintAvatar(node, name, room) {
   node.className = `${node.className.replace(/ ?(tone-\d|room)/g, "")} ${tone(name)}${room ? " room" : ""}`;
   node.firstElementChild.textContent = room ? "#" : initial(name);
 }
 
-// ---- times
-
-const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
-const longDate = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
-const shortDate = new Intl.DateTimeFormat(undefined, { dateStyle: "short" });
-const weekday = new Intl.DateTimeFormat(undefined, { weekday: "short" });
-
-const daysAgo = (millis) => {
-  const midnight = (time) => new Date(time).setHours(0, 0, 0, 0);
-  return Math.round((midnight(Date.now()) - midnight(millis)) / 86_400_000);
-};
-
-export const hour = (millis) => clock.format(millis);
-export const fullTime = (millis) => `${longDate.format(millis)}, ${clock.format(millis)}`;
-export const dayName = (millis) => ["Today", "Yesterday"][daysAgo(millis)] ?? longDate.format(millis);
-
-/** As short as a list wants it. */
-export function shortTime(millis) {
-  const days = daysAgo(millis);
-  if (days < 1) return hour(millis);
-  return days < 7 ? weekday.format(millis) : shortDate.format(millis);
-}
-
-export function lastSeen(millis) {
-  const minutes = Math.round((Date.now() - millis) / 60_000);
-  if (minutes < 1) return "last seen just now";
-  if (minutes < 60) return `last seen ${plural(minutes, "minute")} ago`;
-  return `last seen ${daysAgo(millis) < 1 ? "at" : "on"} ${shortTime(millis)}`;
-}
-
-// ---- texts
+// ---- message texts
 
 const EMOJI_ONLY = /^(?:\p{Emoji_Presentation}|\p{Extended_Pictographic}\uFE0F|[\p{Emoji_Modifier}\u200D\uFE0F])+$/u;
 
@@ -78,7 +67,7 @@ export const isEmoji = (text) => text.length <= 16 && EMOJI_ONLY.test(text);
 
 const LINK = /\bhttps?:\/\/[^\s<>"'\u2028\u2029]*[^\s<>"'\u2028\u2029.,:;!?)\]]/gi;
 
-/** The text, with what looks like an address as a link. Never HTML. */
+/** The text with links for addresses. Never HTML. */
 export function withLinks(text) {
   const parts = [];
   let end = 0;

