@@ -1,12 +1,12 @@
-//! Any service of one's own can speak to users by plain AMQP.
+//! External services send messages to users over plain AMQP.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 use kschat::stack::{Options, Stack};
 use kschat_tests::{
     client::Client,
     eventually,
-    stack::{Services, connect, options, somebody},
+    stack::{Services, connect, options, unique_user},
 };
 use lapin::{
     BasicProperties, Channel, Confirmation,
@@ -14,7 +14,7 @@ use lapin::{
 };
 use serde_json::{Value, json};
 
-/// A service that knows no more than the documents say.
+/// A service that only knows the documentation.
 struct Backend {
     channel: Channel,
     _connection: lapin::Connection,
@@ -27,7 +27,7 @@ impl Backend {
         let connection = lapin::Connection::connect(&services.rabbitmq.url(), properties).await;
         let connection = connection.expect("the broker answers");
         let channel = connection.create_channel().await.expect("a channel");
-        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("it confirms");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirm mode");
         Self { channel, _connection: connection, sent: 0 }
     }
 
@@ -42,7 +42,7 @@ impl Backend {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties = BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
         let published = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await;
-        published.expect("it is sent").await.expect("it is confirmed")
+        published.expect("the message is published").await.expect("a confirm")
     }
 
     async fn tells(&self, exchange: &str, key: &str, body: &Value) {
@@ -56,7 +56,7 @@ async fn stack(services: &Services) -> Stack {
     Stack::start(options).await.expect("the stack starts")
 }
 
-/// Connects, and waits until the user has a queue.
+/// Connects, and waits until the user's queue exists.
 async fn arrive(stack: &Stack, user: &str) -> Client {
     let mut client = connect(&stack.websocket_url(), user).await;
     client.send(user, "am I here?").await;
@@ -65,10 +65,10 @@ async fn arrive(stack: &Stack, user: &str) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_of_ones_own_reaches_a_user_a_room_and_everybody_by_plain_amqp() {
+async fn external_service_publishes_over_amqp() {
     let services = Services::start().await;
     let stack = stack(&services).await;
-    let (a, b, room) = (somebody("alice"), somebody("bob"), "team.7 *");
+    let (a, b, room) = (unique_user("alice"), unique_user("bob"), "team.7 *");
     let (mut alice, mut bob) = (arrive(&stack, &a).await, arrive(&stack, &b).await);
     let mut backend = Backend::connect(&services).await;
 
@@ -86,17 +86,17 @@ async fn a_service_of_ones_own_reaches_a_user_a_room_and_everybody_by_plain_amqp
     backend.tells("kschat.rooms", "room.team.7%20%2A", &body).await;
     assert_eq!(bob.items().await, [body]);
 
-    let stranger = backend.body("nobody", "anybody there?");
-    let returned = backend.publish("kschat.direct", "ks_nobody", stranger.to_string().as_bytes()).await;
+    let unroutable = backend.body("nobody", "anybody there?");
+    let returned = backend.publish("kschat.direct", "ks_nobody", unroutable.to_string().as_bytes()).await;
     assert!(matches!(returned, Confirmation::Ack(Some(_))), "{returned:?}");
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_service_writes_wrongly_is_set_aside_and_what_comes_after_it_arrives() {
+async fn invalid_external_message_is_dead_lettered() {
     let services = Services::start().await;
     let stack = stack(&services).await;
-    let a = somebody("alice");
+    let a = unique_user("alice");
     let mut alice = arrive(&stack, &a).await;
     let mut backend = Backend::connect(&services).await;
     let key = format!("ks_{a}");
@@ -109,18 +109,18 @@ async fn what_a_service_writes_wrongly_is_set_aside_and_what_comes_after_it_arri
     let good = backend.body(&a, "better");
     backend.tells("kschat.direct", &key, &good).await;
     assert_eq!(alice.texts(1).await, ["better"]);
-    let mut set_aside = Vec::new();
-    eventually("all of it is set aside", async || {
+    let mut dead_letter = Vec::new();
+    eventually("all are dead-lettered", async || {
         let got = backend.channel.basic_get("kschat.dead".into(), BasicGetOptions { no_ack: true }).await;
         if let Some(letter) = got.expect("the queue is there") {
             let headers = letter.properties.headers().as_ref().expect("headers").inner();
             let reason = headers["x-kschat-reason"].as_long_string().expect("text").to_string();
             assert_eq!(reason, "not-a-message");
-            set_aside.push(String::from_utf8(letter.delivery.data).expect("text"));
+            dead_letter.push(String::from_utf8(letter.delivery.data).expect("text"));
         }
-        set_aside.len() == wrong.len()
+        dead_letter.len() == wrong.len()
     })
     .await;
-    assert_eq!(set_aside, wrong);
+    assert_eq!(dead_letter, wrong);
     stack.stop().await;
 }

@@ -1,15 +1,18 @@
-//! The pages in Chromium: the chat as people see it, the view of the edge as a developer does.
+//! The pages in Chromium: the chat page as users see it, the edge view as developers see it.
 //!
-//! The chat is used by a script, `tests/clients/with_page.mjs`. Screenshots are left in `target/screenshots`, to be
-//! looked at.
+//! The script `tests/clients/with_page.mjs` drives the chat. Screenshots for review are in `target/screenshots`.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use fantoccini::{Client as Window, Locator};
 use kschat::stack::{Options, Stack};
 use kschat_tests::{
+    EVENTUALLY_TIMEOUT,
     browser::Browser,
     client::{Client, token},
     edge::{EdgeUnderTest, settings},
@@ -17,8 +20,9 @@ use kschat_tests::{
     script::{self, screenshots},
     stack::{SECRET, Services, connect, embedded, options},
 };
+use tokio::time::sleep;
 
-/// Runs parts of the script that uses the chat page.
+/// Runs parts of the script that drives the chat page.
 async fn page(stack: &Stack, parts: &[&str], checks: usize) {
     let folder = screenshots().display().to_string();
     let given = [stack.page_url(), SECRET.to_owned(), folder].into_iter();
@@ -34,43 +38,58 @@ async fn people_chat_in_windows_and_tabs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn page_whose_browser_keeps_nothing_shows_every_message_and_says_so() {
+    let stack = embedded().await;
+    page(&stack, &["unkept"], 36).await;
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn receipts_presence_copies_and_rooms_are_shown() {
     let stack = embedded().await;
-    page(&stack, &["agreed"], 24).await;
+    page(&stack, &["agreed"], 27).await;
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn people_chat_on_rabbitmq_and_redis() {
     let services = Services::start().await;
-    let stack = Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("it starts");
+    let stack =
+        Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("the stack starts");
     page(&stack, &["chatting", "bursting"], 34).await;
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_bears_being_offline_and_rolls_over_and_outlives_its_tokens() {
+async fn page_survives_offline_rollover_and_expiry() {
     let stack = embedded().await;
-    page(&stack, &["offline", "rolling"], 22).await;
+    page(&stack, &["offline", "rolling"], 21).await;
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_messages_come_through_reloads_and_ten_thousand_do_not_jump() {
+async fn page_handles_thousands_of_messages() {
     let stack = embedded().await;
-    page(&stack, &["bursting", "scrolling"], 20).await;
+    page(&stack, &["bursting", "scrolling"], 19).await;
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_is_safe_small_and_accessible_on_every_screen() {
+async fn page_is_safe_small_and_accessible() {
     let stack = embedded().await;
-    page(&stack, &["hostile", "looks", "size"], 30).await;
+    page(&stack, &["hostile", "looks", "size"], 52).await;
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_written_while_the_server_is_away_is_sent_once_it_is_back() {
+async fn page_searches_notifies_translates_and_shows_names() {
+    let stack = embedded().await;
+    page(&stack, &["searching", "notifying", "languages", "naming"], 48).await;
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offline_messages_are_sent_after_recovery() {
     let services = Services::start().await;
     let start = async |listen| {
         let options = Options { listen, backends: Some(services.backends()), ..options() };
@@ -86,7 +105,7 @@ async fn what_is_written_while_the_server_is_away_is_sent_once_it_is_back() {
         _ => panic!("{request} in the wrong order"),
     })
     .await;
-    stack.expect("it was started again").stop().await;
+    stack.expect("a restarted stack").stop().await;
 }
 
 async fn screenshot(window: &Window, name: &str) {
@@ -95,7 +114,7 @@ async fn screenshot(window: &Window, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_start_page_leads_to_a_chat_and_says_what_is_wrong() {
+async fn start_page_opens_chat_or_shows_error() {
     let stack = embedded().await;
     let browser = Browser::start().await;
     let window = browser.window("start", 1280, 800).await;
@@ -103,24 +122,24 @@ async fn the_start_page_leads_to_a_chat_and_says_what_is_wrong() {
     screenshot(&window, "start").await;
     for (name, value) in [("uid", "carol"), ("rid", "dave & co")] {
         let field = window.find(Locator::Css(&format!("[name={name}]"))).await.expect("a field");
-        field.send_keys(value).await.expect("it takes keys");
+        field.send_keys(value).await.expect("keys are accepted");
     }
-    window.find(Locator::Css("button")).await.expect("a button").click().await.expect("it can be clicked");
+    window.find(Locator::Css("button")).await.expect("a button").click().await.expect("the click succeeds");
     eventually_says(&window, "#name", "dave & co").await;
     let field = window.find(Locator::Css("#msg")).await.expect("a field");
-    field.send_keys("hello\n").await.expect("it takes keys");
+    field.send_keys("hello\n").await.expect("keys are accepted");
     let mut dave = connect(&stack.websocket_url(), "dave & co").await;
     assert_eq!(dave.texts(1).await, ["hello"]);
-    // The page's own token is not in its address, nor anywhere a referrer could carry it.
+    // The page's token is neither in its URL nor in any referrer.
     assert!(!window.current_url().await.expect("an address").as_str().contains(&token(SECRET, "carol")[..10]));
     window.goto(&format!("{}?rid=carol", stack.page_url())).await.expect("the page loads");
-    eventually_says(&window, ".notice", "Say who you are").await;
+    eventually_says(&window, ".notice", "Enter your name").await;
     window.close().await.expect("the window closes");
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_given_to_this_machine_only() {
+async fn page_signs_token_only_for_local_browser() {
     let stack = embedded().await;
     let http = reqwest::Client::new();
     let url = format!("{}token?uid=carol", stack.page_url());
@@ -128,8 +147,8 @@ async fn a_token_is_given_to_this_machine_only() {
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["cache-control"], "no-store");
     let fresh = answer.text().await.expect("text");
-    Client::connect_v2(&stack.websocket_url(), &fresh, "carol").await.expect("it is a good one");
-    // A page elsewhere whose name was made to point here.
+    Client::connect_v2(&stack.websocket_url(), &fresh, "carol").await.expect("the fresh token is valid");
+    // DNS rebinding by a remote page.
     let answer = http.get(&url).header("host", "evil.example").send().await.expect("an answer");
     assert_eq!(answer.status(), 403);
     for nobody in ["", "?uid=", "?uid=a&uid=b"] {
@@ -139,23 +158,34 @@ async fn a_token_is_given_to_this_machine_only() {
     stack.stop().await;
 }
 
-/// What the page says there, once it is there: a page may still be on its way.
+/// Text of an element, if it exists: the page may still be loading.
 async fn said(window: &Window, place: &str) -> Option<String> {
     window.find(Locator::Css(place)).await.ok()?.text().await.ok()
 }
 
+/// Waits until the element shows this text, as long as the page changes.
 async fn eventually_says(window: &Window, place: &str, words: &str) {
-    let says = async || said(window, place).await.is_some_and(|text| text.contains(words));
-    eventually(&format!("{place} says {words}"), says).await;
+    let (mut last, mut changed) = (None, Instant::now());
+    loop {
+        let now = said(window, place).await;
+        if now.as_ref().is_some_and(|text| text.contains(words)) {
+            return;
+        }
+        if now != last {
+            (last, changed) = (now, Instant::now());
+        }
+        assert!(changed.elapsed() < 2 * EVENTUALLY_TIMEOUT, "{place} does not say {words:?}, but {last:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn press(window: &Window, button: &str) {
     let button = window.find(Locator::XPath(&format!("//button[.='{button}']"))).await.expect("a button");
-    button.click().await.expect("it can be clicked");
+    button.click().await.expect("the click succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_view_of_the_edge_shows_what_happens_and_what_goes_wrong_on_purpose() {
+async fn edge_view_shows_traffic_and_faults() {
     let edge = EdgeUnderTest::start(settings()).await;
     let browser = Browser::start().await;
     let window = browser.window("edge", 1280, 800).await;
@@ -197,7 +227,7 @@ async fn the_view_of_the_edge_shows_what_happens_and_what_goes_wrong_on_purpose(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn chromium_agrees_on_permessage_deflate_and_hears_the_codes() {
+async fn chromium_negotiates_deflate_and_close_codes() {
     let edge = EdgeUnderTest::start(settings()).await;
     let browser = Browser::start().await;
     let window = browser.window("deflate", 400, 400).await;
@@ -207,9 +237,9 @@ async fn chromium_agrees_on_permessage_deflate_and_hears_the_codes() {
         socket.onopen = () => socket.send(large);
         socket.onmessage = (event) => { socket.echoed = event.data === large; socket.send('x'.repeat(40000)); };
         socket.onclose = (event) => done([socket.extensions, socket.protocol, socket.echoed, event.code, event.wasClean]);";
-    // A page of the edge's own origin: from elsewhere Chromium asks a person whether it may reach this machine.
+    // A page of the edge's own origin: for others Chromium asks for permission to access local addresses.
     window.goto(&edge.callback()).await.expect("the page loads");
-    let seen = window.execute_async(script, vec![edge.websocket().into()]).await.expect("it runs");
+    let seen = window.execute_async(script, vec![edge.websocket().into()]).await.expect("the script runs");
     let extensions = seen[0].as_str().expect("text");
     assert!(extensions.starts_with("permessage-deflate"), "{extensions}");
     assert_eq!(

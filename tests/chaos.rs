@@ -1,7 +1,6 @@
-//! Load, while parts of a deployment die, freeze, forget and misbehave. The long run of it is
-//! `cargo run --release -p kschat-tests --example chaos -- --help`.
+//! Load with injected faults. The long run is `cargo run --release -p kschat-tests --example chaos -- --help`.
 
-#![expect(clippy::print_stdout, reason = "what happened is for whoever reads why a test has failed")]
+#![expect(clippy::print_stdout, reason = "the output explains a failed test")]
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use kschat_tests::chaos::{
     run,
 };
 
-/// Always the same faults here, so that a failure can be seen again; long runs draw others.
+/// Fixed, so that failures are reproducible; long runs use random seeds.
 const SEED: u64 = 1;
 
 fn options(seed: u64, mode: Mode, classes: Vec<Class>) -> Options {
@@ -35,7 +34,7 @@ async fn verdict(options: Options) -> Verdict {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_kind_of_fault_alone_costs_no_message() {
+async fn each_fault_class_loses_no_message() {
     let classes =
         vec![ConsumerKill, ConsumerStop, ConsumerFreeze, BrokerKill, RegistryFlush, PostSwallow, PostFail, ClientCut];
     let count = classes.len();

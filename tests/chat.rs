@@ -1,17 +1,16 @@
-//! What makes it more of a chat: all that version-2 clients can ask for and hear beside messages, on the embedded stack
-//! and on real RabbitMQ and Redis alike.
+//! Features of version-2 clients besides messages, on the embedded stack and on real RabbitMQ and Redis.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 use std::time::Duration;
 
 use kschat_tests::{
     client::{Client, token, token_for},
-    stack::{SECRET, connect, somebody},
+    stack::{SECRET, connect, unique_user},
 };
 use serde_json::json;
 
-/// One test a scenario, against the stack whose address the expression tells.
+/// Defines one test per scenario, against the stack at the address of the expression.
 macro_rules! scenarios {
     ($address:expr; $($scenario:ident)*) => {
         $(#[tokio::test(flavor = "multi_thread")]
@@ -21,13 +20,13 @@ macro_rules! scenarios {
     };
     ($address:expr) => {
         scenarios! { $address;
-            a_fresh_token_brings_a_connection_back_to_life
-            who_is_writing_is_told_to_version_two_only_and_never_queued
+            renewal_reactivates_expired_connection
+            typing_reaches_only_online_v2_clients
             a_connection_can_not_ask_without_end
-            a_sender_learns_what_was_delivered_and_read_and_can_ask_later
-            who_comes_and_goes_is_told_to_those_who_asked
-            what_is_sent_by_one_device_is_shown_on_the_others_once
-            what_is_said_in_a_room_comes_to_its_members_also_when_they_are_back
+            sender_receives_and_queries_receipts
+            presence_changes_reach_watchers
+            sent_message_appears_once_on_other_devices
+            room_message_reaches_offline_members_later
         }
     };
 }
@@ -58,13 +57,13 @@ mod real {
     scenarios!(ADDRESS);
 }
 
-async fn a_fresh_token_brings_a_connection_back_to_life(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn renewal_reactivates_expired_connection(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let short = token_for(SECRET, &a, Duration::from_secs(4));
     let mut alice = Client::connect_v2(url, &short, &a).await.expect("connected");
     let mut bob = connect(url, &b).await;
-    let told = alice.next("RESPCTRL").await;
-    assert_eq!((&told["ER"], &told["OP"]), (&json!(4), &json!("reconnect")));
+    let event = alice.next("RESPCTRL").await;
+    assert_eq!((&event["ER"], &event["OP"]), (&json!(4), &json!("reconnect")));
     assert_eq!(alice.send(&b, "too late").await["ER"], 4);
     let auth = |token: String| json!({ "action": "auth", "token": token });
     assert_eq!(alice.ask(auth(short), "RESPAUTH").await["ER"], 4);
@@ -78,38 +77,38 @@ async fn a_fresh_token_brings_a_connection_back_to_life(url: &str) {
     assert_eq!(alice.texts(1).await, ["hello"]);
 }
 
-/// How long a frame may take that must not come.
-const A_WHILE: Duration = Duration::from_millis(500);
+/// How long the absence of a frame is observed.
+const SILENCE_WINDOW: Duration = Duration::from_millis(500);
 
-async fn who_is_writing_is_told_to_version_two_only_and_never_queued(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn typing_reaches_only_online_v2_clients(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(url, &a).await;
     let typing = |on: bool| json!({ "action": "typing", "pId": b, "on": on }).to_string();
-    alice.say(typing(true)).await;
-    // Nobody hears when bob's owner has looked at that.
-    tokio::time::sleep(A_WHILE).await;
-    let mut seed = Client::connect(url, &format!("token={}", token(SECRET, &b)), &b).await.expect("connected");
+    alice.send_text(typing(true)).await;
+    // There is no sign of when bob's owner has processed it.
+    tokio::time::sleep(SILENCE_WINDOW).await;
+    let mut v1 = Client::connect(url, &format!("token={}", token(SECRET, &b)), &b).await.expect("connected");
     let mut bob = connect(url, &b).await;
-    // Once this is here, the consumer serves them.
+    // Once this arrives, the consumer serves them.
     alice.send(&b, "hello").await;
-    assert_eq!((bob.texts(1).await, seed.texts(1).await), (vec!["hello".to_owned()], vec!["hello".to_owned()]));
-    assert_eq!(bob.try_next("RESPTYPING", A_WHILE).await, None, "it was said before bob came");
+    assert_eq!((bob.texts(1).await, v1.texts(1).await), (vec!["hello".to_owned()], vec!["hello".to_owned()]));
+    assert_eq!(bob.try_next("RESPTYPING", SILENCE_WINDOW).await, None, "an event before the connect is not pushed");
     for on in [true, false] {
-        alice.say(typing(on)).await;
-        let told = bob.next("RESPTYPING").await;
-        assert_eq!((&told["UID"], &told["ON"], &told["ER"]), (&json!(a), &json!(on), &json!(0)));
+        alice.send_text(typing(on)).await;
+        let event = bob.next("RESPTYPING").await;
+        assert_eq!((&event["UID"], &event["ON"], &event["ER"]), (&json!(a), &json!(on), &json!(0)));
     }
-    assert_eq!(seed.try_next("RESPTYPING", A_WHILE).await, None);
-    alice.say(json!({ "action": "typing", "on": true }).to_string()).await;
+    assert_eq!(v1.try_next("RESPTYPING", SILENCE_WINDOW).await, None);
+    alice.send_text(json!({ "action": "typing", "on": true }).to_string()).await;
     assert_eq!(alice.next("RESPERROR").await["ER"], 7);
 }
 
 async fn a_connection_can_not_ask_without_end(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(url, &a).await;
     let asked: Vec<String> = (0..100).map(|n| format!("{a}-{n}")).collect();
     for _ in 0..40 {
-        alice.say(json!({ "action": "presence", "uIds": asked }).to_string()).await;
+        alice.send_text(json!({ "action": "presence", "uIds": asked }).to_string()).await;
     }
     let refused = alice.next("RESPERROR").await;
     assert_eq!(refused["ER"], 9);
@@ -117,33 +116,33 @@ async fn a_connection_can_not_ask_without_end(url: &str) {
     assert_eq!(alice.send(&b, "messages are not counted").await["ER"], 0);
 }
 
-async fn a_sender_learns_what_was_delivered_and_read_and_can_ask_later(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn sender_receives_and_queries_receipts(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
     let first = alice.send(&b, "one").await;
     let last = alice.send(&b, "two").await;
     assert_eq!(bob.texts(2).await, ["one", "two"]);
     loop {
-        let told = alice.next("RESPSTATUS").await;
-        assert_eq!((&told["UID"], &told["PID"], &told["STATUS"]), (&json!(b), &json!(a), &json!(3)));
-        if told["MID"] == last["MID"] {
+        let event = alice.next("RESPSTATUS").await;
+        assert_eq!((&event["UID"], &event["PID"], &event["STATUS"]), (&json!(b), &json!(a), &json!(3)));
+        if event["MID"] == last["MID"] {
             break;
         }
-        assert_eq!(told["MID"], first["MID"], "the first one may be told apart");
+        assert_eq!(event["MID"], first["MID"], "the receipt is for the first or the last message");
     }
-    bob.say(json!({ "action": "read", "pId": a, "mId": first["MID"] }).to_string()).await;
-    let told = alice.next("RESPSTATUS").await;
-    assert_eq!((&told["STATUS"], &told["MID"]), (&json!(4), &first["MID"]));
+    bob.send_text(json!({ "action": "read", "pId": a, "mId": first["MID"] }).to_string()).await;
+    let event = alice.next("RESPSTATUS").await;
+    assert_eq!((&event["STATUS"], &event["MID"]), (&json!(4), &first["MID"]));
     alice.close().await;
     let mut alice = connect(url, &a).await;
     let known = alice.ask(json!({ "action": "status", "pIds": [b, "nobody"] }), "RESPSTATUS").await;
     let bobs = json!({ "uId": b, "delivered": last["MID"], "read": first["MID"] });
     assert_eq!(known["LIST"], json!([bobs, { "uId": "nobody" }]));
-    assert_eq!(bob.try_next("RESPSTATUS", A_WHILE).await, None, "it is not his");
+    assert_eq!(bob.try_next("RESPSTATUS", SILENCE_WINDOW).await, None, "a status goes to its author only");
 }
 
-async fn who_comes_and_goes_is_told_to_those_who_asked(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn presence_changes_reach_watchers(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(url, &a).await;
     let ask = json!({ "action": "presence", "uIds": [b, "nobody"] });
     let known = alice.ask(ask.clone(), "RESPPRESENCE").await;
@@ -151,21 +150,21 @@ async fn who_comes_and_goes_is_told_to_those_who_asked(url: &str) {
     let bob = connect(url, &b).await;
     assert_eq!(alice.next("RESPPRESENCE").await["LIST"], json!([{ "uId": b, "on": 1 }]));
     bob.close().await;
-    // Away for a moment only: nobody hears of it.
+    // A brief absence: nobody is notified.
     let bob = connect(url, &b).await;
     assert_eq!(alice.try_next("RESPPRESENCE", Duration::from_secs(7)).await, None);
     assert_eq!(alice.ask(ask.clone(), "RESPPRESENCE").await["LIST"][0], json!({ "uId": b, "on": 1 }));
     bob.close().await;
-    let told = alice.next("RESPPRESENCE").await["LIST"][0].clone();
-    assert_eq!((&told["uId"], &told["on"]), (&json!(b), &json!(0)));
-    assert!(told["last"].is_u64(), "{told}");
-    assert_eq!(alice.ask(ask, "RESPPRESENCE").await["LIST"][0]["last"], told["last"]);
+    let event = alice.next("RESPPRESENCE").await["LIST"][0].clone();
+    assert_eq!((&event["uId"], &event["on"]), (&json!(b), &json!(0)));
+    assert!(event["last"].is_u64(), "{event}");
+    assert_eq!(alice.ask(ask, "RESPPRESENCE").await["LIST"][0]["last"], event["last"]);
 }
 
-async fn what_is_sent_by_one_device_is_shown_on_the_others_once(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn sent_message_appears_once_on_other_devices(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut phone, mut desk, mut bob) = (connect(url, &a).await, connect(url, &a).await, connect(url, &b).await);
-    let mut seed = Client::connect(url, &format!("token={}", token(SECRET, &a)), &a).await.expect("connected");
+    let mut v1 = Client::connect(url, &format!("token={}", token(SECRET, &a)), &a).await.expect("connected");
     let sent = phone.send_as(&b, "hello", "r").await;
     let copy = desk.items().await.remove(0);
     assert_eq!((&copy["uId"], &copy["pId"], &copy["mId"]), (&json!(a), &json!(b), &sent["MID"]));
@@ -174,7 +173,7 @@ async fn what_is_sent_by_one_device_is_shown_on_the_others_once(url: &str) {
     bob.send(&a, "hello to you").await;
     assert_eq!(phone.texts(2).await, ["from the desk", "hello to you"]);
     assert_eq!(desk.texts(1).await, ["hello to you"]);
-    assert_eq!(seed.texts(1).await, ["hello to you"]);
+    assert_eq!(v1.texts(1).await, ["hello to you"]);
     assert_eq!(bob.texts(2).await, ["hello", "from the desk"]);
     assert_eq!(phone.send_as(&a, "a note to myself", "note").await["ER"], 0);
     assert_eq!(
@@ -183,13 +182,13 @@ async fn what_is_sent_by_one_device_is_shown_on_the_others_once(url: &str) {
     );
 }
 
-async fn what_is_said_in_a_room_comes_to_its_members_also_when_they_are_back(url: &str) {
-    let (a, b, c, room) = (somebody("alice"), somebody("bob"), somebody("carol"), somebody("room"));
+async fn room_message_reaches_offline_members_later(url: &str) {
+    let (a, b, c, room) = (unique_user("alice"), unique_user("bob"), unique_user("carol"), unique_user("room"));
     let (mut alice, mut desk) = (connect(url, &a).await, connect(url, &a).await);
     let (mut bob, mut carol) = (connect(url, &b).await, connect(url, &c).await);
     let ask = |action: &str| json!({ "action": action, "gId": room });
     let say = |from: &str, msg: &str| json!({ "action": "send", "uId": from, "gId": room, "msg": msg, "rno": format!("{from} {msg}") });
-    assert_eq!(carol.ask(say(&c, "let me in"), "RESPSEND").await["ER"], 14, "she is not in it");
+    assert_eq!(carol.ask(say(&c, "let me in"), "RESPSEND").await["ER"], 14, "the sender is not in the room");
     for client in [&mut alice, &mut bob] {
         let joined = client.ask(ask("join"), "RESPROOM").await;
         assert_eq!((&joined["ER"], &joined["OP"], &joined["GID"]), (&json!(0), &json!("join"), &json!(room)));
@@ -215,5 +214,5 @@ async fn what_is_said_in_a_room_comes_to_its_members_also_when_they_are_back(url
     assert_eq!(bob.ask(say(&b, "have I?"), "RESPSEND").await["ER"], 14);
     alice.send(&b, "you have").await;
     assert_eq!(bob.texts(1).await, ["you have"]);
-    assert_eq!(carol.try_next("RESPRECEIVER", A_WHILE).await, None);
+    assert_eq!(carol.try_next("RESPRECEIVER", SILENCE_WINDOW).await, None);
 }

@@ -1,12 +1,12 @@
-//! What the `kschat` command says to a person who got something wrong.
+//! Error messages of the `kschat` command.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 use std::{path::Path, process::Command, sync::LazyLock};
 
 use futures_util::StreamExt;
 use kschat_tests::{
-    PATIENCE,
+    EVENTUALLY_TIMEOUT,
     client::{Client, Refused, token},
     edge::EdgeProcess,
     eventually, free_port,
@@ -17,24 +17,24 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Where the secrets of these tests lie, and not those of whoever runs them.
+/// Configuration directory of these tests, instead of the developer's own.
 fn settings_folder() -> &'static Path {
     static FOLDER: LazyLock<TempDir> =
         LazyLock::new(|| TempDir::with_prefix("kschat-settings-").expect("a temporary folder"));
     FOLDER.path()
 }
 
-/// Runs it with those arguments and variables; returns its exit code and what it wrote.
+/// Runs the command with these arguments and variables; returns exit code and output.
 fn kschat(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new(binary("kschat"));
     command.env_clear().env("XDG_CONFIG_HOME", settings_folder()).args(arguments).envs(variables.iter().copied());
-    let output = command.output().expect("it can be started");
+    let output = command.output().expect("the command starts");
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).expect("text"))
 }
 
 #[test]
-fn every_wrong_setting_is_told_at_once_and_no_password() {
+fn all_invalid_settings_are_reported_without_password() {
     let arguments = ["--amqp-url", "http://me:hunter2@x", "--partitions", "0", "--functions", "http://me:hunter2@x"];
     let (code, text) = kschat(&arguments, &[("REDIS_URL", "rediss//:hunter2@x")]);
     assert_eq!(code, Some(64), "{text}");
@@ -45,7 +45,7 @@ fn every_wrong_setting_is_told_at_once_and_no_password() {
 }
 
 #[test]
-fn beyond_loopback_a_secret_of_ones_own_is_needed() {
+fn non_loopback_listen_requires_own_secret() {
     for secret in ["", " ", "short"] {
         let (code, text) = kschat(&["--listen", "0.0.0.0:0", "--jwt-secret", secret], &[("JWT_SECRET", secret)]);
         assert_eq!(code, Some(64), "{text}");
@@ -54,7 +54,7 @@ fn beyond_loopback_a_secret_of_ones_own_is_needed() {
 }
 
 #[test]
-fn a_part_elsewhere_needs_a_broker_in_between() {
+fn remote_component_requires_broker() {
     let (code, text) = kschat(&["--no-consumer"], &[]);
     assert_eq!(code, Some(64), "{text}");
     assert!(text.contains("give --amqp-url and --redis-url"), "{text}");
@@ -66,16 +66,16 @@ fn a_part_elsewhere_needs_a_broker_in_between() {
 }
 
 #[test]
-fn a_service_that_is_not_there_is_named() {
+fn unreachable_service_is_named() {
     let (code, text) =
         kschat(&["--amqp-url", "amqp://me:hunter2@127.0.0.1:1", "--redis-url", "redis://127.0.0.1:1"], &[]);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("RabbitMQ at amqp://***@127.0.0.1:1 (AMQP_URL) does not answer"), "{text}");
+    assert!(text.contains("RabbitMQ at amqp://***@127.0.0.1:1 (AMQP_URL) can't be used"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
 }
 
 #[test]
-fn a_token_is_printed_and_an_empty_secret_is_none() {
+fn token_command_rejects_empty_secret() {
     let (code, built_in) = kschat(&["token", "alice"], &[("JWT_SECRET", "")]);
     assert_eq!(code, Some(0), "{built_in}");
     assert!(built_in.starts_with("ey") && built_in.trim().split('.').count() == 3, "{built_in}");
@@ -91,14 +91,14 @@ fn a_token_is_printed_and_an_empty_secret_is_none() {
 }
 
 #[test]
-fn a_routes_file_that_can_not_be_read_is_told_with_what_would_be_right() {
+fn unreadable_routes_file_error_shows_fix() {
     let folder = TempDir::with_prefix("kschat-routes-").expect("a temporary folder");
     let file = folder.path().join("routes.yaml");
     let routes = file.display().to_string();
     let edge = |routes: &str| kschat(&["edge", "--functions", "http://127.0.0.1:9000", "--routes", routes], &[]);
     for (content, problem) in [
         ("routes: { send: {} }", "each route needs either `function` or `mock`"),
-        ("routes: { $conect: { function: f } }", "`$conect` is no route key"),
+        ("routes: { $conect: { function: f } }", "`$conect` is not a route key"),
         ("Resources: {}", "neither `routes` nor a WebSocket API"),
         ("", "the file is empty"),
     ] {
@@ -111,7 +111,7 @@ fn a_routes_file_that_can_not_be_read_is_told_with_what_would_be_right() {
 }
 
 #[test]
-fn an_option_of_the_edge_that_makes_no_sense_is_told_with_what_would() {
+fn invalid_edge_option_error_shows_fix() {
     for (option, value, hint) in [
         ("--fault", "post=411", "post=410|429|500"),
         ("--idle", "soon", "30s"),
@@ -135,14 +135,14 @@ fn an_option_of_the_edge_that_makes_no_sense_is_told_with_what_would() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_socket_hears_1001_when_the_clocks_are_set_so_and_the_log_is_json() {
+async fn idle_option_closes_1001_and_logs_json() {
     let routes = concat!(env!("CARGO_MANIFEST_DIR"), "/edge/idle.yaml");
     // A tenth of a second.
     let clocks = ["--idle", "6s", "--time-scale", "60", "--log", "json"];
     let edge = EdgeProcess::start("http://127.0.0.1:1", routes, &clocks).await;
     let url = format!("ws://{}/dev", edge.address);
     let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("the handshake succeeds");
-    match timeout(PATIENCE, socket.next()).await.expect("it is closed") {
+    match timeout(EVENTUALLY_TIMEOUT, socket.next()).await.expect("the socket is closed") {
         Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1001),
         other => panic!("{other:?}"),
     }
@@ -151,30 +151,30 @@ async fn a_silent_socket_hears_1001_when_the_clocks_are_set_so_and_the_log_is_js
             let line: Value = serde_json::from_str(line).unwrap_or_default();
             line["message"] == "close" && line["status"] == 1001
         };
-        edge.process.printed().lines().any(closes)
+        edge.process.output().lines().any(closes)
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edge_that_is_told_to_stop_tells_its_clients_and_ends() {
+async fn edge_shutdown_closes_clients() {
     let routes = concat!(env!("CARGO_MANIFEST_DIR"), "/edge/idle.yaml");
     let edge = EdgeProcess::start("http://127.0.0.1:1", routes, &[]).await;
     let url = format!("ws://{}/dev", edge.address);
     let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("the handshake succeeds");
     edge.process.signal("TERM");
-    match timeout(PATIENCE, socket.next()).await.expect("it is closed") {
+    match timeout(EVENTUALLY_TIMEOUT, socket.next()).await.expect("the socket is closed") {
         Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1001),
         other => panic!("{other:?}"),
     }
     eventually("it has ended", async || !edge.process.is_running()).await;
 }
 
-/// The secret that everybody could read in the source, once.
+/// The secret that was once published in the source.
 const PUBLISHED: &str = "kschat-local-development-only";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn token_of_another_machine_user_is_refused_by_local_stack() {
+async fn token_of_other_machine_is_refused() {
     let folders = [(); 2].map(|()| TempDir::with_prefix("kschat-settings-").expect("a temporary folder"));
     let [mine, other] = folders.each_ref().map(|folder| folder.path().display().to_string());
     let address = format!("127.0.0.1:{}", free_port());
@@ -182,7 +182,7 @@ async fn token_of_another_machine_user_is_refused_by_local_stack() {
     let variables = [("XDG_CONFIG_HOME", mine.clone()), ("JWT_SECRET", String::new())];
     let stack = Process::start(&binary("kschat"), &["--listen", &address], &variables, &log);
     eventually("the stack listens", async || {
-        assert!(stack.is_running(), "it has ended:\n{}", stack.printed());
+        assert!(stack.is_running(), "the stack has ended:\n{}", stack.output());
         tokio::net::TcpStream::connect(&address).await.is_ok()
     })
     .await;
@@ -193,7 +193,7 @@ async fn token_of_another_machine_user_is_refused_by_local_stack() {
     }
     assert!(Client::connect_v2(&url, &token_of(&mine), "alice").await.is_ok());
 
-    // The page has tokens for this machine, and for nobody at the other end of a tunnel.
+    // The page has tokens for this machine, and not for remote clients of a tunnel.
     let asked = |header: Option<&str>| {
         let request = reqwest::Client::new().get(format!("http://{address}/token?uid=alice"));
         header.into_iter().fold(request, |request, name| request.header(name, "192.0.2.7")).send()
@@ -234,7 +234,7 @@ fn settings_of_parts_are_private_and_agree() {
 }
 
 #[test]
-fn origin_that_no_browser_sends_is_told_with_what_would_be() {
+fn invalid_origin_option_error_shows_fix() {
     let (code, text) =
         kschat(&["edge", "--functions", "http://127.0.0.1:9000", "--allow-origin", "app.example/chat"], &[]);
     assert!(code == Some(2) && text.contains("https://app.example"), "{text}");

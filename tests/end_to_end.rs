@@ -1,20 +1,20 @@
-//! What users see, on the embedded stack and on real RabbitMQ and Redis alike.
+//! Messaging from the users' view, on the embedded stack and on real RabbitMQ and Redis.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 use std::collections::HashSet;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use kschat::stack::Options;
 use kschat_core::limits::Limits;
-use kschat_protocol::limits::{MAX_FRAME, MAX_MSG};
+use kschat_protocol::limits::{MAX_FRAME_BYTES, MAX_TEXT_BYTES};
 use kschat_tests::{
     client::{Client, Refused, token},
-    stack::{SECRET, connect, options, somebody},
+    stack::{SECRET, connect, options, unique_user},
 };
 use serde_json::{Value, json};
 
-/// One test a scenario, against the stack whose address the expression tells.
+/// Defines one test per scenario, against the stack at the address of the expression.
 macro_rules! scenarios {
     ($address:expr; $($scenario:ident)*) => {
         $(#[tokio::test(flavor = "multi_thread")]
@@ -25,29 +25,29 @@ macro_rules! scenarios {
     ($address:expr) => {
         scenarios! { $address;
             two_users_chat
-            a_user_who_was_away_gets_every_message_in_order_and_once
+            offline_user_receives_backlog_once_in_order
             every_device_of_a_user_gets_the_message
-            a_stolen_user_id_is_refused
-            garbage_is_answered_and_the_connection_lives
-            a_handshake_without_a_good_token_is_refused
-            the_seeds_repeated_rno_is_no_repetition
-            a_version_two_rno_names_one_message
-            an_id_comes_back_in_the_type_in_which_it_came
-            the_largest_message_arrives_and_a_larger_one_is_refused
-            what_the_edge_does_not_carry_closes_the_socket
-            a_close_is_answered_with_its_own_code
+            send_as_other_user_is_refused
+            malformed_frame_keeps_connection_open
+            handshake_requires_valid_token
+            v1_repeated_rno_is_not_deduplicated
+            v2_rno_is_idempotency_key
+            ids_keep_their_json_type
+            largest_message_arrives_larger_is_refused
+            oversized_frame_closes_socket
+            close_code_is_echoed
             a_ping_is_answered_without_a_function
-            what_a_client_has_not_acknowledged_comes_again_at_its_next_visit
-            an_ack_that_names_nothing_is_no_harm
-            waiting_messages_share_frames_of_the_edges_size
+            unacked_messages_are_redelivered_on_reconnect
+            ack_of_unknown_message_is_ignored
+            backlog_is_batched_into_full_frames
             anything_can_be_said
-            frames_sent_at_once_arrive_once_each_and_one_after_the_other_in_order
-            a_client_that_talks_without_listening_gets_every_reply
+            sequential_sends_arrive_once_in_order
+            pipelined_sends_get_every_reply
         }
     };
 }
 
-/// One scenario sends faster than a user may.
+/// One scenario exceeds the rate limit.
 fn without_send_limit() -> Options {
     Options { limits: Limits { sends: None, ..Limits::default() }, ..options() }
 }
@@ -83,7 +83,7 @@ fn er(frame: &Value) -> u64 {
 }
 
 async fn two_users_chat(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
     let reply = alice.send(&b, "hello").await;
     let items = bob.items().await;
@@ -97,8 +97,8 @@ async fn two_users_chat(url: &str) {
     assert_eq!(alice.texts(1).await, ["hello to you"]);
 }
 
-async fn a_user_who_was_away_gets_every_message_in_order_and_once(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn offline_user_receives_backlog_once_in_order(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, bob) = (connect(url, &a).await, connect(url, &b).await);
     bob.close().await;
     let texts: Vec<String> = (0..30).map(|n| n.to_string()).collect();
@@ -108,14 +108,14 @@ async fn a_user_who_was_away_gets_every_message_in_order_and_once(url: &str) {
     let mut bob = connect(url, &b).await;
     assert_eq!(bob.texts(texts.len()).await, texts);
     bob.close().await;
-    // Nothing is left for the next visit.
+    // Nothing is redelivered at the next connect.
     let mut bob = connect(url, &b).await;
     alice.send(&b, "last").await;
     assert_eq!(bob.texts(1).await, ["last"]);
 }
 
 async fn every_device_of_a_user_gets_the_message(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(url, &a).await;
     let (mut phone, mut desk) = (connect(url, &b).await, connect(url, &b).await);
     alice.send(&b, "to both").await;
@@ -126,25 +126,25 @@ async fn every_device_of_a_user_gets_the_message(url: &str) {
     assert_eq!(desk.texts(1).await, ["to one"]);
 }
 
-async fn a_stolen_user_id_is_refused(url: &str) {
-    let (a, b, thief) = (somebody("alice"), somebody("bob"), somebody("mallory"));
+async fn send_as_other_user_is_refused(url: &str) {
+    let (a, b, thief) = (unique_user("alice"), unique_user("bob"), unique_user("mallory"));
     let (mut mallory, mut bob) = (connect(url, &thief).await, connect(url, &b).await);
     let stolen = json!({ "action": "send", "uId": a, "pId": b, "msg": "it is me, alice", "rno": "r" });
-    mallory.say(stolen.to_string()).await;
+    mallory.send_text(stolen.to_string()).await;
     let reply = mallory.next("RESPSEND").await;
     assert_eq!((er(&reply), &reply["RANDOMNO"]), (5, &json!("r")));
     mallory.send(&b, "it is me, mallory").await;
     assert_eq!(bob.items().await[0]["uId"], json!(thief));
 }
 
-async fn garbage_is_answered_and_the_connection_lives(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn malformed_frame_keeps_connection_open(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(url, &a).await;
     for (garbage, code) in [("", 6), ("{", 6), ("[]", 6), ("\u{0}", 6), ("{}", 15), (r#"{"action":"fly"}"#, 15)] {
-        alice.say(garbage).await;
+        alice.send_text(garbage).await;
         assert_eq!(er(&alice.next("RESPERROR").await), code, "{garbage:?}");
     }
-    alice.say(r#"{"action":"send","rno":7}"#).await;
+    alice.send_text(r#"{"action":"send","rno":7}"#).await;
     let reply = alice.next("RESPSEND").await;
     let fields: Vec<&Value> = reply["ERRS"].as_array().expect("ERRS").iter().map(|error| &error["F"]).collect();
     assert_eq!((er(&reply), &reply["RANDOMNO"]), (7, &json!(7)));
@@ -152,12 +152,12 @@ async fn garbage_is_answered_and_the_connection_lives(url: &str) {
     assert_eq!(er(&alice.send(&b, "still here").await), 0);
 }
 
-async fn a_handshake_without_a_good_token_is_refused(url: &str) {
-    let user = somebody("alice");
+async fn handshake_requires_valid_token(url: &str) {
+    let user = unique_user("alice");
     let good = token(SECRET, &user);
     let [_, body, _] = good.split('.').collect::<Vec<_>>().try_into().expect("three parts");
     let none = format!("{}.{body}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#));
-    let expired = kschat_adapters::jwt::sign_seed_token(
+    let expired = kschat_adapters::jwt::sign_v1_token(
         SECRET,
         &user.parse().expect("a user"),
         kschat_core::Timestamp::from_millis(0),
@@ -167,7 +167,7 @@ async fn a_handshake_without_a_good_token_is_refused(url: &str) {
         String::new(),
         "token=".to_owned(),
         format!("token={}", token("another secret", &user)),
-        format!("token={}", expired.expect("it can sign")),
+        format!("token={}", expired.expect("the secret signs")),
         format!("token={none}"),
         format!("token={good}x"),
     ];
@@ -179,21 +179,21 @@ async fn a_handshake_without_a_good_token_is_refused(url: &str) {
     assert!(Client::connect(url, &format!("token={good}&ksId={user}"), &user).await.is_ok());
 }
 
-async fn the_seeds_repeated_rno_is_no_repetition(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn v1_repeated_rno_is_not_deduplicated(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = Client::connect(url, &format!("token={}", token(SECRET, &a)), &a).await.expect("connected");
     let mut bob = connect(url, &b).await;
-    // The seed's bare frame, without any action.
+    // A v1 client's bare frame, without an action.
     for text in ["one", "one", "two"] {
-        alice.say(json!({ "uId": a, "pId": b, "msg": text, "rno": 42, "time": 1 }).to_string()).await;
+        alice.send_text(json!({ "uId": a, "pId": b, "msg": text, "rno": 42, "time": 1 }).to_string()).await;
         let reply = alice.next("RESPSEND").await;
         assert_eq!((er(&reply), reply.get("DUP")), (0, None));
     }
     assert_eq!(bob.texts(3).await, ["one", "one", "two"]);
 }
 
-async fn a_version_two_rno_names_one_message(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn v2_rno_is_idempotency_key(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut again, mut bob) = (connect(url, &a).await, connect(url, &a).await, connect(url, &b).await);
     let first = alice.send_as(&b, "hello", "r").await;
     let repeated = again.send_as(&b, "hello", "r").await;
@@ -204,56 +204,61 @@ async fn a_version_two_rno_names_one_message(url: &str) {
     assert_eq!(bob.texts(2).await, ["hello", "next"]);
 }
 
-async fn an_id_comes_back_in_the_type_in_which_it_came(url: &str) {
-    let number = somebody("n").replace("n-", "");
-    let (digits, to) = (number.parse::<u64>().expect("digits"), somebody("bob"));
-    let (mut alice, mut bob) = (connect(url, &number).await, connect(url, &to).await);
-    alice.say(json!({ "action": "send", "uId": digits, "pId": to, "msg": "x", "rno": 7 }).to_string()).await;
-    let reply = alice.next("RESPSEND").await;
-    assert_eq!((&reply["SID"], &reply["RANDOMNO"]), (&json!(digits), &json!(7)));
-    assert_eq!(bob.items().await[0]["uId"], json!(digits));
-    alice.send(&to, "y").await;
-    assert_eq!(bob.items().await[0]["uId"], json!(number));
+async fn ids_keep_their_json_type(url: &str) {
+    // What JavaScript can hold exactly; a larger number is sent on as text.
+    const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+    let large: u64 = unique_user("n").replace("n-", "").parse().expect("digits");
+    let digits = large % MAX_SAFE_INTEGER;
+    for (digits, shown) in [(digits, json!(digits)), (large, json!(large.to_string()))] {
+        let (number, to) = (digits.to_string(), unique_user("bob"));
+        let (mut alice, mut bob) = (connect(url, &number).await, connect(url, &to).await);
+        alice.send_text(json!({ "action": "send", "uId": digits, "pId": to, "msg": "x", "rno": 7 }).to_string()).await;
+        let reply = alice.next("RESPSEND").await;
+        assert_eq!((&reply["SID"], &reply["RANDOMNO"]), (&shown, &json!(7)));
+        assert_eq!(bob.items().await[0]["uId"], shown);
+        alice.send(&to, "y").await;
+        assert_eq!(bob.items().await[0]["uId"], json!(number));
+    }
 }
 
-async fn the_largest_message_arrives_and_a_larger_one_is_refused(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn largest_message_arrives_larger_is_refused(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
-    let largest = "x".repeat(MAX_MSG - 2);
+    let largest = "x".repeat(MAX_TEXT_BYTES - 2);
     assert_eq!(er(&alice.send(&b, &largest).await), 0);
     assert_eq!(bob.texts(1).await, std::slice::from_ref(&largest));
     let refused = alice.send(&b, &(largest + "x")).await;
     assert_eq!((er(&refused), &refused["ERRS"][0]["F"]), (8, &json!("msg")));
 }
 
-async fn what_the_edge_does_not_carry_closes_the_socket(url: &str) {
-    let user = somebody("alice");
+async fn oversized_frame_closes_socket(url: &str) {
+    let user = unique_user("alice");
     let mut alice = connect(url, &user).await;
-    alice.say("x".repeat(MAX_FRAME + 1)).await;
+    alice.send_text("x".repeat(MAX_FRAME_BYTES + 1)).await;
     assert_eq!(alice.closed().await, 1009);
     let mut alice = connect(url, &user).await;
     alice.say_binary(vec![1, 2, 3]).await;
     assert_eq!(alice.closed().await, 1003);
 }
 
-async fn a_close_is_answered_with_its_own_code(url: &str) {
-    let mut alice = connect(url, &somebody("alice")).await;
-    alice.say_goodbye(1000).await;
+async fn close_code_is_echoed(url: &str) {
+    let mut alice = connect(url, &unique_user("alice")).await;
+    alice.close_with(1000).await;
     assert_eq!(alice.closed().await, 1000);
 }
 
 async fn a_ping_is_answered_without_a_function(url: &str) {
-    let mut alice = connect(url, &somebody("alice")).await;
-    alice.say(r#"{"action":"ping"}"#).await;
+    let mut alice = connect(url, &unique_user("alice")).await;
+    alice.send_text(r#"{"action":"ping"}"#).await;
     assert_eq!(er(&alice.next("RESPPONG").await), 0);
 }
 
-async fn what_a_client_has_not_acknowledged_comes_again_at_its_next_visit(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn unacked_messages_are_redelivered_on_reconnect(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
     alice.send(&b, "one").await;
     assert_eq!(bob.texts(1).await, ["one"]);
-    bob.fall_silent();
+    bob.stop_acking();
     for text in ["two", "three"] {
         alice.send(&b, text).await;
         assert_eq!(bob.texts(1).await, [text]);
@@ -265,18 +270,18 @@ async fn what_a_client_has_not_acknowledged_comes_again_at_its_next_visit(url: &
     assert_eq!(bob.texts(1).await, ["four"]);
 }
 
-async fn an_ack_that_names_nothing_is_no_harm(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn ack_of_unknown_message_is_ignored(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
-    bob.say(r#"{"action":"ack","mId":"nobody knows it"}"#).await;
-    bob.say(r#"{"action":"ack"}"#).await;
+    bob.send_text(r#"{"action":"ack","mId":"nobody knows it"}"#).await;
+    bob.send_text(r#"{"action":"ack"}"#).await;
     assert_eq!(er(&bob.next("RESPERROR").await), 7);
     alice.send(&b, "hello").await;
     assert_eq!(bob.texts(1).await, ["hello"]);
 }
 
-async fn waiting_messages_share_frames_of_the_edges_size(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn backlog_is_batched_into_full_frames(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(url, &a).await;
     let text = "y".repeat(1_000);
     for _ in 0..60 {
@@ -286,7 +291,7 @@ async fn waiting_messages_share_frames_of_the_edges_size(url: &str) {
     let (mut count, mut frames) = (0, 0);
     while count < 60 {
         let frame = bob.next("RESPRECEIVER").await;
-        assert!(frame.to_string().len() <= MAX_FRAME);
+        assert!(frame.to_string().len() <= MAX_FRAME_BYTES);
         count += frame["MSG"].as_array().expect("MSG").len();
         frames += 1;
     }
@@ -295,7 +300,7 @@ async fn waiting_messages_share_frames_of_the_edges_size(url: &str) {
 }
 
 async fn anything_can_be_said(url: &str) {
-    let (a, b) = (somebody("alice \"{quoted}\" ü"), somebody("bob <b>"));
+    let (a, b) = (unique_user("alice \"{quoted}\" ü"), unique_user("bob <b>"));
     let (mut alice, mut bob) = (connect(url, &a).await, connect(url, &b).await);
     for text in ["<script>alert(1)</script>", "\u{202e}rtl\u{2028}", "👩‍👩‍👧‍👦 ́", "a\0b\tc\r\n", "\\u0000 \"'`{{uid}}"]
     {
@@ -304,13 +309,13 @@ async fn anything_can_be_said(url: &str) {
     }
 }
 
-async fn frames_sent_at_once_arrive_once_each_and_one_after_the_other_in_order(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn sequential_sends_arrive_once_in_order(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut bob = connect(url, &b).await;
     let frame = |n: usize| json!({ "action": "send", "uId": a, "pId": b, "msg": n.to_string(), "rno": n }).to_string();
     let replies = connect(url, &a).await.flood((0..100).map(frame).collect()).await;
     assert!(replies.iter().all(|reply| er(reply) == 0));
-    // The edge hands them to functions side by side: which comes first is not promised.
+    // The edge invokes functions concurrently, so the order is not guaranteed.
     let mut numbers: Vec<usize> = bob.texts(100).await.iter().map(|text| text.parse().expect("a number")).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..100).collect::<Vec<_>>());
@@ -322,8 +327,8 @@ async fn frames_sent_at_once_arrive_once_each_and_one_after_the_other_in_order(u
     assert_eq!(bob.texts(100).await, texts);
 }
 
-async fn a_client_that_talks_without_listening_gets_every_reply(url: &str) {
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn pipelined_sends_get_every_reply(url: &str) {
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let text = "z".repeat(8_000);
     let frame = |n: usize| json!({ "action": "send", "uId": a, "pId": b, "msg": text, "rno": n }).to_string();
     let replies = connect(url, &a).await.flood((0..1_000).map(frame).collect()).await;
@@ -333,17 +338,17 @@ async fn a_client_that_talks_without_listening_gets_every_reply(url: &str) {
 }
 
 mod settings {
-    use kschat::{
-        edge::Settings,
-        stack::{Options, Stack},
-    };
-    use kschat_core::send::Strangers;
-    use kschat_tests::stack::{connect, embedded, options, somebody};
+    use kschat::stack::{Options, Stack};
+    use kschat_core::inbound::send::UnknownRecipientPolicy;
+    use kschat_edge::Settings;
+    use kschat_tests::stack::{connect, embedded, options, unique_user};
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_stranger_can_be_refused_instead_of_waited_for() {
-        let stack = Stack::start(Options { strangers: Strangers::Refuse, ..options() }).await.expect("it starts");
-        let (a, b) = (somebody("alice"), somebody("bob"));
+    async fn unknown_recipient_policy_reject_refuses_send() {
+        let stack = Stack::start(Options { unknown_recipients: UnknownRecipientPolicy::Reject, ..options() })
+            .await
+            .expect("the stack starts");
+        let (a, b) = (unique_user("alice"), unique_user("bob"));
         let mut alice = connect(&stack.websocket_url(), &a).await;
         assert_eq!(super::er(&alice.send(&b, "anybody there?").await), 10);
         let mut bob = connect(&stack.websocket_url(), &b).await;
@@ -353,10 +358,10 @@ mod settings {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_half_open_socket_costs_a_client_that_acknowledges_nothing() {
+    async fn half_open_socket_loses_no_message() {
         let edge = Settings { faults: vec!["post=swallow share=30%".parse().expect("a rule")], ..Settings::default() };
-        let stack = Stack::start(Options { edge, ..options() }).await.expect("it starts");
-        let (a, b) = (somebody("alice"), somebody("bob"));
+        let stack = Stack::start(Options { edge, ..options() }).await.expect("the stack starts");
+        let (a, b) = (unique_user("alice"), unique_user("bob"));
         let (mut alice, mut bob) =
             (connect(&stack.websocket_url(), &a).await, connect(&stack.websocket_url(), &b).await);
         let texts: Vec<String> = (0..20).map(|n| n.to_string()).collect();
@@ -368,9 +373,9 @@ mod settings {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_stack_that_stops_tells_its_clients() {
+    async fn stack_shutdown_closes_clients() {
         let stack = embedded().await;
-        let mut alice = connect(&stack.websocket_url(), &somebody("alice")).await;
+        let mut alice = connect(&stack.websocket_url(), &unique_user("alice")).await;
         stack.stop().await;
         assert_eq!(alice.closed().await, 1001);
     }

@@ -1,7 +1,7 @@
-//! Two messages count as one only if the same user has sent the same to the same recipient under the same `rno`, and
-//! nobody can make somebody else's message look like one that was shown already.
+//! Messages are the same only if sender, recipient, `rno` and content agree, and nobody can forge a duplicate of
+//! another user's message.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 use std::collections::HashMap;
 
@@ -9,13 +9,13 @@ use kschat::stack::{Options, Stack};
 use kschat_tests::{
     client::Client,
     eventually,
-    stack::{Services, connect, options, somebody},
+    stack::{Services, connect, options, unique_user},
 };
 use lapin::{BasicProperties, options::BasicPublishOptions};
 use serde_json::{Value, json};
 
-/// How the release before the keyed ids named a send: FNV-1a of the sender and the `rno`, mixed, of which 62 bits stand in
-/// the id.
+/// Message ids of the release before keyed ids: a mixed FNV-1a hash of the sender and the `rno`, of which 62 bits are
+/// in the id.
 mod former {
     use super::HashMap;
 
@@ -23,14 +23,14 @@ mod former {
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     const MIX: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
 
-    /// The forged `rno` is so many blocks of so many letters.
+    /// The forged `rno` consists of this many blocks of this many letters.
     const BLOCKS: u32 = 8;
     const LETTERS: u32 = 5;
-    /// Variants of each block: enough for some of their combinations to agree in 62 bits.
+    /// Variants of each block: enough for a combination to agree in 62 bits.
     const VARIANTS: usize = 100_000;
-    /// What the last letter of each block makes the lowest byte before it is multiplied: so the next block always starts
-    /// from the same one, and what blocks add to the hash does not depend on one another.
-    const MEETING: u8 = 0x41;
+    /// Lowest byte of the hash after each block, before it is multiplied. Each block thus starts from the same byte,
+    /// and the blocks' contributions to the hash are independent.
+    const COLLISION_BYTE: u8 = 0x41;
 
     fn absorb(hash: u128, bytes: &[u8]) -> u128 {
         bytes.iter().fold(hash, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
@@ -49,7 +49,7 @@ mod former {
         (value >> 64) as u64 & ((1 << width) - 1)
     }
 
-    /// What an id said of its send.
+    /// The part of an id that named its send.
     pub(super) fn tail(user: &str, rno: &str) -> String {
         let bits = low_bits(mixed(user, rno), 62) | 1 << 63;
         format!("{:04x}-{:012x}", bits >> 48, bits & 0xffff_ffff_ffff)
@@ -57,7 +57,7 @@ mod former {
 
     type Sums = Vec<(u128, Vec<u8>)>;
 
-    /// What each variant of a block adds, which starts from that lowest byte and is followed by so many letters.
+    /// Contribution of each variant of a block that starts from that lowest byte and precedes this many letters.
     fn variants(start: u8, after: u32) -> Sums {
         let letters: Vec<u8> = (b'a'..=b'z').chain(b'A'..=b'Z').chain(b'0'..=b'9').collect();
         let (start, factor) = (u128::from(start), PRIME.wrapping_pow(after).wrapping_mul(MIX));
@@ -68,7 +68,7 @@ mod former {
                 Some(letter)
             });
             let mut block: Vec<u8> = digits.collect();
-            let last = absorb(start, &block) as u8 ^ MEETING;
+            let last = absorb(start, &block) as u8 ^ COLLISION_BYTE;
             block.push(last);
             let added = absorb(start, &block).wrapping_sub(start.wrapping_mul(PRIME.wrapping_pow(LETTERS)));
             last.is_ascii_alphanumeric().then_some((added.wrapping_mul(factor), block))
@@ -76,7 +76,7 @@ mod former {
         (0..).filter_map(variant).take(VARIANTS).collect()
     }
 
-    /// Pairs whose sums are zero in so many of the bits that count.
+    /// Pairs whose sums are zero in this many relevant bits.
     fn join(left: &Sums, right: &Sums, width: u32, limit: usize) -> Sums {
         let mut by_bits: HashMap<u64, Vec<usize>> = HashMap::new();
         for (at, (value, _)) in right.iter().enumerate() {
@@ -84,7 +84,7 @@ mod former {
         }
         let partners = |(value, text): &(u128, Vec<u8>)| {
             let wanted = low_bits(value.wrapping_neg(), width);
-            // Below the bits that count there may be a carry.
+            // The bits below the relevant ones may carry.
             let wanted = [wanted, low_bits(u128::from(wanted.wrapping_add(1)) << 64, width)];
             let at = wanted.iter().filter_map(|bits| by_bits.get(bits)).flatten();
             let sums = at.map(|at| (value.wrapping_add(right[*at].0), [&text[..], &right[*at].1].concat()));
@@ -93,11 +93,11 @@ mod former {
         left.iter().flat_map(partners).take(limit).collect()
     }
 
-    /// An `rno` with which that attacker got the same tail as the victim with its own.
+    /// An `rno` that gave the attacker the same tail as the victim's own.
     pub(super) fn forge(attacker: &str, victim: &str, rno: &str) -> String {
         let length = BLOCKS * LETTERS;
         let start = before_rno(attacker, length as usize);
-        let meeting = u128::from(MEETING).wrapping_mul(PRIME) as u8;
+        let meeting = u128::from(COLLISION_BYTE).wrapping_mul(PRIME) as u8;
         let low = |block| if block == 0 { start as u8 } else { meeting };
         let mut sums: Vec<Sums> =
             (0..BLOCKS).map(|block| variants(low(block), (BLOCKS - 1 - block) * LETTERS)).collect();
@@ -117,12 +117,12 @@ mod former {
     }
 }
 
-struct World {
+struct Fixture {
     services: Services,
     stack: Stack,
 }
 
-impl World {
+impl Fixture {
     async fn start() -> Self {
         let services = Services::start().await;
         let options = Options { backends: Some(services.backends()), ..options() };
@@ -133,7 +133,7 @@ impl World {
         connect(&self.stack.websocket_url(), user).await
     }
 
-    /// What a function of the release before, or a service, leaves in a user's queue.
+    /// Queues a body, as a function of the previous release or a service would.
     async fn queue(&self, user: &str, body: &Value) {
         let properties = lapin::ConnectionProperties::default();
         let connection = lapin::Connection::connect(&self.services.rabbitmq.url(), properties).await;
@@ -142,11 +142,11 @@ impl World {
         let properties = BasicProperties::default().with_delivery_mode(2);
         let options = BasicPublishOptions::default();
         let sent = channel.basic_publish("kschat.direct".into(), key.into(), options, body.as_bytes(), properties);
-        sent.await.expect("it is sent").await.expect("it is taken");
+        sent.await.expect("the message is published").await.expect("the broker confirms");
     }
 }
 
-/// The `rno` of the victim's next send, and that with which the attacker comes before it.
+/// The `rno` of the victim's next send, and the attacker's forgery of it.
 fn forged(attacker: &str, victim: &str, number: usize) -> (String, String) {
     let rno = format!("{victim}-{number}");
     let forged = former::forge(attacker, victim, &rno);
@@ -160,9 +160,9 @@ async fn say(client: &mut Client, to: &Value, rno: &str, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn equal_former_tail_hides_no_message() {
-    let world = World::start().await;
-    let (a, m, b, room) = (somebody("alice"), somebody("mallory"), somebody("bob"), somebody("room"));
+async fn forged_previous_release_id_hides_no_message() {
+    let world = Fixture::start().await;
+    let (a, m, b, room) = (unique_user("alice"), unique_user("mallory"), unique_user("bob"), unique_user("room"));
     let (mut alice, mut mallory) = (world.connect(&a).await, world.connect(&m).await);
     let mut bob = world.connect(&b).await;
     for client in [&mut alice, &mut mallory, &mut bob] {
@@ -183,7 +183,7 @@ async fn equal_former_tail_hides_no_message() {
     world.stack.stop().await;
 }
 
-/// A body as the release before queued it.
+/// A body as the previous release queued it.
 fn former_body(from: &Value, to: &str, rno: &str, number: u64) -> Value {
     let tail = former::tail(&from.to_string().replace('"', ""), rno);
     let (time, id) = (1_700_000_000_000 + number, format!("018bcfe5-6800-7{number:03x}-{tail}"));
@@ -191,9 +191,9 @@ fn former_body(from: &Value, to: &str, rno: &str, number: u64) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn queued_bodies_of_former_release_come_once_in_order() {
-    let world = World::start().await;
-    let (a, m, b) = (somebody("alice"), somebody("mallory"), somebody("bob"));
+async fn queued_bodies_of_previous_release_arrive_once() {
+    let world = Fixture::start().await;
+    let (a, m, b) = (unique_user("alice"), unique_user("mallory"), unique_user("bob"));
     world.connect(&a).await.send(&b, "0").await;
     let (rno, forged) = forged(&m, &a, 0);
     for (number, (from, rno)) in (1..).zip([(&m, forged.as_str()), (&a, &rno), (&a, "other"), (&a, &rno)]) {
@@ -207,13 +207,13 @@ async fn queued_bodies_of_former_release_come_once_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sender_named_as_number_and_text_is_one() {
-    let world = World::start().await;
-    let b = somebody("bob");
-    world.connect(&somebody("alice")).await.send(&b, "0").await;
+async fn numeric_and_text_sender_are_one() {
+    let world = Fixture::start().await;
+    let b = unique_user("bob");
+    world.connect(&unique_user("alice")).await.send(&b, "0").await;
     for (number, from) in (1..).zip([json!(7), json!("7"), json!("07")]) {
         world.queue(&b, &former_body(&from, &b, "r", number)).await;
-        // The last one is another user, whose id happens to have the same tail.
+        // The last one is from another user, whose id has the same tail.
     }
     let mut same_tail = former_body(&json!(7), &b, "r", 4);
     same_tail["uId"] = json!("8");
@@ -223,7 +223,7 @@ async fn sender_named_as_number_and_text_is_one() {
     world.stack.stop().await;
 }
 
-/// Sends until the registry, which has lost everything, knows the session again.
+/// Sends until the registry knows the session again, after it lost all data.
 async fn accepted(client: &mut Client, to: &str, text: &str, rno: &str) -> Value {
     let mut reply = Value::Null;
     eventually("it is accepted", async || {
@@ -235,13 +235,13 @@ async fn accepted(client: &mut Client, to: &str, text: &str, rno: &str) -> Value
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn same_rno_after_lost_claim_hides_only_same_text() {
-    let world = World::start().await;
-    let (a, b) = (somebody("alice"), somebody("bob"));
+async fn lost_claim_deduplicates_only_same_text() {
+    let world = Fixture::start().await;
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (world.connect(&a).await, world.connect(&b).await);
     let first = alice.send_as(&b, "one", "r").await;
     assert_eq!(bob.texts(1).await, ["one"]);
-    // Until the owner has seen its marks.
+    // Until the owner has seen its epoch markers.
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
 
     world.services.redis.flush().await;
@@ -260,8 +260,8 @@ async fn same_rno_after_lost_claim_hides_only_same_text() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rno_goes_to_senders_devices_only() {
-    let world = World::start().await;
-    let (a, b, room) = (somebody("alice"), somebody("bob"), somebody("room"));
+    let world = Fixture::start().await;
+    let (a, b, room) = (unique_user("alice"), unique_user("bob"), unique_user("room"));
     let (mut phone, mut desk, mut bob) = (world.connect(&a).await, world.connect(&a).await, world.connect(&b).await);
     for client in [&mut phone, &mut bob] {
         assert_eq!(client.ask(json!({ "action": "join", "gId": room }), "RESPROOM").await["ER"], 0);
@@ -275,7 +275,7 @@ async fn rno_goes_to_senders_devices_only() {
     let to_self = json!({ "pId": a });
     say(&mut phone, &to_self, "r3", "a note").await;
     assert_eq!((&desk.items().await[0]["rno"], &phone.items().await[0]["rno"]), (&json!("r3"), &json!("r3")));
-    // As it was queued by the release before.
+    // As the previous release queued it.
     world.queue(&b, &former_body(&json!(a), &b, "r4", 4)).await;
     let item = bob.items().await.remove(0);
     assert!(item["msg"] == "4" && item.get("rno").is_none(), "{item}");

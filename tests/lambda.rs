@@ -1,7 +1,6 @@
-//! The functions as Lambda runs them: binaries that poll a Runtime API, one event at a time, and are frozen in
-//! between.
+//! The functions as Lambda runs them: binaries that poll a Runtime API, one event at a time, and are frozen in between.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 use std::time::Duration;
 
@@ -10,10 +9,10 @@ use kschat_tests::{
     client::{Client, Refused, token},
     eventually,
     lambda::Lambda,
-    stack::{Consumer, SECRET, Services, connect, options, somebody},
+    stack::{Consumer, SECRET, Services, connect, options, unique_user},
 };
 
-/// After this the broker gives a silent peer up: the URL says so, to make the test short.
+/// Heartbeat of the broker, set in the URL to keep the test short.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
 struct Deployment {
@@ -36,10 +35,10 @@ impl Deployment {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_of_real_functions_serves_a_chat() {
+async fn lambda_functions_serve_chat() {
     let deployment = Deployment::start().await;
     let url = deployment.stack.websocket_url();
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
     assert_eq!(alice.send(&b, "hello").await["ER"], 0);
     assert_eq!(bob.texts(1).await, ["hello"]);
@@ -52,22 +51,22 @@ async fn a_deployment_of_real_functions_serves_a_chat() {
 
     let forged = token("another secret", &a);
     assert_eq!(Client::connect_v2(&url, &forged, &a).await.err(), Some(Refused(401)));
-    bob.say(format!(r#"{{"action":"send","uId":"{a}","pId":"{b}","msg":"x","rno":"1"}}"#)).await;
+    bob.send_text(format!(r#"{{"action":"send","uId":"{a}","pId":"{b}","msg":"x","rno":"1"}}"#)).await;
     assert_eq!(bob.next("RESPSEND").await["ER"], 5);
-    bob.say("garbage").await;
+    bob.send_text("garbage").await;
     assert_eq!(bob.next("RESPERROR").await["ER"], 6);
 
-    for printed in [deployment.lambda.printed(), deployment.consumer.process.printed()] {
+    for printed in [deployment.lambda.printed(), deployment.consumer.process.output()] {
         assert!(!printed.contains("eyJ") && !printed.contains(SECRET), "a secret was logged:\n{printed}");
         assert!(!printed.contains(&a) && !printed.contains(&b), "a user id was logged:\n{printed}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_function_outlives_a_freeze_and_a_broker_that_goes_and_comes() {
+async fn function_survives_freeze_and_broker_restart() {
     let mut deployment = Deployment::start().await;
     let url = deployment.stack.websocket_url();
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
     assert_eq!(alice.send(&b, "before").await["ER"], 0);
     assert_eq!(bob.texts(1).await, ["before"]);
@@ -80,7 +79,7 @@ async fn a_function_outlives_a_freeze_and_a_broker_that_goes_and_comes() {
     assert_eq!(bob.texts(1).await, ["thawed"]);
 
     deployment.services.rabbitmq.kill();
-    alice.hears_that_the_broker_is_down().await;
+    alice.expect_broker_unavailable().await;
     deployment.services.rabbitmq.run().await;
     eventually("a message is accepted again", async || alice.send(&b, "after").await["ER"] == 0).await;
     assert_eq!(bob.texts(1).await, ["after"]);

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use kschat::{
-    edge::Settings,
-    load::{Dialect, Pattern, Plan, Until, run},
-    stack::{Options, Stack},
-};
+use kschat::stack::{Options, Stack};
+use kschat_edge::Settings;
+use kschat_load::{Dialect, Pattern, Plan, Until, run};
 use kschat_tests::stack::{SECRET, embedded, options};
 
 fn plan(url: String) -> Plan {
@@ -15,7 +13,7 @@ fn plan(url: String) -> Plan {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_pattern_is_clean_when_nothing_goes_wrong() {
+async fn every_load_pattern_runs_clean() {
     let stack = embedded().await;
     for (pattern, devices) in [
         (Pattern::Pairs, 2),
@@ -26,7 +24,7 @@ async fn every_pattern_is_clean_when_nothing_goes_wrong() {
     ] {
         let size = "10..2000".parse().expect("a range");
         let plan = Plan { pattern, devices, size, burst: 25, ..plan(stack.websocket_url()) };
-        let outcome = run(plan, |_| {}).await.expect("it runs");
+        let outcome = run(plan, |_| {}).await.expect("the load runs");
         assert!(outcome.clean && outcome.report.received == 1_000, "{pattern:?}\n{}", outcome.report);
         let drawn: u64 = outcome.timeline.points().map(|point| point.messages).sum();
         assert_eq!(drawn, 1_000, "every message has its place in time");
@@ -35,7 +33,7 @@ async fn every_pattern_is_clean_when_nothing_goes_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn socket_io_clients_lose_nothing_either_while_they_are_cut_off() {
+async fn socketio_clients_lose_nothing_when_cut() {
     let stack = embedded().await;
     for (pattern, devices) in [(Pattern::Pairs, 2), (Pattern::Offline, 1), (Pattern::Burst, 1)] {
         let plan = Plan { dialect: Dialect::Socketio, pattern, devices, burst: 25, ..plan(stack.websocket_url()) };
@@ -44,14 +42,14 @@ async fn socket_io_clients_lose_nothing_either_while_they_are_cut_off() {
             tokio::time::sleep(Duration::from_millis(500)).await;
             cutter.cut(0.5);
         };
-        let outcome = tokio::join!(run(plan, |_| {}), cuts).0.expect("it runs");
+        let outcome = tokio::join!(run(plan, |_| {}), cuts).0.expect("the load runs");
         assert!(outcome.clean && outcome.report.received == 1_000, "{pattern:?}\n{}", outcome.report);
     }
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_lasts_as_long_as_it_is_told_and_outlives_cut_connections() {
+async fn run_duration_survives_cut_connections() {
     let stack = embedded().await;
     let until = Until::Elapsed(Duration::from_secs(3));
     let plan = Plan { until, rate: Some(200.0), ..plan(stack.websocket_url()) };
@@ -60,21 +58,21 @@ async fn a_run_lasts_as_long_as_it_is_told_and_outlives_cut_connections() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         cutter.cut(1.0);
     };
-    let report = tokio::join!(run(plan, |_| {}), cuts).0.expect("it runs").report;
-    // On a busy machine fewer than 600 are sent in time, and never many more.
+    let report = tokio::join!(run(plan, |_| {}), cuts).0.expect("the load runs").report;
+    // A busy machine sends fewer than 600 in time, and never many more.
     assert!(report.is_clean() && (20..=620).contains(&report.accepted), "{report}");
-    assert!(report.reconnects >= 20, "nobody was cut off: {report}");
+    assert!(report.reconnects >= 20, "no client was disconnected: {report}");
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_oracle_sees_what_never_arrives() {
+async fn oracle_detects_lost_message() {
     let faults = vec!["post=swallow".parse().expect("a rule")];
     let edge = Settings { faults, ..Settings::default() };
-    let stack = Stack::start(Options { edge, ..options() }).await.expect("it starts");
+    let stack = Stack::start(Options { edge, ..options() }).await.expect("the stack starts");
     let (until, settle) = (Until::Messages(20), Duration::from_secs(3));
     let plan = Plan { until, settle, ..plan(stack.websocket_url()) };
-    let report = run(plan, |_| {}).await.expect("it runs").report;
+    let report = run(plan, |_| {}).await.expect("the load runs").report;
     assert_eq!((report.accepted, report.received, report.lost, report.is_clean()), (20, 0, 20, false));
     stack.stop().await;
 }

@@ -1,6 +1,6 @@
-//! What a deployment tells of itself: metrics, log lines, traces.
+//! Telemetry of a deployment: metrics, logs, traces.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use kschat_tests::{
     collector::{Collector, hex},
     eventually, eventually_within,
     lambda::Lambda,
-    stack::{Address, Consumer, SECRET, Services, connect, options, run_for_all, somebody},
+    stack::{Address, Consumer, SECRET, Services, connect, options, run_for_all, unique_user},
 };
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-/// The place in a trace from which a client sends.
+/// Parent span of a client's send.
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// Everything that can tell of itself, telling everything.
+/// A deployment with all telemetry enabled.
 struct Deployment {
     address: Address,
     lambda: Lambda,
@@ -26,23 +26,23 @@ struct Deployment {
     _services: Services,
 }
 
-/// One deployment for all tests of this binary: each makes up its own users. What lives in this process has a runtime
-/// of its own, as that of a test ends with the test.
+/// One deployment for all tests of this binary: each test has users of its own. It has a separate runtime, as that of a
+/// test ends with the test.
 async fn deployment() -> &'static Deployment {
     static DEPLOYMENT: OnceCell<Deployment> = OnceCell::const_new();
     DEPLOYMENT.get_or_init(start).await
 }
 
 async fn start() -> Deployment {
-    let (told, tell) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async move {
-            told.send(Collector::start().await).expect("somebody waits for it");
+            sender.send(Collector::start().await).expect("the receiver is alive");
             std::future::pending::<()>().await;
         });
     });
-    let collector = tell.recv().expect("a collector");
+    let collector = receiver.recv().expect("a collector");
     let mut services = Services::start().await;
     services.telemetry = vec![
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()),
@@ -58,23 +58,23 @@ async fn start() -> Deployment {
 }
 
 impl Deployment {
-    /// The JSON lines that functions and consumer have printed so far.
+    /// JSON log lines of functions and consumer so far.
     fn lines(&self) -> (Vec<Value>, Vec<Value>) {
         let read = |printed: String| printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        (read(self.lambda.printed()), read(self.consumer.process.printed()))
+        (read(self.lambda.printed()), read(self.consumer.process.output()))
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_is_one_trace_from_its_sender_through_function_and_consumer_to_its_receiver() {
+async fn message_produces_one_trace_end_to_end() {
     let deployment = deployment().await;
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(&deployment.address.websocket, &a).await;
     let mut bob = connect(&deployment.address.websocket, &b).await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let frame = json!({ "action": "send", "uId": a, "pId": b, "msg": "a secret text", "rno": "1",
         "traceparent": format!("00-{trace}-{PARENT}-01"), "tracestate": "vendor=1" });
-    alice.say(frame.to_string()).await;
+    alice.send_text(frame.to_string()).await;
     assert_eq!(alice.next("RESPSEND").await["ER"], 0);
     let item = bob.items().await.remove(0);
     let handed_on = item["traceparent"].as_str().expect("the receiver can go on").to_owned();
@@ -93,26 +93,26 @@ async fn a_message_is_one_trace_from_its_sender_through_function_and_consumer_to
     }
 }
 
-/// Whether a scraper finds that series with at least that value.
+/// Whether that metric series has at least this value.
 fn is_at_least(metrics: &str, series: &str, least: f64) -> bool {
     let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse::<f64>().ok());
     value.is_some_and(|value| value >= least)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_in_which_messages_wait_for_somebody_who_is_away_is_counted() {
+async fn backlog_queues_are_counted() {
     let deployment = deployment().await;
-    let mut alice = connect(&deployment.address.websocket, &somebody("alice")).await;
-    assert_eq!(alice.send(&somebody("bob"), "for later").await["ER"], 0);
+    let mut alice = connect(&deployment.address.websocket, &unique_user("alice")).await;
+    assert_eq!(alice.send(&unique_user("bob"), "for later").await["ER"], 0);
     let counted = async || is_at_least(&deployment.consumer.metrics().await, "kschat_queues{kind=\"backlog\"}", 1.0);
-    // The owner counts every half a minute.
+    // The owner counts every half minute.
     eventually_within(Duration::from_secs(60), "the backlog is counted", counted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prometheus_finds_every_hop_and_what_is_there_just_now() {
+async fn prometheus_exposes_every_metric() {
     let deployment = deployment().await;
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(&deployment.address.websocket, &a).await;
     let mut bob = connect(&deployment.address.websocket, &b).await;
     assert_eq!(alice.send(&b, "hello").await["ER"], 0);
@@ -140,9 +140,9 @@ async fn prometheus_finds_every_hop_and_what_is_there_just_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invocation_writes_one_line_of_metrics_before_it_answers() {
+async fn invocation_writes_metrics_before_response() {
     let deployment = deployment().await;
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(&deployment.address.websocket, &a).await;
     let sends = || {
         let lines = deployment.lines().0.into_iter();
@@ -160,31 +160,31 @@ async fn an_invocation_writes_one_line_of_metrics_before_it_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_stops_writes_its_last_metrics() {
+async fn consumer_shutdown_writes_final_metrics() {
     let mut services = Services::start().await;
     services.telemetry.push(("METRICS_EMF", "true".to_owned()));
-    // It owns partitions; nobody is there to push to.
+    // It owns partitions, and has nobody to push to.
     let consumer = Consumer::start(&services, "http://127.0.0.1:9/dev").await;
     let owns_all = async || consumer.metrics().await.contains("kschat_partitions_owned 16");
     eventually("it owns every partition", owns_all).await;
     consumer.process.signal("TERM");
     eventually("the consumer has ended", async || !consumer.process.is_running()).await;
-    let printed = consumer.process.printed();
+    let printed = consumer.process.output();
     let lines = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let told = lines.filter(|line| line["_aws"]["CloudWatchMetrics"].is_array() && line["kschat_members"] == 1.0);
-    assert_eq!(told.count(), 1, "{printed}");
+    let reports = lines.filter(|line| line["_aws"]["CloudWatchMetrics"].is_array() && line["kschat_members"] == 1.0);
+    assert_eq!(reports.count(), 1, "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn log_lines_carry_the_ids_of_request_and_message_and_nothing_secret() {
+async fn log_lines_carry_ids_without_secrets() {
     let deployment = deployment().await;
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(&deployment.address.websocket, &a).await;
     let mut bob = connect(&deployment.address.websocket, &b).await;
     let reply = alice.send_as(&b, "a secret text", "1").await;
     assert_eq!(bob.texts(1).await, ["a secret text"]);
     assert_eq!(alice.send_as(&b, "another text", "1").await["ER"], 13);
-    alice.say("garbage").await;
+    alice.send_text("garbage").await;
     assert_eq!(alice.next("RESPERROR").await["ER"], 6);
 
     let id = reply["MID"].as_str().expect("an id");
@@ -194,17 +194,17 @@ async fn log_lines_carry_the_ids_of_request_and_message_and_nothing_secret() {
         (functions.into_iter().find(is_about), consumer.into_iter().find(is_about))
     };
     eventually("both tell of the message", async || matches!(about(), (Some(_), Some(_)))).await;
-    let accepted = about().0.expect("the function tells of the message");
+    let accepted = about().0.expect("the function reports the message");
     let span = &accepted["spans"][0];
     assert_eq!((&span["name"], &span["route"]), (&json!("send"), &json!("send")), "{accepted}");
     for line in deployment.lines().0.iter().filter(|line| line["target"].as_str().is_some_and(is_ours)) {
         let span = &line["spans"][0];
         assert!(span["request_id"].is_string(), "a line without a request id: {line}");
-        // The harness calls each function once by itself, without an edge.
+        // The harness warms each function up once, without an edge.
         let is_from_edge = span["route"].is_string();
         assert_eq!(span["api_request_id"].is_string(), is_from_edge, "{line}");
     }
-    for printed in [deployment.lambda.printed(), deployment.consumer.process.printed()] {
+    for printed in [deployment.lambda.printed(), deployment.consumer.process.output()] {
         for secret in ["eyJ", SECRET, &a, &b, "secret text", "another text"] {
             assert!(!printed.contains(secret), "{secret} was logged:\n{printed}");
         }

@@ -1,20 +1,20 @@
-//! Rooms that are joined and left while connections come and go.
+//! Concurrent joins and leaves while connections open and close.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 use std::time::Duration;
 
 use kschat::stack::{Options, Stack};
-use kschat_tests::stack::{Services, connect, options, somebody};
+use kschat_tests::stack::{Services, connect, options, unique_user};
 use lapin::{
     BasicProperties, Channel, Confirmation,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use serde_json::json;
 
-const TRIES: usize = 50;
+const RECONNECT_ROUNDS: usize = 50;
 
-/// Whether anybody's queue is bound to a room.
+/// Whether any queue is bound to a room.
 async fn is_bound(channel: &Channel, room: &str) -> bool {
     let (key, options) = (format!("room.{room}"), BasicPublishOptions { mandatory: true, ..Default::default() });
     let sent = channel.basic_publish("kschat.rooms".into(), key.into(), options, b"{}", BasicProperties::default());
@@ -25,7 +25,7 @@ async fn is_bound(channel: &Channel, room: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leave_right_after_reconnect_is_final() {
+async fn leave_after_reconnect_is_final() {
     let services = Services::start().await;
     let options = Options { backends: Some(services.backends()), ..options() };
     let stack = Stack::start(options).await.expect("the stack starts");
@@ -35,8 +35,8 @@ async fn leave_right_after_reconnect_is_final() {
     let channel = broker.create_channel().await.expect("a channel");
     channel.confirm_select(ConfirmSelectOptions::default()).await.expect("the broker confirms");
     let (mut open, mut stays) = (Vec::new(), 0);
-    for _ in 0..TRIES {
-        let (user, room) = (somebody("alice"), somebody("room"));
+    for _ in 0..RECONNECT_ROUNDS {
+        let (user, room) = (unique_user("alice"), unique_user("room"));
         let ask = |action: &str| json!({ "action": action, "gId": room });
         let mut first = connect(&url, &user).await;
         assert_eq!(first.ask(ask("join"), "RESPROOM").await["ER"], 0);
@@ -54,6 +54,6 @@ async fn leave_right_after_reconnect_is_final() {
     for (_, room) in &open {
         stays += usize::from(is_bound(&channel, room).await);
     }
-    assert_eq!(stays, 0, "of {TRIES} rooms are still bound");
+    assert_eq!(stays, 0, "of {RECONNECT_ROUNDS} rooms are still bound");
     stack.stop().await;
 }

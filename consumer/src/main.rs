@@ -5,33 +5,40 @@ use std::{error::Error, io, process::ExitCode, sync::Arc, time::Duration};
 use kschat_adapters::{
     api_gateway::ApiGateway,
     config::{
-        Backends, ConfigError, ConsumerSettings, DEFAULT_RNO_WINDOW, EXIT_CONFIG, Environment, Telemetry, queues,
+        Backends, ConfigError, ConsumerSettings, DEFAULT_RNO_WINDOW, EXIT_CONFIG, Environment, TelemetrySettings,
+        read_queue_settings,
     },
     install_crypto_provider,
-    metrics::{Collected, collect_for_service},
-    rabbitmq::{Consuming, QueueSettings},
-    redis::{RedisRegistry, is_cluster},
+    metrics::{ServiceMetrics, collect_for_service},
+    rabbitmq::{QueueSettings, RabbitMqConsumer, RabbitMqPublisher},
+    redis::{OwnerRoutes, RedisRegistry, SubscribedOwnership, is_final},
     signal::stop_requested,
     telemetry::{self, Traces},
 };
-use kschat_consumer::{health, run};
-use kschat_core::{SystemClock, deliver, presence::Crier, receipts::Clerk};
+use kschat_consumer::{
+    health, run,
+    watch::{RegistryHealth, watch_edge},
+};
+use kschat_core::{
+    SystemClock,
+    delivery::{self, presence_notifier::PresenceNotifier, receipt_batcher::ReceiptBatcher},
+};
 use tokio_util::sync::CancellationToken;
 
 /// How often spans go to the collector.
-const FLUSH: Duration = Duration::from_secs(2);
+const SPAN_FLUSH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Everything that the environment says.
+/// All settings of this process.
 struct Settings {
     backends: Backends,
     queues: QueueSettings,
     consumer: ConsumerSettings,
 }
 
-fn read() -> Result<(Telemetry, Settings), ConfigError> {
+fn read() -> Result<(TelemetrySettings, Settings), ConfigError> {
     let mut env = Environment::read();
-    let telemetry = Telemetry::read(&mut env);
-    let (backends, queues) = (Backends::read(&mut env), queues(&mut env));
+    let telemetry = TelemetrySettings::read(&mut env);
+    let (backends, queues) = (Backends::read(&mut env), read_queue_settings(&mut env));
     let consumer = ConsumerSettings::read(&mut env);
     let settings = match (backends, queues, consumer) {
         (Some(backends), Some(queues), Some(consumer)) => Some(Settings { backends, queues, consumer }),
@@ -54,30 +61,30 @@ async fn main() -> ExitCode {
         }
     };
     let served = match (telemetry::start("kschat-consumer", &telemetry), collect_for_service(telemetry.metrics)) {
-        (Ok(traces), Ok(metrics)) => observed(settings, &traces, &metrics).await,
+        (Ok(traces), Ok(metrics)) => serve_with_telemetry(settings, &traces, &metrics).await,
         (Err(error), _) => Err(io::Error::other(error)),
         (_, Err(error)) => Err(io::Error::other(error)),
     };
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = &error as &dyn Error, "the consumer can't start");
+            tracing::error!(error = &error as &dyn Error, "the consumer failed to start");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Serves, while metrics and spans go out; what is left of them goes last.
-async fn observed(settings: Settings, traces: &Traces, metrics: &Collected) -> io::Result<()> {
+/// Serves, while metrics and spans are exported; the rest of them is exported last.
+async fn serve_with_telemetry(settings: Settings, traces: &Traces, metrics: &ServiceMetrics) -> io::Result<()> {
     let flushing = async {
         loop {
-            tokio::time::sleep(FLUSH).await;
+            tokio::time::sleep(SPAN_FLUSH_INTERVAL).await;
             traces.flush().await;
         }
     };
     let served = tokio::select! {
         served = serve(settings, metrics) => served,
-        () = metrics.keep() => Ok(()),
+        () = metrics.run_upkeep() => Ok(()),
         () = flushing => Ok(()),
     };
     traces.flush().await;
@@ -85,49 +92,95 @@ async fn observed(settings: Settings, traces: &Traces, metrics: &Collected) -> i
     served
 }
 
-async fn serve(settings: Settings, metrics: &Collected) -> io::Result<()> {
+async fn serve(settings: Settings, metrics: &ServiceMetrics) -> io::Result<()> {
     let Settings { backends, queues, consumer: settings } = settings;
     let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    tokio::spawn(async move {
-        if let Err(error) = stop_requested().await {
-            tracing::error!(%error, "signals can't be listened to");
-            return;
-        }
-        tracing::info!("stopping: posts under way are finished first");
-        stop.cancel();
-    });
-    let broker = Consuming::new(backends.broker, backends.partitions, settings.prefetch, queues);
-    let registry = RedisRegistry::new(backends.redis, backends.partitions, DEFAULT_RNO_WINDOW)
+    tokio::spawn(cancel_on_signal(shutdown.clone()));
+    let registry = RedisRegistry::new(backends.redis.clone(), backends.partitions, DEFAULT_RNO_WINDOW)
         .keeping_receipts_for(queues.retention);
-    // One that is away now may come back; one that can never do is told at once.
+    // An unavailable registry may come back; one that can never work is reported at once.
     if let Err(error) = registry.check().await
-        && is_cluster(&error)
+        && is_final(&error)
     {
         return Err(io::Error::other(error));
     }
-    let connections = ApiGateway::new(&settings.callback_url).await;
-    let asked = broker.clone();
-    let (ready, scraped) = (Arc::new(move || asked.is_connected()), metrics.prometheus.clone());
-    let scraped = Arc::new(move || scraped.render());
-    let listening = health::listen(settings.health_addr, ready, scraped, shutdown.clone()).await;
-    listening.map_err(|error| {
-        let text = format!("can't listen on {}, choose another HEALTH_ADDR: {error}", settings.health_addr);
-        io::Error::new(error.kind(), text)
-    })?;
+    let registry = Arc::new(registry);
+    let broker = RabbitMqConsumer::new(backends.broker.clone(), backends.partitions, settings.prefetch, queues);
+    let edge = ApiGateway::new(&settings.callback_url).await.map_err(io::Error::other)?;
+    let registry_health = RegistryHealth::default();
+    answer_health_requests(&settings, &broker, &registry_health, metrics, shutdown.clone()).await?;
     tracing::info!(health = %settings.health_addr, callback = %settings.callback_url, "the consumer starts");
-    let ownership = broker.ownership();
-    let (registry, clock) = (Arc::new(registry), Arc::new(SystemClock));
-    let (broker, connections) = (Arc::new(broker), Arc::new(connections));
-    let clerk = settings.receipts.then(|| Arc::new(Clerk::new(registry.clone(), broker.clone())));
-    let crier = Arc::new(Crier::new(registry.clone(), registry.clone(), broker.clone(), clock.clone()));
-    let deps = deliver::Deps::new(registry.clone(), broker, registry.clone(), connections, clock, backends.partitions);
-    let deps = deps.with_presence(crier).with_rooms(registry.clone()).with_shares(registry);
-    let deps = match clerk {
-        Some(clerk) => deps.with_receipts(clerk),
-        None => deps,
-    };
+    watch_services(registry_health, &registry, &edge);
+    let ownership = SubscribedOwnership::new(backends.redis, broker.ownership());
+    let publisher = RabbitMqPublisher::new(backends.broker, backends.partitions, queues);
+    let owners = Arc::new(OwnerRoutes::new(registry.clone(), Arc::new(publisher)));
+    let clock = Arc::new(SystemClock);
+    let notifier = Arc::new(PresenceNotifier::new(registry.clone(), registry.clone(), owners.clone(), clock.clone()));
+    let mut deps = delivery::Deps::new(
+        registry.clone(),
+        Arc::new(broker),
+        registry.clone(),
+        Arc::new(edge),
+        clock,
+        backends.partitions,
+    )
+    .with_presence(notifier)
+    .with_rooms(registry.clone())
+    .with_shares(registry.clone());
+    if settings.receipts {
+        deps = deps.with_receipts(Arc::new(ReceiptBatcher::new(registry, owners)));
+    }
     run(deps, ownership, shutdown).await;
     tracing::info!("the consumer has stopped");
     Ok(())
+}
+
+async fn cancel_on_signal(shutdown: CancellationToken) {
+    if let Err(error) = stop_requested().await {
+        tracing::error!(%error, "installing the signal handlers failed");
+        return;
+    }
+    tracing::info!("shutting down: finishing posts in flight");
+    shutdown.cancel();
+}
+
+/// Answers health checks and scrapes until `shutdown`.
+async fn answer_health_requests(
+    settings: &ConsumerSettings,
+    broker: &RabbitMqConsumer,
+    registry_health: &RegistryHealth,
+    metrics: &ServiceMetrics,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let ready = {
+        let (broker, registry) = (broker.clone(), registry_health.clone());
+        Arc::new(move || broker.is_connected() && registry.is_up())
+    };
+    let has_broker = {
+        let broker = broker.clone();
+        Arc::new(move || broker.is_connected())
+    };
+    let scraped = {
+        let prometheus = metrics.prometheus.clone();
+        Arc::new(move || prometheus.render())
+    };
+    let listening = health::listen(settings.health_addr, ready, has_broker, scraped, shutdown).await;
+    listening.map_err(|error| {
+        let text = format!("can't listen on {}, choose another HEALTH_ADDR: {error}", settings.health_addr);
+        io::Error::new(error.kind(), text)
+    })
+}
+
+/// Reports from now on whether Redis and the edge are available.
+fn watch_services(registry_health: RegistryHealth, registry: &Arc<RedisRegistry>, edge: &ApiGateway) {
+    let registry = Arc::clone(registry);
+    tokio::spawn(registry_health.watch(move || {
+        let registry = Arc::clone(&registry);
+        async move { registry.check().await }
+    }));
+    let edge = edge.clone();
+    tokio::spawn(watch_edge(move || {
+        let edge = edge.clone();
+        async move { edge.check().await }
+    }));
 }

@@ -1,6 +1,6 @@
-//! A mistake while one user is served is nobody else's matter.
+//! A panic in one user's delivery does not affect other users.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 use std::{
     collections::VecDeque,
@@ -16,29 +16,29 @@ use futures_util::future::BoxFuture;
 use kschat_consumer::run;
 use kschat_core::{
     Partition, Partitions, Session, Timestamp,
-    contract::{ManualClock, connection, message, register, session, somebody},
-    deliver::Deps,
+    contract::{ManualClock, message, register, session, unique_connection, unique_user},
+    delivery::Deps,
     memory::{MemoryBroker, MemoryRegistry},
     ports::{
-        ConnectionsApi, Deliveries, Delivery, Mailbox, Ownership, OwnershipEvent, PostError, Publisher, Retired, Tag,
-        Unavailable, Undeliverable,
+        ConnectionsApi, DeadLetterReason, Delivery, DeliveryTag, Ownership, OwnershipEvent, PostError, Publisher,
+        QueueConsumer, QueueManager, QueueStatus, Unavailable,
     },
 };
-use kschat_protocol::{ConnectionId, RoomId, UserId, Version};
+use kschat_protocol::{ConnectionId, ProtocolVersion, RoomId, UserId};
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-/// Where the mistake is.
+/// Where the panic occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum PanicPoint {
     Open,
     Next,
     Ack,
 }
 
-/// Takes everything, and remembers for whom.
+/// Takes every frame, and records its connection.
 #[derive(Default)]
 struct Edge(Mutex<Vec<(ConnectionId, String)>>);
 
@@ -55,7 +55,7 @@ impl ConnectionsApi for Edge {
         Ok(())
     }
 
-    async fn close(&self, _connection: &ConnectionId) -> Result<(), Unavailable> {
+    async fn close_connection(&self, _connection: &ConnectionId) -> Result<(), Unavailable> {
         Ok(())
     }
 
@@ -64,17 +64,17 @@ impl ConnectionsApi for Edge {
     }
 }
 
-/// Has a mistake that shows for one user, a few times.
+/// Panics for one user, a few times.
 #[derive(Clone)]
 struct Faulty {
     inner: MemoryBroker,
     victim: UserId,
-    place: Place,
+    place: PanicPoint,
     panics: Arc<AtomicU32>,
 }
 
 impl Faulty {
-    fn pass(&self, user: &UserId, place: Place) {
+    fn pass(&self, user: &UserId, place: PanicPoint) {
         if *user == self.victim && place == self.place && self.panics.load(Ordering::Relaxed) > 0 {
             self.panics.fetch_sub(1, Ordering::Relaxed);
             panic!("on purpose, in {place:?}");
@@ -83,9 +83,9 @@ impl Faulty {
 }
 
 #[async_trait]
-impl Mailbox for Faulty {
-    async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable> {
-        self.pass(user, Place::Open);
+impl QueueManager for Faulty {
+    async fn open(&self, user: &UserId) -> Result<Box<dyn QueueConsumer>, Unavailable> {
+        self.pass(user, PanicPoint::Open);
         let inner = self.inner.open(user).await?;
         Ok(Box::new(FaultyDeliveries { inner, of: self.clone(), user: user.clone() }))
     }
@@ -102,27 +102,27 @@ impl Mailbox for Faulty {
         self.inner.unbind_rooms(user, rooms).await
     }
 
-    async fn look(&self, user: &UserId) -> Result<Retired, Unavailable> {
-        self.inner.look(user).await
+    async fn queue_status(&self, user: &UserId) -> Result<QueueStatus, Unavailable> {
+        self.inner.queue_status(user).await
     }
 
-    async fn retire(&self, user: &UserId, called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {
-        self.inner.retire(user, called_back).await
+    async fn retire(&self, user: &UserId, cancelled: BoxFuture<'_, ()>) -> Result<QueueStatus, Unavailable> {
+        self.inner.retire(user, cancelled).await
     }
 }
 
 struct FaultyDeliveries {
-    inner: Box<dyn Deliveries>,
+    inner: Box<dyn QueueConsumer>,
     of: Faulty,
     user: UserId,
 }
 
 #[async_trait]
-impl Deliveries for FaultyDeliveries {
+impl QueueConsumer for FaultyDeliveries {
     async fn next(&mut self) -> Option<Delivery> {
         let next = self.inner.next().await;
-        // It is on loan by now.
-        self.of.pass(&self.user, Place::Next);
+        // It is unacked by now.
+        self.of.pass(&self.user, PanicPoint::Next);
         next
     }
 
@@ -130,17 +130,17 @@ impl Deliveries for FaultyDeliveries {
         self.inner.try_next()
     }
 
-    fn is_ours(&self) -> bool {
-        self.inner.is_ours()
+    fn has_lease(&self) -> bool {
+        self.inner.has_lease()
     }
 
-    async fn ack(&mut self, tags: &[Tag]) -> Result<(), Unavailable> {
-        self.of.pass(&self.user, Place::Ack);
+    async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), Unavailable> {
+        self.of.pass(&self.user, PanicPoint::Ack);
         self.inner.ack(tags).await
     }
 
-    async fn discard(&mut self, tag: Tag, body: &[u8], why: Undeliverable) -> Result<(), Unavailable> {
-        self.inner.discard(tag, body, why).await
+    async fn dead_letter(&mut self, tag: DeliveryTag, body: &[u8], why: DeadLetterReason) -> Result<(), Unavailable> {
+        self.inner.dead_letter(tag, body, why).await
     }
 
     async fn close(self: Box<Self>) {
@@ -148,15 +148,15 @@ impl Deliveries for FaultyDeliveries {
     }
 }
 
-/// Owns what the test says, and remembers what it was given back.
-struct Shares {
+/// Owns scripted partitions, and records the released ones.
+struct ScriptedOwnership {
     first: VecDeque<OwnershipEvent>,
     more: mpsc::UnboundedReceiver<OwnershipEvent>,
     released: Arc<Mutex<Vec<Partition>>>,
 }
 
 #[async_trait]
-impl Ownership for Shares {
+impl Ownership for ScriptedOwnership {
     async fn next(&mut self) -> OwnershipEvent {
         match self.first.pop_front() {
             Some(event) => event,
@@ -175,28 +175,29 @@ impl Ownership for Shares {
 }
 
 #[tokio::test(start_paused = true)]
-async fn panic_for_one_user_rests_that_user_alone() {
-    for place in [Place::Open, Place::Next, Place::Ack] {
+async fn panic_delays_only_its_user() {
+    for place in [PanicPoint::Open, PanicPoint::Next, PanicPoint::Ack] {
         let partitions = Partitions::default();
         let broker = MemoryBroker::new(partitions).0;
         let (registry, edge) = (Arc::new(MemoryRegistry::new(partitions)), Arc::new(Edge::default()));
-        let (victim, other) = (somebody(), somebody());
-        let devices = [&victim, &other].map(|user| (user.clone(), connection()));
+        let (victim, other) = (unique_user(), unique_user());
+        let devices = [&victim, &other].map(|user| (user.clone(), unique_connection()));
         for (user, device) in &devices {
             let session = session(user, NOW, Duration::from_secs(3_600));
-            let session = Session { version: Version::Seed, ..session };
+            let session = Session { version: ProtocolVersion::V1, ..session };
             register(&*registry, device, &session).await.expect("memory");
             broker.ensure(user).await.expect("memory");
             broker.publish(user, &message(user, "one")).await.expect("memory");
         }
         let panics = Arc::new(AtomicU32::new(2));
-        let mailbox = Faulty { inner: broker.clone(), victim: victim.clone(), place, panics: panics.clone() };
+        let queue_manager = Faulty { inner: broker.clone(), victim: victim.clone(), place, panics: panics.clone() };
         let clock = Arc::new(ManualClock::new(NOW));
-        let deps = Deps::new(registry.clone(), Arc::new(mailbox), registry.clone(), edge.clone(), clock, partitions);
+        let deps =
+            Deps::new(registry.clone(), Arc::new(queue_manager), registry.clone(), edge.clone(), clock, partitions);
         let (tell, more) = mpsc::unbounded_channel();
         let first = partitions.all().map(OwnershipEvent::Acquired).collect();
         let released = Arc::default();
-        let ownership = Shares { first, more, released: Arc::clone(&released) };
+        let ownership = ScriptedOwnership { first, more, released: Arc::clone(&released) };
         let stop = CancellationToken::new();
         let running = tokio::spawn(run(deps, ownership, stop.clone()));
         sleep(Duration::from_secs(1)).await;
@@ -209,11 +210,11 @@ async fn panic_for_one_user_rests_that_user_alone() {
         let last = edge.0.lock().expect("no test panics here").last().cloned().expect("a frame");
         assert!(last.0 == devices[0].1 && last.1.contains("two") && !last.1.contains("one"), "{place:?}: {last:?}");
         for partition in partitions.all() {
-            tell.send(OwnershipEvent::Asked(partition)).expect("somebody listens");
+            tell.send(OwnershipEvent::ReleaseRequested(partition)).expect("somebody listens");
         }
         sleep(Duration::from_secs(1)).await;
         assert_eq!(released.lock().expect("no test panics here").len(), 16, "{place:?}: all can be released");
         stop.cancel();
-        running.await.expect("it does not panic");
+        running.await.expect("the task does not panic");
     }
 }

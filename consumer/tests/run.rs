@@ -1,4 +1,4 @@
-//! The consumer's work over the in-memory ports, with time that the test moves.
+//! The consumer over the in-memory ports, with test-controlled time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use kschat_consumer::run;
 use kschat_core::{
     Partitions, Timestamp,
-    contract::{ManualClock, message, somebody},
-    deliver::Deps,
+    contract::{ManualClock, message, unique_user},
+    delivery::Deps,
     memory::{MemoryBroker, MemoryRegistry},
-    ports::{Backlogs, ConnectionsApi, Mailbox, PostError, PublishError, Publisher, Unavailable},
+    ports::{BacklogStore, ConnectionsApi, PostError, PublishError, Publisher, QueueManager, Unavailable},
 };
-use kschat_protocol::ConnectionId;
+use kschat_protocol::{ConnectionId, UserId};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,7 @@ impl ConnectionsApi for NoEdge {
         Err(PostError::Gone)
     }
 
-    async fn close(&self, _connection: &ConnectionId) -> Result<(), Unavailable> {
+    async fn close_connection(&self, _connection: &ConnectionId) -> Result<(), Unavailable> {
         Ok(())
     }
 
@@ -36,17 +36,21 @@ impl ConnectionsApi for NoEdge {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_queues_of_those_who_are_away_are_looked_at_when_it_is_time() {
+async fn offline_user_queues_are_checked_when_due() {
     let partitions = Partitions::default();
     let (broker, ownership) = MemoryBroker::new(partitions);
     let (registry, clock) = (Arc::new(MemoryRegistry::new(partitions)), Arc::new(ManualClock::new(NOW)));
-    let mailbox = Arc::new(broker.clone());
-    let deps = Deps::new(registry.clone(), mailbox, registry.clone(), Arc::new(NoEdge), clock.clone(), partitions);
-    let (waits, drained) = (somebody(), somebody());
+    let queue_manager = Arc::new(broker.clone());
+    let deps =
+        Deps::new(registry.clone(), queue_manager, registry.clone(), Arc::new(NoEdge), clock.clone(), partitions);
+    let waits = unique_user();
+    // Backlogs are counted by partition.
+    let elsewhere = |user: &UserId| partitions.of(user) != partitions.of(&waits);
+    let drained = std::iter::repeat_with(unique_user).find(elsewhere).expect("there are many");
     let later = NOW.plus(Duration::from_secs(60 * 60));
     for user in [&waits, &drained] {
         broker.ensure(user).await.expect("memory");
-        registry.note(user, later).await.expect("memory");
+        registry.schedule_check(user, later).await.expect("memory");
     }
     let publish = async |user| broker.publish(user, &message(user, "waiting")).await;
     publish(&waits).await.expect("memory");
@@ -54,15 +58,15 @@ async fn the_queues_of_those_who_are_away_are_looked_at_when_it_is_time() {
     let stop = CancellationToken::new();
     let running = tokio::spawn(run(deps, ownership, stop.clone()));
     sleep(Duration::from_secs(60)).await;
-    publish(&waits).await.expect("it is too early to look");
+    publish(&waits).await.expect("the queue is not checked yet");
     clock.set(later);
     sleep(Duration::from_secs(60)).await;
     let noted = async |user| registry.count(partitions.of(user)).await.expect("memory");
     assert_eq!((noted(&waits).await, noted(&drained).await), (1, 0));
-    publish(&waits).await.expect("what waits is kept");
+    publish(&waits).await.expect("a backlog is kept");
     assert!(matches!(publish(&drained).await, Err(PublishError::NoRoute)), "an empty queue stays");
     let due = registry.due(partitions.of(&waits), later, 1).await.expect("memory");
-    assert!(due.is_empty(), "it is looked at again at once");
+    assert!(due.is_empty(), "the queue is checked again at once");
     stop.cancel();
-    running.await.expect("it does not panic");
+    running.await.expect("the task does not panic");
 }

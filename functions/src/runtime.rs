@@ -1,9 +1,9 @@
-//! What the three binaries share: configuration, dependencies, then the Lambda runtime.
+//! The common part of the three binaries: configuration, dependencies, then the Lambda runtime.
 
 use std::{process::ExitCode, sync::Arc};
 
 use kschat_adapters::{
-    config::{ConfigError, EXIT_CONFIG, Environment, Telemetry},
+    config::{ConfigError, EXIT_CONFIG, Environment, TelemetrySettings},
     install_crypto_provider,
     metrics::{self, Emf},
     telemetry::{self, Traces},
@@ -15,8 +15,7 @@ use tracing::{Instrument, Span, field::Empty, info_span};
 
 use crate::{Event, Response, connect, disconnect, event, send, wiring};
 
-/// A new span for one invocation. Its ids are those by which Lambda and the edge log it, too; use-cases add the
-/// message's.
+/// A new span for one invocation. Its ids are those in the logs of Lambda and the edge; use-cases add the message's.
 macro_rules! invocation {
     ($name:literal) => {
         |request: &str, event: &Event| {
@@ -60,12 +59,12 @@ async fn serve<D>(
     handle: &impl AsyncFn(&D, Event) -> Response,
 ) -> ExitCode {
     install_crypto_provider();
-    let (telemetry, deps) = match configure(wire) {
-        Ok(settings) => settings,
-        Err(error) => return refuse(&error),
+    let (settings, deps) = match configure(wire) {
+        Ok(configured) => configured,
+        Err(error) => return report_config_error(&error),
     };
-    let served = match Told::start(service, &telemetry) {
-        Ok(told) => run(&told, invocation, &deps, handle).await,
+    let served = match Telemetry::start(service, &settings) {
+        Ok(telemetry) => run(&telemetry, invocation, &deps, handle).await,
         Err(error) => Err(error),
     };
     match served {
@@ -78,7 +77,7 @@ async fn serve<D>(
 }
 
 async fn run<D>(
-    told: &Told,
+    telemetry: &Telemetry,
     invocation: Invocation,
     deps: &D,
     handle: &impl AsyncFn(&D, Event) -> Response,
@@ -86,49 +85,51 @@ async fn run<D>(
     let answer = |LambdaEvent { payload, context }: LambdaEvent<Event>| async move {
         let span = invocation(&context.request_id, &payload);
         trace::continue_from(&span, || {
-            event::trace(&payload).or_else(|| recorded_by_xray(context.xray_trace_id.as_deref()?))
+            event::trace(&payload).or_else(|| sampled_xray_context(context.xray_trace_id.as_deref()?))
         });
         let response = handle(deps, payload).instrument(span).await;
-        told.flush().await;
+        telemetry.flush().await;
         Ok::<_, std::convert::Infallible>(response)
     };
-    // Without the runtime's own span: ours says the same, and more.
+    // Without the runtime's own span: ours has the same fields, and more.
     Runtime::new(service_fn(answer)).run().await
 }
 
-/// Lambda names a trace with every event. One that X-Ray does not record is none: it would keep ours from being recorded.
-fn recorded_by_xray(header: &str) -> Option<TraceContext> {
+/// The trace that Lambda names with every event, if X-Ray samples it. An unsampled one would keep our spans from being
+/// recorded.
+fn sampled_xray_context(header: &str) -> Option<TraceContext> {
     TraceContext::read_xray(header).filter(TraceContext::is_sampled)
 }
 
-/// Where metrics and spans go. The platform may freeze a function once it has answered, so they go before that.
-struct Told {
+/// Exports metrics and spans. The platform may freeze a function once it has responded, so this happens before that.
+struct Telemetry {
     emf: Option<Arc<Emf>>,
     traces: Traces,
 }
 
-impl Told {
-    fn start(service: &'static str, telemetry: &Telemetry) -> Result<Self, BoxError> {
-        let traces = telemetry::start(service, telemetry)?;
-        Ok(Self { emf: metrics::collect(telemetry.metrics.clone())?, traces })
+impl Telemetry {
+    fn start(service: &'static str, settings: &TelemetrySettings) -> Result<Self, BoxError> {
+        let traces = telemetry::start(service, settings)?;
+        Ok(Self { emf: metrics::collect(settings.metrics.clone())?, traces })
     }
 
     async fn flush(&self) {
         if let Some(Err(error)) = self.emf.as_ref().map(|emf| emf.write(&mut std::io::stdout())) {
-            tracing::warn!(%error, "metrics can't be written");
+            tracing::warn!(%error, "writing metrics failed");
         }
         self.traces.flush().await;
     }
 }
 
-fn configure<D>(wire: fn(&mut Environment) -> Option<D>) -> Result<(Telemetry, D), ConfigError> {
+fn configure<D>(wire: fn(&mut Environment) -> Option<D>) -> Result<(TelemetrySettings, D), ConfigError> {
     let mut env = Environment::read();
-    let (telemetry, deps) = (Telemetry::read(&mut env), wire(&mut env));
-    env.finish(telemetry.zip(deps))
+    let settings = TelemetrySettings::read(&mut env);
+    let deps = wire(&mut env);
+    env.finish(settings.zip(deps))
 }
 
 #[expect(clippy::print_stderr, reason = "how to log is part of what could not be configured")]
-fn refuse(error: &ConfigError) -> ExitCode {
+fn report_config_error(error: &ConfigError) -> ExitCode {
     eprintln!("{error}");
     ExitCode::from(EXIT_CONFIG)
 }

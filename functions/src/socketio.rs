@@ -1,157 +1,132 @@
-//! What a Socket.IO client says: packets in, packets out, frames in between.
+//! Handles Socket.IO packets and the frames in them.
 
-use kschat_core::{connect::ConnectError, inbound::Caller, join};
+use kschat_core::{
+    inbound::{
+        caller::Caller,
+        connect::ConnectError,
+        frames::{self, DecodedFrame, handle_frame},
+        join,
+    },
+    ports::OwnerMessage,
+};
 use kschat_protocol::{
-    AckFrame, ClientFrame, Er, Position,
+    ClientFrame, ErrorCode, ServerFrame,
     dialect::{
-        Dialect, Kind, Namespace, Packet, RESTART, Revision, SocketIo, SocketPacket, as_event, as_frame, reply_to,
-        token_in,
+        Dialect, Kind, Namespace, Packet, RECONNECT_PACKET, Revision, SocketIo, SocketPacket, callback_packet,
+        event_packet, token_in,
     },
 };
 
-use crate::send::{self, Deps, Said};
+use crate::{input::PacketInput, send_deps::Deps};
 
-/// What a client is told whose token is not believed: the seed's words, as its clients may compare them.
-const NOT_AUTHENTICATED: &str = "Authentication error";
+/// The error text for a token that is not valid: that of the original guide, as v1 clients may compare it.
+const V1_AUTH_ERROR_TEXT: &str = "Authentication error";
 
-/// What a text says that reads as a packet: the packet, and the frame in it if it has one.
-pub(crate) struct SaidInPackets<'a> {
-    packet: Packet<'a>,
-    /// What the frame of an event or the callback of a message says.
-    pub(crate) frame: Option<Said>,
-}
-
-impl<'a> SaidInPackets<'a> {
-    /// Reads a text; nothing if it is no packet.
-    pub(crate) fn read(text: &'a str) -> Option<Self> {
-        let packet = Packet::parse(text).ok()?;
-        let frame = match &packet {
-            Packet::Message(SocketPacket { kind: Kind::Event(name, arguments), .. }) => {
-                Some(match as_frame(name, arguments) {
-                    Some(frame) => ClientFrame::parse(&frame),
-                    None => ClientFrame::parse(""),
-                })
-            }
-            Packet::Message(SocketPacket { kind: Kind::Ack(_), id, .. }) => {
-                let position = id.and_then(Position::from_packet_id).filter(|position| position.number > 0);
-                position.map(|position| {
-                    Ok(ClientFrame::Ack(AckFrame { message: None, position: Some(position), again: false }))
-                })
-            }
-            _ => None,
-        };
-        Some(Self { packet, frame })
-    }
-}
-
-/// What a packet is answered with, if with anything.
-pub(crate) async fn answer(deps: &Deps, caller: &Caller, said: SaidInPackets<'_>) -> Option<String> {
-    let SaidInPackets { packet, frame } = said;
+/// Handles a packet; returns the packet for the client, if there is one.
+pub(crate) async fn handle_packet(deps: &Deps, caller: &Caller, input: PacketInput<'_>) -> Option<String> {
+    let PacketInput { packet, frame } = input;
     match packet {
         Packet::Ping(text) => Some(Packet::Pong(text).to_string()),
-        Packet::Message(packet) => on_message(deps, caller, packet, frame).await,
-        // Nothing follows from these: the answer to our heartbeat, and the parts of a talk that only polling needs.
+        Packet::Message(packet) => handle_message(deps, caller, packet, frame).await,
+        // These need no reply: the answer to our heartbeat, and packets that only polling needs.
         Packet::Pong(_) | Packet::Upgrade | Packet::Noop | Packet::Close | Packet::Open(_) => None,
     }
 }
 
-/// What a text is answered with that is no packet: by an event, as an answer of another form would end the talk.
-pub(crate) async fn answer_other(deps: &Deps, caller: &Caller, client: &SocketIo) -> Option<String> {
+/// The reply to a text that is no packet: an event, as another form would end the session.
+pub(crate) async fn reply_to_non_packet(deps: &Deps, caller: &Caller, client: &SocketIo) -> Option<String> {
     // No frame is read here, whatever the text looks like.
-    let reply = send::reply(deps, caller, ClientFrame::parse("")).await?;
+    let reply = handle_frame(&deps.frames, caller, ClientFrame::parse("")).await?;
     Some(match &client.namespace {
-        Some(namespace) => as_event(namespace, &reply),
-        // It has not joined, so that it would hear no event.
-        None => RESTART.to_owned(),
+        Some(namespace) => event_packet(namespace, &reply),
+        // It has not joined, so it would ignore an event.
+        None => RECONNECT_PACKET.to_owned(),
     })
 }
 
-/// The answer to a packet of which nobody knows whose it is. Only its form follows from the text.
-pub(crate) fn fail(said: SaidInPackets<'_>, code: Er) -> Option<String> {
-    match (said.packet, said.frame) {
-        (Packet::Message(SocketPacket { kind: Kind::Connect(_), .. }), _) => Some(RESTART.to_owned()),
-        (Packet::Message(SocketPacket { namespace, id, .. }), Some(frame)) => {
-            let is_ack = matches!(frame, Ok(ClientFrame::Ack(_)));
-            let reply = send::fail(frame, code)?;
-            Some(match id.filter(|_| !is_ack) {
-                Some(id) => reply_to(&namespace, id, Some(&reply)).0,
-                None => as_event(&namespace, &reply),
-            })
-        }
-        _ => None,
+/// The reply to a packet without a known session. Only its form follows from the text.
+pub(crate) fn unavailable_reply(input: PacketInput<'_>, code: ErrorCode) -> Option<String> {
+    let Packet::Message(SocketPacket { namespace, id, kind }) = input.packet else { return None };
+    if matches!(kind, Kind::Connect(_)) {
+        return Some(RECONNECT_PACKET.to_owned());
     }
+    let reply = frames::unavailable_reply(input.frame?, code);
+    Some(match id.filter(|_| matches!(kind, Kind::Event(..))) {
+        Some(id) => callback_packet(&namespace, id, Some(&reply)).packet,
+        None => event_packet(&namespace, &reply),
+    })
 }
 
-async fn on_message(deps: &Deps, caller: &Caller, packet: SocketPacket<'_>, frame: Option<Said>) -> Option<String> {
+async fn handle_message(
+    deps: &Deps,
+    caller: &Caller,
+    packet: SocketPacket<'_>,
+    frame: Option<DecodedFrame>,
+) -> Option<String> {
     let SocketPacket { namespace, id, kind } = packet;
     match kind {
         Kind::Connect(auth) => Some(on_connect(deps, caller, namespace, auth.and_then(token_in)).await),
         Kind::Disconnect => {
-            leave(deps, caller).await;
+            request_close(deps, caller).await;
             None
         }
         Kind::Event(..) => {
-            let reply = send::reply(deps, caller, frame?).await;
-            on_reply(deps, caller, &namespace, id, reply).await
-        }
-        Kind::Ack(_) => match frame? {
-            Ok(ClientFrame::Ack(ack)) => {
-                let failed = send::acknowledge(deps, caller, &ack).await?;
-                Some(as_event(&namespace, &failed))
+            let reply = handle_frame(&deps.frames, caller, frame?).await;
+            match id {
+                Some(id) => Some(call_back(deps, caller, &namespace, id, reply).await),
+                None => reply.map(|reply| event_packet(&namespace, &reply)),
             }
-            _ => None,
-        },
-        // Only servers say that.
+        }
+        Kind::Ack(_) => handle_frame(&deps.frames, caller, frame?).await.map(|reply| event_packet(&namespace, &reply)),
+        // Only servers send that.
         Kind::Refused(_) => None,
     }
 }
 
-async fn on_reply(
-    deps: &Deps,
-    caller: &Caller,
-    namespace: &Namespace,
-    id: Option<u64>,
-    reply: Option<String>,
-) -> Option<String> {
-    let Some(id) = id else { return reply.map(|reply| as_event(namespace, &reply)) };
-    let (answer, follows) = reply_to(namespace, id, reply.as_deref());
-    if let Some(reply) = reply.filter(|_| follows.is_some()) {
-        follow_up(deps, caller, &reply).await;
+/// Calls the callback of an event. A response holds one packet, so the user's owner pushes an event that follows.
+async fn call_back(deps: &Deps, caller: &Caller, namespace: &Namespace, id: u64, reply: Option<ServerFrame>) -> String {
+    let called = callback_packet(namespace, id, reply.as_ref());
+    if let Some(frame) = reply.filter(|_| called.event_follows) {
+        let message = OwnerMessage::Reply { connection: caller.connection.clone(), frame };
+        if let Err(error) = deps.owners.send(&caller.session.user, message).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "forwarding a reply failed");
+        }
     }
-    Some(answer)
-}
-
-/// One answer is one frame, and the callback has taken it: the event is pushed by the sender's owner.
-async fn follow_up(deps: &Deps, caller: &Caller, reply: &str) {
-    if let Err(error) = deps.replies.reply(&caller.session.user, &caller.connection, reply).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a reply was not passed on");
-    }
+    called.packet
 }
 
 async fn on_connect(deps: &Deps, caller: &Caller, namespace: Namespace, token: Option<String>) -> String {
-    let Dialect::SocketIo(client) = &caller.session.dialect else { return RESTART.to_owned() };
+    let Dialect::SocketIo(client) = &caller.session.dialect else { return RECONNECT_PACKET.to_owned() };
     if client.revision == Revision::Four && client.namespace.as_ref().is_some_and(|joined| *joined != namespace) {
-        return client.refusal(&namespace, "one namespace for each connection", Er::Forbidden);
+        return client.connect_refused(
+            &namespace,
+            "only one namespace per connection is supported",
+            ErrorCode::Forbidden,
+        );
     }
     let joined = Dialect::SocketIo(SocketIo { namespace: Some(namespace.clone()), ..client.clone() });
     match join::join(&deps.join, caller, joined, token).await {
-        Ok(()) => client.welcome(&namespace, &caller.connection),
-        Err(error) if error.code().is_ours() => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a client can't join for now");
-            RESTART.to_owned()
+        Ok(()) => client.connect_accepted(&namespace, &caller.connection),
+        Err(error) if error.code().is_server_fault() => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "joining a namespace failed temporarily");
+            RECONNECT_PACKET.to_owned()
         }
         Err(error) => {
             let code = error.code();
-            tracing::info!(er = code.number(), %error, "a client may not join");
+            tracing::info!(er = code.number(), %error, "joining a namespace was refused");
             let is_about_token = matches!(error, ConnectError::NoToken | ConnectError::Token(_));
-            client.refusal(&namespace, if is_about_token { NOT_AUTHENTICATED } else { code.text() }, code)
+            client.connect_refused(&namespace, if is_about_token { V1_AUTH_ERROR_TEXT } else { code.text() }, code)
         }
     }
 }
 
-/// A client that leaves goes on to count until its connection is closed: it may keep that open.
-async fn leave(deps: &Deps, caller: &Caller) {
-    if let Err(error) = deps.supervision.close(&caller.session.user, Some(&caller.connection)).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a client has left and still counts as there");
+/// A client that leaves counts until its connection is closed: it may keep that open.
+async fn request_close(deps: &Deps, caller: &Caller) {
+    let leave = OwnerMessage::Close { connection: Some(caller.connection.clone()) };
+    if let Err(error) = deps.owners.send(&caller.session.user, leave).await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "requesting the close of a disconnected client failed; its connection still counts"
+        );
     }
 }

@@ -1,21 +1,21 @@
-//! Which adapters a deployed function has.
+//! Wires the adapters of a deployed function.
 
 use std::{sync::Arc, time::Duration};
 
 use kschat_adapters::{
     config::{
-        Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, connects, jwt, limits, queues, requires_token,
-        room_policy,
+        Backends, DEFAULT_RNO_WINDOW, Environment, SendSettings, read_connect_rate, read_jwt_verifier, read_limits,
+        read_queue_settings, read_requires_token, read_room_policy,
     },
-    rabbitmq::{Publishing, QueueSettings},
-    redis::RedisRegistry,
+    rabbitmq::{QueueSettings, RabbitMqPublisher},
+    redis::{OwnerRoutes, RedisRegistry},
 };
-use kschat_core::{SystemClock, inbound};
+use kschat_core::SystemClock;
 
-use crate::{connect, disconnect, send};
+use crate::{connect, dependencies::Services, disconnect, send};
 
-fn publishing(backends: &Backends, queues: QueueSettings) -> Arc<Publishing> {
-    Arc::new(Publishing::new(backends.broker.clone(), backends.partitions, queues))
+fn publisher(backends: &Backends, queues: QueueSettings) -> Arc<RabbitMqPublisher> {
+    Arc::new(RabbitMqPublisher::new(backends.broker.clone(), backends.partitions, queues))
 }
 
 fn registry(backends: Backends, window: Duration) -> RedisRegistry {
@@ -23,16 +23,19 @@ fn registry(backends: Backends, window: Duration) -> RedisRegistry {
 }
 
 pub(crate) fn connect(env: &mut Environment) -> Option<connect::Deps> {
-    let (backends, queues, verifier) = (Backends::read(env), queues(env), jwt(env));
-    let (backends, verifier) = (backends?, Arc::new(verifier?));
-    let (rate, requires_token) = (connects(env), requires_token(env));
-    let broker = publishing(&backends, queues?);
+    // All settings are read before the first `?`, so that all problems are reported at once.
+    let backends = Backends::read(env);
+    let queues = read_queue_settings(env);
+    let verifier = read_jwt_verifier(env);
+    let rate = read_connect_rate(env);
+    let requires_token = read_requires_token(env);
+    let backends = backends?;
+    let broker = publisher(&backends, queues?);
     Some(connect::Deps {
-        verifier,
+        verifier: Arc::new(verifier?),
         registry: Arc::new(registry(backends, DEFAULT_RNO_WINDOW)),
         queues: broker.clone(),
-        pokes: broker.clone(),
-        supervision: broker,
+        owners: broker,
         clock: Arc::new(SystemClock),
         rate: rate?,
         requires_token: requires_token?,
@@ -41,68 +44,36 @@ pub(crate) fn connect(env: &mut Environment) -> Option<connect::Deps> {
 
 pub(crate) fn disconnect(env: &mut Environment) -> Option<disconnect::Deps> {
     let backends = Backends::read(env)?;
-    // It makes no queues.
-    let pokes = publishing(&backends, QueueSettings::default());
-    Some(disconnect::Deps { registry: Arc::new(registry(backends, DEFAULT_RNO_WINDOW)), pokes })
+    // It creates no queues.
+    let owners = publisher(&backends, QueueSettings::default());
+    Some(disconnect::Deps { registry: Arc::new(registry(backends, DEFAULT_RNO_WINDOW)), owners })
 }
 
 pub(crate) fn send(env: &mut Environment) -> Option<send::Deps> {
-    let (backends, queues, settings) = (Backends::read(env), queues(env), SendSettings::read(env));
-    let (verifier, policy) = (jwt(env), room_policy(env));
-    let (backends, settings, verifier) = (backends?, settings?, Arc::new(verifier?));
+    let backends = Backends::read(env);
+    let queues = read_queue_settings(env);
+    let settings = SendSettings::read(env);
+    let verifier = read_jwt_verifier(env);
+    let room_policy = read_room_policy(env);
+    let requires_token = read_requires_token(env);
     let queues = queues?;
-    let (limits, requires_token) = (limits(env, &queues), requires_token(env));
-    let (limits, requires_token) = (limits?, requires_token?);
-    let broker = publishing(&backends, queues);
+    let limits = read_limits(env, &queues);
+    let backends = backends?;
+    let settings = settings?;
+    let broker = publisher(&backends, queues);
     let registry = registry(backends, settings.rno_window).keeping_receipts_for(queues.retention);
     let registry = Arc::new(registry);
-    let clock = Arc::new(SystemClock);
-    let rooms = kschat_core::rooms::Deps {
-        memberships: registry.clone(),
-        bindings: broker.clone(),
-        queues: broker.clone(),
-        policy,
+    let services = Services {
+        owners: Arc::new(OwnerRoutes::new(registry.clone(), broker.clone())),
+        registry,
+        broker,
+        verifier: Arc::new(verifier?),
+        hash: Arc::new(settings.message_id_key),
+        room_policy,
+        clock: Arc::new(SystemClock),
+        limits: limits?,
+        requires_token: requires_token?,
+        unknown_recipients: settings.unknown_recipients,
     };
-    Some(send::Deps {
-        inbound: inbound::Deps {
-            registry: registry.clone(),
-            supervision: broker.clone(),
-            clock: clock.clone(),
-            limits,
-        },
-        send: kschat_core::send::Deps {
-            idempotency: registry.clone(),
-            backlogs: registry.clone(),
-            hash: Arc::new(settings.message_id_key),
-            publisher: broker.clone(),
-            queues: broker.clone(),
-            shares: Some(registry.clone()),
-            clock: clock.clone(),
-            rooms: rooms.clone(),
-            strangers: settings.strangers,
-        },
-        ack: kschat_core::ack::Deps { acks: broker.clone(), clock: clock.clone() },
-        request: kschat_core::request::Deps {
-            registry: registry.clone(),
-            receipts: registry.clone(),
-            presences: registry.clone(),
-            rooms,
-            verifier: verifier.clone(),
-            pokes: broker.clone(),
-            notices: broker.clone(),
-            clock: clock.clone(),
-        },
-        join: connect::Deps {
-            verifier,
-            registry,
-            queues: broker.clone(),
-            pokes: broker.clone(),
-            supervision: broker.clone(),
-            clock,
-            rate: limits.connects,
-            requires_token,
-        },
-        replies: broker.clone(),
-        supervision: broker,
-    })
+    Some(services.send())
 }

@@ -8,7 +8,7 @@ use aws_sdk_apigatewaymanagement::{
     error::ProvideErrorMetadata,
     primitives::Blob,
 };
-use kschat::edge::{MAX_MESSAGE, Settings};
+use kschat_edge::{MAX_MESSAGE_BYTES, Settings};
 use kschat_tests::{
     edge::{EdgeUnderTest, raw_handshake, settings, with_faults},
     eventually,
@@ -24,17 +24,17 @@ async fn post(url: &str, body: &str) -> Response {
     call(Method::POST, url, body.to_owned()).await
 }
 
-/// The status and what clients tell errors apart by.
+/// Status and error type of a response.
 fn error_of(answer: &Response) -> (StatusCode, &str) {
     let name = answer.headers().get("x-amzn-errortype").map(|name| name.to_str().expect("text"));
     (answer.status(), name.unwrap_or_default())
 }
 
-/// Well-formed, and nobody's.
+/// A well-formed id of no connection.
 const UNKNOWN: &str = "L0SM9cOFvHcCIhw=";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_post_is_200_without_a_body_and_reaches_the_client() {
+async fn post_returns_200_and_reaches_client() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     let answer = post(&edge.connection(&client.id().await), "hällo").await;
@@ -44,7 +44,7 @@ async fn a_post_is_200_without_a_body_and_reaches_the_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_get_tells_when_and_who_in_iso_8601() {
+async fn get_returns_iso_8601_times() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect_with("", &[("user-agent", "a test")]).await.expect("connected");
     let url = edge.connection(&client.id().await);
@@ -66,7 +66,7 @@ async fn a_get_tells_when_and_who_in_iso_8601() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delete_is_204_closes_the_socket_and_tells_disconnect_1000() {
+async fn delete_returns_204_and_closes_1000() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     let url = edge.connection(&client.id().await);
@@ -78,7 +78,7 @@ async fn a_delete_is_204_closes_the_socket_and_tells_disconnect_1000() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_close_every_call_is_410_without_a_body() {
+async fn calls_after_close_return_410() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     let url = edge.connection(&client.id().await);
@@ -122,9 +122,9 @@ async fn a_payload_has_at_most_128_kb() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     let url = edge.connection(&client.id().await);
-    assert_eq!(post(&url, &"x".repeat(MAX_MESSAGE)).await.status(), 200);
-    assert_eq!(client.text().await.len(), MAX_MESSAGE);
-    let answer = post(&url, &"x".repeat(MAX_MESSAGE + 1)).await;
+    assert_eq!(post(&url, &"x".repeat(MAX_MESSAGE_BYTES)).await.status(), 200);
+    assert_eq!(client.text().await.len(), MAX_MESSAGE_BYTES);
+    let answer = post(&url, &"x".repeat(MAX_MESSAGE_BYTES + 1)).await;
     assert_eq!(error_of(&answer), (StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLargeException"));
 }
 
@@ -149,7 +149,7 @@ async fn an_ill_formed_id_is_400() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_at_sign_and_the_equals_sign_may_be_encoded() {
+async fn encoded_at_and_equals_are_accepted() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     let id = client.id().await;
@@ -173,11 +173,11 @@ async fn too_many_calls_a_second_are_429() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_takes_nothing_is_cut_off_and_nothing_piles_up() {
+async fn slow_reader_is_disconnected_without_buildup() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     let url = edge.connection(&client.id().await);
-    let large = "x".repeat(MAX_MESSAGE);
+    let large = "x".repeat(MAX_MESSAGE_BYTES);
     let mut taken = 0;
     loop {
         match post(&url, &large).await.status().as_u16() {
@@ -203,33 +203,38 @@ fn sdk(endpoint: &str) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rust_sdk_works_unchanged_and_tells_errors_by_name() {
+async fn rust_sdk_reports_named_errors() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     let (id, api) = (client.id().await, sdk(&edge.callback()));
-    api.post_to_connection().connection_id(&id).data(Blob::new("from the SDK")).send().await.expect("it is sent");
+    api.post_to_connection()
+        .connection_id(&id)
+        .data(Blob::new("from the SDK"))
+        .send()
+        .await
+        .expect("the post succeeds");
     assert_eq!(client.text().await, "from the SDK");
-    let described = api.get_connection().connection_id(&id).send().await.expect("it is described");
+    let described = api.get_connection().connection_id(&id).send().await.expect("a description");
     assert!(described.connected_at().is_some() && described.last_active_at().is_some());
     assert_eq!(described.identity().and_then(|identity| identity.source_ip()), Some("127.0.0.1"));
-    let large = Blob::new(vec![b'x'; MAX_MESSAGE + 1]);
-    let error = api.post_to_connection().connection_id(&id).data(large).send().await.expect_err("it is refused");
+    let large = Blob::new(vec![b'x'; MAX_MESSAGE_BYTES + 1]);
+    let error = api.post_to_connection().connection_id(&id).data(large).send().await.expect_err("the call is refused");
     assert!(error.into_service_error().is_payload_too_large_exception());
     let error =
         sdk(&edge.callback().replace("dev", "prod")).post_to_connection().connection_id(&id).data(Blob::new("x"));
-    assert!(error.send().await.expect_err("it is refused").into_service_error().is_forbidden_exception());
+    assert!(error.send().await.expect_err("the call is refused").into_service_error().is_forbidden_exception());
     let error = api.post_to_connection().connection_id("nonsense").data(Blob::new("x")).send().await;
-    assert_eq!(error.expect_err("it is refused").into_service_error().code(), Some("BadRequestException"));
-    api.delete_connection().connection_id(&id).send().await.expect("it is deleted");
+    assert_eq!(error.expect_err("the call is refused").into_service_error().code(), Some("BadRequestException"));
+    api.delete_connection().connection_id(&id).send().await.expect("the delete succeeds");
     assert_eq!(client.closed().await.0, 1000);
     let error = api.post_to_connection().connection_id(&id).data(Blob::new("x")).send().await.expect_err("it is gone");
     assert!(error.into_service_error().is_gone_exception());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_push_that_was_held_back_until_the_connection_was_deleted_is_410() {
+async fn delayed_push_after_delete_returns_410() {
     let edge = EdgeUnderTest::start(with_faults(&["post=delay:500ms"])).await;
-    // One that never answers a close frame.
+    // A client that never answers a close frame.
     let (_silent, _) = raw_handshake(&edge.address.to_string(), "/dev", "").await;
     let url = edge.connection(&edge.ids()[0]);
     let deleted = async {

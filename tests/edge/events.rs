@@ -1,14 +1,14 @@
-//! What functions are handed.
+//! Events that functions receive.
 
 use std::{collections::BTreeSet, path::Path};
 
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest;
-use kschat::edge::Settings;
+use kschat_edge::Settings;
 use kschat_tests::edge::{EdgeUnderTest, guarded_routes, settings};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-/// The events of one connection that connects, says something and goes.
+/// The events of one connection that connects, sends a frame and disconnects.
 async fn of_one_visit(edge: &EdgeUnderTest, query: &str, headers: &[(&'static str, &str)]) -> [Value; 3] {
     let mut client = edge.connect_with(query, headers).await.expect("connected");
     client.say(r#"{"action":"echo"}"#).await;
@@ -21,10 +21,10 @@ async fn of_one_visit(edge: &EdgeUnderTest, query: &str, headers: &[(&'static st
 /// A captured event.
 fn captured(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions/tests/events").join(name);
-    serde_json::from_str(&std::fs::read_to_string(path).expect("it can be read")).expect("it is JSON")
+    serde_json::from_str(&std::fs::read_to_string(path).expect("a readable file")).expect("valid JSON")
 }
 
-/// Every path to a key. Under `headers` the names depend on the client: only what is there, not what is in it.
+/// Every path to a key. Header names depend on the client, so `headers` only counts as present.
 fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     for (key, inner) in value.as_object().into_iter().flatten() {
         let path = format!("{path}/{key}");
@@ -51,7 +51,7 @@ async fn events_have_exactly_the_captured_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connect_event_tells_headers_and_query() {
+async fn connect_event_contains_headers_and_query() {
     let edge = EdgeUnderTest::start(settings()).await;
     let headers = [("x-tenant", "t1"), ("user-agent", "a test"), ("sec-websocket-extensions", "permessage-deflate")];
     let [event, ..] = of_one_visit(&edge, "?token=a%2Bb&n=7&n=8", &headers).await;
@@ -76,14 +76,14 @@ async fn a_connect_event_tells_headers_and_query() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_query_the_query_keys_are_omitted() {
+async fn connect_event_without_query_omits_keys() {
     let edge = EdgeUnderTest::start(settings()).await;
     let [event, ..] = of_one_visit(&edge, "", &[]).await;
     assert!(event.get("queryStringParameters").is_none() && event.get("multiValueQueryStringParameters").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_event_has_neither_headers_nor_query() {
+async fn message_event_omits_headers_and_query() {
     let edge = EdgeUnderTest::start(settings()).await;
     let [_, event, _] = of_one_visit(&edge, "?token=T", &[]).await;
     let keys: Vec<&String> = event.as_object().expect("an object").keys().collect();
@@ -94,7 +94,7 @@ async fn a_message_event_has_neither_headers_nor_query() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disconnect_event_has_four_made_up_headers_a_code_and_a_reason() {
+async fn disconnect_event_has_headers_code_and_reason() {
     let edge = EdgeUnderTest::start(settings()).await;
     let [_, _, event] = of_one_visit(&edge, "", &[]).await;
     let host = edge.address.to_string();
@@ -108,7 +108,7 @@ async fn a_disconnect_event_has_four_made_up_headers_a_code_and_a_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disconnect_event_tells_the_code_that_the_client_gave() {
+async fn disconnect_event_contains_client_close_code() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame { code: 4001.into(), reason: "bye".into() };
@@ -119,7 +119,7 @@ async fn a_disconnect_event_tells_the_code_that_the_client_gave() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_that_breaks_off_is_told_as_1006() {
+async fn broken_socket_is_reported_as_1006() {
     let edge = EdgeUnderTest::start(settings()).await;
     drop(edge.connect().await);
     let context = &edge.events("disconnect", 1).await[0]["requestContext"];
@@ -136,13 +136,13 @@ fn has_null(value: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_absent_is_absent_and_not_null() {
+async fn absent_event_fields_are_omitted() {
     let edge = EdgeUnderTest::start(settings()).await;
     assert!(!of_one_visit(&edge, "", &[]).await.iter().any(has_null));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn request_id_and_extended_request_id_are_the_same() {
+async fn request_id_equals_extended_request_id() {
     let edge = EdgeUnderTest::start(settings()).await;
     for event in of_one_visit(&edge, "", &[]).await {
         assert_eq!(event["requestContext"]["requestId"], event["requestContext"]["extendedRequestId"]);
@@ -162,7 +162,7 @@ async fn connected_at_is_constant_for_a_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn request_time_has_the_form_of_an_access_log() {
+async fn request_time_has_access_log_format() {
     let edge = EdgeUnderTest::start(settings()).await;
     for event in of_one_visit(&edge, "", &[]).await {
         // 11/Nov/2024:11:35:24 +0000
@@ -185,44 +185,44 @@ async fn request_time_has_the_form_of_an_access_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_have_sixteen_characters_and_a_message_shares_its_connections_suffix() {
+async fn message_id_shares_connection_id_suffix() {
     let edge = EdgeUnderTest::start(settings()).await;
     let [connect, message, _] = of_one_visit(&edge, "", &[]).await.map(|event| event["requestContext"].clone());
     let (connection, id) =
         (connect["connectionId"].as_str().expect("text"), message["messageId"].as_str().expect("text"));
     for id in [connection, id, connect["requestId"].as_str().expect("text")] {
-        let body = id.strip_suffix('=').expect("it ends in =");
+        let body = id.strip_suffix('=').expect("an id that ends in =");
         assert!(body.len() == 15 && body.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)), "{id}");
     }
     assert!(connection[8..] == id[8..] && connection != id, "{connection} {id}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_authorizer_says_is_flat_in_every_event() {
+async fn authorizer_context_is_flat_in_every_event() {
     let edge = EdgeUnderTest::start(Settings { routes: guarded_routes(), ..settings() }).await;
-    let told = json!({ "principalId": "me", "tenant": "t1", "level": "7" });
+    let context = json!({ "principalId": "me", "tenant": "t1", "level": "7" });
     let [mut connect, message, disconnect] = of_one_visit(&edge, "?token=good", &[]).await;
     for event in [&message, &disconnect] {
-        assert_eq!(event["requestContext"]["authorizer"], told);
+        assert_eq!(event["requestContext"]["authorizer"], context);
     }
-    // How long it took is told to `$connect` alone.
+    // Only `$connect` receives the latency.
     let authorizer = connect["requestContext"]["authorizer"].as_object_mut().expect("an object");
     assert!(authorizer.remove("integrationLatency").expect("a figure").is_u64());
-    assert_eq!(connect["requestContext"]["authorizer"], told);
+    assert_eq!(connect["requestContext"]["authorizer"], context);
     let asked = &edge.events("authorizer", 1).await[0];
     assert_eq!((&asked["type"], &asked["queryStringParameters"]["token"]), (&json!("REQUEST"), &json!("good")));
     assert!(asked["methodArn"].as_str().expect("text").ends_with("/dev/$connect"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_lambda_events_library_reads_every_event_and_loses_nothing() {
+async fn lambda_events_crate_keeps_every_field() {
     let edge = EdgeUnderTest::start(settings()).await;
     for event in of_one_visit(&edge, "?token=T", &[]).await {
-        let read: ApiGatewayWebsocketProxyRequest = serde_json::from_value(event.clone()).expect("it is read");
-        let written = serde_json::to_value(&read).expect("it is written");
+        let read: ApiGatewayWebsocketProxyRequest = serde_json::from_value(event.clone()).expect("a readable event");
+        let written = serde_json::to_value(&read).expect("a serializable event");
         let (context, again) = (&event["requestContext"], &written["requestContext"]);
         for (key, value) in context.as_object().expect("an object") {
-            // The library has no place for these two: it drops them.
+            // The library's types lack these two fields.
             if !["disconnectStatusCode", "disconnectReason"].contains(&key.as_str()) {
                 assert!(again[key] == *value || key == "identity", "{key}: {value} became {}", again[key]);
             }

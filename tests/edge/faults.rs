@@ -1,13 +1,13 @@
-//! What goes wrong on purpose.
+//! Injected faults.
 
 use std::time::{Duration, Instant};
 
-use kschat::edge::Settings;
+use kschat_edge::Settings;
 use kschat_tests::edge::{EdgeUnderTest, settings, with_faults};
 use reqwest::Client;
 use serde_json::{Value, json};
 
-const A_MOMENT: Duration = Duration::from_millis(300);
+const SILENCE_WINDOW: Duration = Duration::from_millis(300);
 
 async fn push(edge: &EdgeUnderTest, id: &str, text: &str) -> u16 {
     let answer = Client::new().post(edge.connection(id)).body(text.to_owned()).send().await.expect("an answer");
@@ -15,7 +15,7 @@ async fn push(edge: &EdgeUnderTest, id: &str, text: &str) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_posts_are_refused_as_told_and_then_no_more() {
+async fn fault_rule_refuses_next_posts_only() {
     let edge = EdgeUnderTest::start(with_faults(&["post=410 next=1", "post=429 next=1", "post=500 next=1"])).await;
     let mut client = edge.connect().await;
     let id = client.id().await;
@@ -34,7 +34,7 @@ async fn a_share_of_the_posts_is_refused() {
     for _ in 0..60 {
         refused += u32::from(push(&edge, &id, "x").await == 410);
     }
-    // Fewer than 10 or more than 50 of 60 come once in a hundred million runs.
+    // Fewer than 10 or more than 50 of 60 happen once in a hundred million runs.
     assert!((10..=50).contains(&refused), "{refused}");
 }
 
@@ -45,18 +45,18 @@ async fn a_post_can_be_late() {
     let id = client.id().await;
     let began = Instant::now();
     assert_eq!(push(&edge, &id, "late").await, 200);
-    assert!(began.elapsed() >= A_MOMENT);
+    assert!(began.elapsed() >= SILENCE_WINDOW);
     assert_eq!(client.text().await, "late");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_half_open_socket_takes_a_post_and_shows_nothing() {
+async fn half_open_socket_accepts_post_silently() {
     let edge = EdgeUnderTest::start(settings()).await;
     let (mut half_open, mut other) = (edge.connect().await, edge.connect().await);
     let (id, other_id) = (half_open.id().await, other.id().await);
     add(&edge, &format!("post=swallow connection={id}")).await;
     assert_eq!((push(&edge, &id, "lost").await, push(&edge, &other_id, "seen").await), (200, 200));
-    assert!(half_open.is_silent(A_MOMENT).await);
+    assert!(half_open.is_silent(SILENCE_WINDOW).await);
     assert_eq!(other.text().await, "seen");
 }
 
@@ -64,7 +64,7 @@ async fn a_half_open_socket_takes_a_post_and_shows_nothing() {
 async fn a_disconnect_can_be_lost() {
     let edge = EdgeUnderTest::start(with_faults(&["disconnect=drop next=1"])).await;
     drop(edge.connect().await);
-    tokio::time::sleep(A_MOMENT).await;
+    tokio::time::sleep(SILENCE_WINDOW).await;
     assert!(edge.ids().is_empty() && edge.handed().iter().all(|(name, _)| name != "disconnect"));
     drop(edge.connect().await);
     edge.events("disconnect", 1).await;
@@ -78,7 +78,7 @@ async fn an_invocation_can_come_twice() {
     client.text().await;
     let events = edge.events("echo", 2).await;
     assert_eq!(events[0], events[1]);
-    assert!(client.is_silent(A_MOMENT).await, "the client hears it once");
+    assert!(client.is_silent(SILENCE_WINDOW).await, "the client receives it once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,8 +102,8 @@ async fn a_function_can_fail_unseen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_function_gets_its_event_when_it_thaws_though_nobody_waits_any_more() {
-    let settings = Settings { integration_timeout: A_MOMENT, ..with_faults(&["invoke=freeze route=echo"]) };
+async fn frozen_function_receives_event_after_thaw() {
+    let settings = Settings { integration_timeout: SILENCE_WINDOW, ..with_faults(&["invoke=freeze route=echo"]) };
     let edge = EdgeUnderTest::start(settings).await;
     let mut client = edge.connect().await;
     client.say(r#"{"action":"echo"}"#).await;
@@ -112,14 +112,14 @@ async fn a_frozen_function_gets_its_event_when_it_thaws_though_nobody_waits_any_
     let cleared = Client::new().delete(admin(&edge)).send().await.expect("an answer");
     assert_eq!(cleared.status(), 204);
     edge.events("echo", 1).await;
-    assert!(client.is_silent(A_MOMENT).await, "its answer reaches nobody");
+    assert!(client.is_silent(SILENCE_WINDOW).await, "its response is dropped");
 }
 
 fn admin(edge: &EdgeUnderTest) -> String {
     format!("http://{}/_edge/faults", edge.address)
 }
 
-/// Puts a rule in force and returns its number.
+/// Activates a rule and returns its number.
 async fn add(edge: &EdgeUnderTest, rule: &str) -> u64 {
     let request = Client::new().post(admin(edge)).header("content-type", "application/json");
     let answer = request.body(json!({ "rule": rule }).to_string()).send().await.expect("an answer");
@@ -144,7 +144,7 @@ async fn rules_come_and_go_at_run_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_that_is_not_understood_is_answered_with_how_it_is_written() {
+async fn invalid_rule_response_shows_syntax() {
     let edge = EdgeUnderTest::start(settings()).await;
     for body in [r#"{"rule":"post=411"}"#, r#"{"rule":""}"#, r#"{"rules":[]}"#, "post=410", ""] {
         let request = Client::new().post(admin(&edge)).header("content-type", "application/json");
@@ -155,7 +155,7 @@ async fn a_rule_that_is_not_understood_is_answered_with_how_it_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_but_this_machine_and_its_own_page_can_break_things() {
+async fn fault_admin_requires_local_origin() {
     let edge = EdgeUnderTest::start(settings()).await;
     for (name, value) in [
         ("host", "evil.example:3000"),
@@ -172,13 +172,13 @@ async fn nobody_but_this_machine_and_its_own_page_can_break_things() {
             assert_eq!(answer.status(), 403, "{name}: {value}");
         }
     }
-    // A form of a page elsewhere needs no leave to be sent, but can't say that it is JSON.
+    // A page of another origin may send a form without preflight, but can't set the content type JSON.
     let form = Client::new().post(admin(&edge)).header("content-type", "text/plain").body(r#"{"rule":"post=410"}"#);
     assert_eq!(form.send().await.expect("an answer").status(), 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_reorder_each_event_is_overtaken_by_the_next() {
+async fn reorder_fault_swaps_events() {
     let edge = EdgeUnderTest::start(with_faults(&["invoke=reorder route=echo"])).await;
     let mut client = edge.connect().await;
     for n in 1..=4 {

@@ -1,7 +1,7 @@
-//! The edge in front of functions that are not ours.
+//! The edge in front of foreign functions.
 
 use futures_util::{SinkExt, StreamExt};
-use kschat_tests::{PATIENCE, edge::EdgeProcess, lambda::Lambda};
+use kschat_tests::{EVENTUALLY_TIMEOUT, edge::EdgeProcess, lambda::Lambda};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -15,7 +15,7 @@ use tokio_tungstenite::{
 const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/foreign/template.yaml");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_project_that_is_not_ours_works_from_its_own_template() {
+async fn foreign_project_runs_from_template() {
     let lambda = Lambda::start_in("foreign", &["room", "guard"], &[]).await;
     let edge = EdgeProcess::start(&lambda.url(), TEMPLATE, &[]).await;
     let url = |query: &str| format!("ws://{}/dev{query}", edge.address);
@@ -33,21 +33,22 @@ async fn a_project_that_is_not_ours_works_from_its_own_template() {
         (r#"{"type":"dance"}"#, r#"{"message": "Forbidden""#),
     ] {
         socket.send(Message::text(said)).await.expect("the socket is open");
-        let next = timeout(PATIENCE, socket.next()).await.expect("an answer").expect("a frame").expect("a frame");
+        let next =
+            timeout(EVENTUALLY_TIMEOUT, socket.next()).await.expect("an answer").expect("a frame").expect("a frame");
         assert!(next.to_text().expect("text").starts_with(heard), "{said}: {next}");
     }
-    let printed = edge.process.printed();
+    let printed = edge.process.output();
     assert!(printed.contains("the room is on fire"), "the log tells why: {printed}");
 }
 
-/// Answers every request on its port like that; an empty answer means that none ever comes.
+/// Answers every request on its port with this text; an empty one means no answer.
 async fn invoke_api(answer: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             tokio::spawn(async move {
-                // An event is small: it comes in one piece.
+                // An event is small, so one read suffices.
                 let mut request = [0; 8192];
                 while socket.read(&mut request).await.is_ok_and(|count| count > 0) {
                     if !answer.is_empty() && socket.write_all(answer.as_bytes()).await.is_err() {
@@ -61,8 +62,8 @@ async fn invoke_api(answer: &'static str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_is_understood_as_lambda_tells_it_and_as_cargo_lambda_does() {
-    // Lambda itself; `cargo lambda watch`; a function that died while it worked: nobody ever answers for it.
+async fn invoke_errors_of_both_runtimes_are_parsed() {
+    // Lambda itself; `cargo lambda watch`; a function that died while it worked: nobody answers for it.
     let of_lambda =
         "HTTP/1.1 200 OK\r\nX-Amz-Function-Error: Unhandled\r\nContent-Length: 20\r\n\r\n{\"errorMessage\":\"x\"}";
     let of_cargo_lambda = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 20\r\n\r\n{\"errorMessage\":\"x\"}";
@@ -73,7 +74,8 @@ async fn a_failure_is_understood_as_lambda_tells_it_and_as_cargo_lambda_does() {
         let (mut socket, _) =
             connect_async(format!("ws://{}/dev", edge.address)).await.expect("the handshake succeeds");
         socket.send(Message::text("hello")).await.expect("the socket is open");
-        let next = timeout(PATIENCE, socket.next()).await.expect("an answer").expect("a frame").expect("a frame");
+        let next =
+            timeout(EVENTUALLY_TIMEOUT, socket.next()).await.expect("an answer").expect("a frame").expect("a frame");
         assert!(next.to_text().expect("text").starts_with(r#"{"message": "Internal server error""#), "{answer}");
     }
 }

@@ -1,11 +1,8 @@
-//! From a request to a socket.
+//! The WebSocket handshake.
 
 use std::time::Duration;
 
-use kschat::{
-    edge::{MAX_URL, Settings, routes::Routes},
-    loopback::Origin,
-};
+use kschat_edge::{MAX_URL_LENGTH, Settings, loopback::Origin, routes::Routes};
 use kschat_tests::{
     edge::{EdgeUnderTest, guarded_routes, raw_handshake, routes, settings},
     eventually,
@@ -36,13 +33,13 @@ async fn a_timeout_of_connect_is_502() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subprotocol_is_echoed_only_as_connect_answers() {
+async fn subprotocol_is_echoed_from_connect_response() {
     let edge = EdgeUnderTest::start(settings()).await;
     let offered = |names: &'static str| [("sec-websocket-protocol", names)];
     let chosen = edge.connect_with("", &offered("other, chat.v1")).await.expect("connected").subprotocol;
     assert_eq!(chosen.as_deref(), Some("chat.v1"));
     assert_eq!(edge.connect().await.subprotocol, None);
-    // The library's client gives up where its offer is not answered: a raw one sees what was answered.
+    // The library's client fails if its offer is not answered: a raw one sees the response.
     let answer = raw_handshake(&edge.address.to_string(), "/dev", "Sec-WebSocket-Protocol: other\r\n").await.1;
     assert!(
         answer.starts_with("HTTP/1.1 101") && !answer.to_lowercase().contains("sec-websocket-protocol"),
@@ -51,17 +48,17 @@ async fn a_subprotocol_is_echoed_only_as_connect_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_handshake_is_that_of_rfc_6455() {
+async fn handshake_follows_rfc_6455() {
     let edge = EdgeUnderTest::start(settings()).await;
     let answer = raw_handshake(&edge.address.to_string(), "/dev", "").await.1;
-    // The key and its answer are the example of section 1.3.
+    // Key and accept value are the example of RFC 6455, section 1.3.
     assert!(answer.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
     let plain = reqwest::get(edge.callback()).await.expect("an answer");
     assert_eq!(plain.status(), 426);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trailing_slash_is_accepted_unless_paths_are_strict() {
+async fn trailing_slash_requires_lenient_paths() {
     let edge = EdgeUnderTest::start(settings()).await;
     assert!(edge.connect_with("/?token=T", &[]).await.is_ok());
     let strict = EdgeUnderTest::start(Settings { strict_path: true, ..settings() }).await;
@@ -90,28 +87,28 @@ async fn permessage_deflate_is_agreed_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_has_at_most_4096_characters() {
     let edge = EdgeUnderTest::start(settings()).await;
-    // The managed edge is asked by wss.
+    // The managed edge is addressed by wss.
     let base = edge.websocket().len() + 1 + "?t=".len();
     let query = |length: usize| format!("?t={}", "x".repeat(length - base));
-    assert!(edge.connect_with(&query(MAX_URL), &[]).await.is_ok());
-    assert_eq!(edge.connect_with(&query(MAX_URL + 1), &[]).await.err(), Some(414));
+    assert!(edge.connect_with(&query(MAX_URL_LENGTH), &[]).await.is_ok());
+    assert_eq!(edge.connect_with(&query(MAX_URL_LENGTH + 1), &[]).await.err(), Some(414));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authorizers_refusal_is_401_or_403() {
+async fn authorizer_refusal_returns_401_or_403() {
     let edge = EdgeUnderTest::start(Settings { routes: guarded_routes(), ..settings() }).await;
     assert!(edge.connect_with("?token=good", &[]).await.is_ok());
     assert_eq!(edge.connect_with("?token=bad", &[]).await.err(), Some(403));
     assert_eq!(edge.connect_with("?token=unknown", &[]).await.err(), Some(401));
     let asked = edge.events("authorizer", 3).await.len();
-    // Without its identity source the authorizer is not even asked.
+    // Without its identity source the authorizer is not invoked.
     assert_eq!(edge.connect_with("", &[]).await.err(), Some(401));
     assert_eq!(edge.events("authorizer", asked).await.len(), 3);
     edge.events("connect", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_without_a_connect_route_lets_everybody_in() {
+async fn missing_connect_route_accepts_handshake() {
     let mut table = routes().table;
     table.remove("$connect");
     let edge = EdgeUnderTest::start(Settings { routes: Routes { table, ..routes() }, ..settings() }).await;
@@ -121,7 +118,7 @@ async fn an_api_without_a_connect_route_lets_everybody_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_leaves_while_connect_works_is_disconnected_all_the_same() {
+async fn client_leaving_during_connect_triggers_disconnect() {
     let edge = EdgeUnderTest::start(settings()).await;
     let url = format!("{}?wait=300", edge.websocket());
     let leaving = tokio::time::timeout(Duration::from_millis(100), tokio_tungstenite::connect_async(url)).await;
@@ -132,7 +129,7 @@ async fn who_leaves_while_connect_works_is_disconnected_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_new_connections_a_second_are_429() {
+async fn connect_rate_limit_returns_429() {
     let edge = EdgeUnderTest::start(Settings { connect_rate: Some(2), ..settings() }).await;
     let mut statuses = Vec::new();
     for _ in 0..4 {
@@ -142,7 +139,7 @@ async fn too_many_new_connections_a_second_are_429() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_that_no_refusal_can_have_is_502() {
+async fn invalid_refusal_status_returns_502() {
     let edge = EdgeUnderTest::start(settings()).await;
     for status in [100, 101, 199, 600, 999] {
         assert_eq!(edge.connect_with(&format!("?refuse={status}"), &[]).await.err(), Some(502), "{status}");
@@ -150,9 +147,9 @@ async fn a_status_that_no_refusal_can_have_is_502() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edge_that_goes_away_tells_disconnect_of_everybody_and_lets_nobody_in() {
+async fn edge_shutdown_sends_disconnects_and_refuses_handshakes() {
     let edge = EdgeUnderTest::start(settings()).await;
-    // One that never answers a close frame, one that is still connecting.
+    // A client that never answers a close frame, and one that is still connecting.
     let (_silent, _) = raw_handshake(&edge.address.to_string(), "/dev", "").await;
     let connecting = edge.connect_with("?wait=500", &[]);
     let closing = async {
@@ -167,7 +164,7 @@ async fn an_edge_that_goes_away_tells_disconnect_of_everybody_and_lets_nobody_in
 const EVIL: &str = "https://evil.example";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn handshake_from_foreign_origin_is_403_unless_named() {
+async fn foreign_origin_handshake_returns_403() {
     let edge = EdgeUnderTest::start(settings()).await;
     let from = |origin| [("origin", origin)];
     for origin in ["http://localhost:5173", "https://127.0.0.1", "http://[::1]:3000"] {

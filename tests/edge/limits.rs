@@ -1,10 +1,10 @@
-//! Sizes, kinds and codes. Times are tested where time can be paused: beside the socket itself.
+//! Sizes, opcodes and close codes. Timeouts are tested with paused time beside the socket itself.
 
 use std::time::Duration;
 
-use kschat::edge::{MAX_FRAME, MAX_MESSAGE, Settings};
+use kschat_edge::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, Settings};
 use kschat_tests::{
-    PATIENCE,
+    EVENTUALLY_TIMEOUT,
     edge::{EdgeUnderTest, raw_handshake, settings},
 };
 use serde_json::json;
@@ -24,30 +24,30 @@ use tokio_tungstenite::tungstenite::{
 const FRAGMENT: usize = 8 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frame_has_at_most_32_kb() {
+async fn frame_over_32_kb_is_refused() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
-    client.say("x".repeat(MAX_FRAME)).await;
-    assert_eq!(client.text().await.len(), MAX_FRAME);
-    client.say("x".repeat(MAX_FRAME + 1)).await;
+    client.say("x".repeat(MAX_FRAME_BYTES)).await;
+    assert_eq!(client.text().await.len(), MAX_FRAME_BYTES);
+    client.say("x".repeat(MAX_FRAME_BYTES + 1)).await;
     assert_eq!(client.closed().await.0, 1009);
     let context = &edge.events("disconnect", 1).await[0]["requestContext"];
     assert_eq!(context["disconnectStatusCode"], json!(1009));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_has_at_most_128_kb_in_whatever_frames() {
+async fn message_over_128_kb_is_refused() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     let fragment = "x".repeat(FRAGMENT);
-    client.say_in_fragments(&fragment, MAX_MESSAGE / FRAGMENT).await;
-    assert_eq!(client.text().await.len(), MAX_MESSAGE);
-    client.say_in_fragments(&fragment, MAX_MESSAGE / FRAGMENT + 1).await;
+    client.say_in_fragments(&fragment, MAX_MESSAGE_BYTES / FRAGMENT).await;
+    assert_eq!(client.text().await.len(), MAX_MESSAGE_BYTES);
+    client.say_in_fragments(&fragment, MAX_MESSAGE_BYTES / FRAGMENT + 1).await;
     assert_eq!(client.closed().await.0, 1009);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forty_kb_fit_in_five_frames_and_not_in_one() {
+async fn forty_kb_require_fragmentation() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     client.say_in_fragments(&"x".repeat(FRAGMENT), 5).await;
@@ -57,13 +57,13 @@ async fn forty_kb_fit_in_five_frames_and_not_in_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_goes_on_talking_is_heard_out_and_sees_the_close_frame() {
+async fn sending_client_still_receives_close_frame() {
     let edge = EdgeUnderTest::start(settings()).await;
     let (mut socket, _) = raw_handshake(&edge.address.to_string(), "/dev", "").await;
-    // A masked text frame of 256 KB, which is refused at its head, in pieces.
+    // A masked text frame of 256 KB, rejected by its header, sent in pieces.
     socket.write_all(&[0x81, 0xff, 0, 0, 0, 0, 0, 4, 0, 0, 1, 2, 3, 4]).await.expect("sent");
     for _ in 0..4 {
-        socket.write_all(&[b'x'; 64 * 1024]).await.expect("nobody hangs up on a client in the middle of its frame");
+        socket.write_all(&[b'x'; 64 * 1024]).await.expect("the edge reads a frame to its end");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let mut head = [0; 4];
@@ -72,7 +72,7 @@ async fn who_goes_on_talking_is_heard_out_and_sees_the_close_frame() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whom_the_edge_closes_is_gone_at_once_though_it_has_not_answered_yet() {
+async fn closed_connection_is_gone_before_close_reply() {
     let edge = EdgeUnderTest::start(settings()).await;
     let (mut socket, _) = raw_handshake(&edge.address.to_string(), "/dev", "").await;
     let url = edge.connection(&edge.ids()[0]);
@@ -106,7 +106,7 @@ async fn binary_is_closed_with_1003() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_breaks_the_websocket_protocol_is_closed_with_1002_and_what_is_no_text_with_1007() {
+async fn protocol_violation_closes_1002_invalid_utf8_1007() {
     let edge = EdgeUnderTest::start(settings()).await;
     let not_text = Frame::message(vec![0xff, 0xfe], OpCode::Data(Data::Text), true);
     let continues_nothing = Frame::message("x", OpCode::Data(Data::Continue), true);
@@ -127,7 +127,7 @@ async fn a_ping_gets_its_pong() {
     assert_eq!(client.next().await, Message::Pong("are you there".into()));
 }
 
-/// Says that, and then a little more each second, until the edge has had enough; returns what it answers.
+/// Sends a text, then a little more each second, until the edge responds; returns the response.
 async fn dawdle(edge: &EdgeUnderTest, said: &str, more: &str) -> String {
     let mut socket = TcpStream::connect(edge.address).await.expect("a connection");
     socket.write_all(said.as_bytes()).await.expect("sent");
@@ -136,14 +136,14 @@ async fn dawdle(edge: &EdgeUnderTest, said: &str, more: &str) -> String {
         match timeout(Duration::from_secs(1), socket.read(&mut part)).await {
             Ok(Ok(0) | Err(_)) => return String::from_utf8_lossy(&answer).into_owned(),
             Ok(Ok(length)) => answer.extend_from_slice(&part[..length]),
-            // It may be closed by now.
+            // It may be closed already.
             Err(_) => drop(socket.write_all(more.as_bytes()).await),
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn request_that_is_half_sent_is_not_waited_for() {
+async fn incomplete_request_times_out() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     let post =
@@ -157,11 +157,11 @@ async fn request_that_is_half_sent_is_not_waited_for() {
             dawdle(&edge, &post, "x"),
         )
     };
-    let (silent, half, slow, body) = timeout(PATIENCE, all).await.expect("each is closed");
+    let (silent, half, slow, body) = timeout(EVENTUALLY_TIMEOUT, all).await.expect("each is closed");
     assert_eq!((silent.as_str(), half.as_str(), slow.as_str()), ("", "", ""));
     assert!(body.starts_with("HTTP/1.1 408"), "{body}");
     assert!(began.elapsed() > Duration::from_secs(5), "a slow client is given no time");
-    // Whoever is connected is not concerned.
+    // Open connections are not affected.
     client.say(r#"{"action":"whoami"}"#).await;
     client.text().await;
 }

@@ -1,4 +1,4 @@
-//! Many sockets, and many frames.
+//! Many sockets and many frames.
 
 use std::sync::{
     Arc,
@@ -13,12 +13,12 @@ const CONNECTIONS: usize = 10_000;
 
 const MAX_MEMORY: u64 = 300 * 1024 * 1024;
 
-/// Without a `$connect` there is nothing to be asked.
+/// Routes without `$connect`, so no function is invoked.
 const ROUTES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/edge/idle.yaml");
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stdout, reason = "the figure is for whoever runs it with --nocapture")]
-async fn ten_thousand_idle_connections_take_less_than_300_mb() {
+#[expect(clippy::print_stdout, reason = "the number is for runs with --nocapture")]
+async fn idle_connections_use_bounded_memory() {
     let files = rlimit::increase_nofile_limit(u64::MAX).expect("the limit of open files can be raised");
     assert!(
         files > CONNECTIONS as u64 + 200,
@@ -26,7 +26,7 @@ async fn ten_thousand_idle_connections_take_less_than_300_mb() {
     );
     let edge = EdgeProcess::start("http://127.0.0.1:1", ROUTES, &[]).await;
     let before = edge.process.resident_bytes();
-    // As browsers ask.
+    // The offer of browsers.
     let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
     let connect = |_| raw_handshake(&edge.address, "/dev", offer);
     let mut sockets: Vec<_> = stream::iter(0..CONNECTIONS).map(connect).buffer_unordered(64).collect().await;
@@ -45,7 +45,7 @@ async fn ten_thousand_idle_connections_take_less_than_300_mb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_frames_does_not_starve_the_connections_api() {
+async fn frame_flood_does_not_starve_posts() {
     let edge = EdgeUnderTest::start(settings()).await;
     let (stop, flooded) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut floods = Vec::new();

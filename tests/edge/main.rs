@@ -1,6 +1,6 @@
-//! The local edge, fact by fact. `infra/local/README.md` names each test beside the fact and its source.
+//! The local edge, behaviour by behaviour. `infra/local/README.md` names each test beside the behaviour and its source.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 mod connections;
 mod events;

@@ -1,9 +1,9 @@
-//! What the edge bears: `cargo run --release -p kschat-tests --example edge_load`.
+//! Benchmark of the edge: `cargo run --release -p kschat-tests --example edge_load`.
 //!
-//! Edge, functions and clients share one process, so every figure includes the client's own work. Each phase lasts
-//! a few seconds and ends by itself; all traffic stays on loopback.
+//! Edge, functions and clients share one process, so every number includes the client's own work. Each phase lasts a
+//! few seconds; all traffic stays on loopback.
 
-#![expect(clippy::expect_used, reason = "what is not as expected ends the measurement")]
+#![expect(clippy::expect_used, reason = "an unmet expectation ends the measurement")]
 #![expect(clippy::print_stdout, reason = "the figures are for a person at a terminal")]
 
 use std::{
@@ -17,10 +17,10 @@ use std::{
 use kschat_tests::edge::{EdgeUnderTest, settings};
 use tokio::task::JoinHandle;
 
-const PHASE: Duration = Duration::from_secs(5);
+const PHASE_DURATION: Duration = Duration::from_secs(5);
 
-/// Frames of one client under way at once.
-const WINDOW: usize = 64;
+/// Frames in flight per client.
+const FRAMES_IN_FLIGHT: usize = 64;
 
 struct Flood {
     stop: Arc<AtomicBool>,
@@ -29,7 +29,7 @@ struct Flood {
 }
 
 impl Flood {
-    /// Clients that send that frame as fast as they are answered.
+    /// Starts clients that send this frame as fast as it is answered.
     async fn start(edge: &EdgeUnderTest, clients: usize, frame: &'static str) -> Self {
         let (stop, frames) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut tasks = Vec::new();
@@ -38,20 +38,20 @@ impl Flood {
             let (stop, frames) = (Arc::clone(&stop), Arc::clone(&frames));
             tasks.push(tokio::spawn(async move {
                 while !stop.load(Relaxed) {
-                    for _ in 0..WINDOW {
+                    for _ in 0..FRAMES_IN_FLIGHT {
                         client.say(frame).await;
                     }
-                    for _ in 0..WINDOW {
+                    for _ in 0..FRAMES_IN_FLIGHT {
                         client.text().await;
                     }
-                    frames.fetch_add(WINDOW as u64, Relaxed);
+                    frames.fetch_add(FRAMES_IN_FLIGHT as u64, Relaxed);
                 }
             }));
         }
         Self { stop, frames, tasks }
     }
 
-    /// Ends it and tells how many frames were answered.
+    /// Stops the clients and returns how many frames were answered.
     async fn end(self) -> u64 {
         self.stop.store(true, Relaxed);
         for task in self.tasks {
@@ -61,22 +61,22 @@ impl Flood {
     }
 }
 
-/// Frames a second of so many clients.
+/// Frames per second of this many clients.
 async fn frames_a_second(edge: &EdgeUnderTest, clients: usize, frame: &'static str) -> f64 {
     let flood = Flood::start(edge, clients, frame).await;
     let began = Instant::now();
-    tokio::time::sleep(PHASE).await;
+    tokio::time::sleep(PHASE_DURATION).await;
     let took = began.elapsed();
     flood.end().await as f64 / took.as_secs_f64()
 }
 
-/// Posts one after the other for a phase; returns the median and the 99th percentile.
+/// Posts sequentially for a phase; returns the median and the 99th percentile.
 async fn posts(edge: &EdgeUnderTest) -> (Duration, Duration, usize) {
     let mut client = edge.connect().await;
     let url = edge.connection(&client.id().await);
     let http = reqwest::Client::new();
     let (began, mut times) = (Instant::now(), Vec::new());
-    while began.elapsed() < PHASE {
+    while began.elapsed() < PHASE_DURATION {
         let sent = Instant::now();
         let answer = http.post(&url).body("a push").send().await.expect("an answer");
         assert_eq!(answer.status(), 200);
@@ -99,6 +99,6 @@ async fn main() {
     println!("posts one by one, alone: {count}, median {median:?}, 99% {worst:?}");
     let flood = Flood::start(&edge, 16, r#"{"action":"ping"}"#).await;
     let (median, worst, count) = posts(&edge).await;
-    let frames = flood.end().await as f64 / PHASE.as_secs_f64();
+    let frames = flood.end().await as f64 / PHASE_DURATION.as_secs_f64();
     println!("the same under a flood of {frames:.0} frames a second: {count}, median {median:?}, 99% {worst:?}");
 }

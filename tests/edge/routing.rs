@@ -1,8 +1,8 @@
-//! Which function gets a frame, and what the client hears.
+//! Routing of frames to functions, and the client's replies.
 
 use std::time::{Duration, Instant};
 
-use kschat::edge::{
+use kschat_edge::{
     Settings,
     routes::{Route, Routes, Selection},
 };
@@ -10,9 +10,9 @@ use kschat_tests::edge::{EdgeUnderTest, Socket, routes, settings};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-const A_MOMENT: Duration = Duration::from_millis(300);
+const ROUTING_SILENCE_WINDOW: Duration = Duration::from_millis(300);
 
-/// What the managed edge says when something came to nothing, to the byte.
+/// Checks the managed edge's error frame byte by byte.
 async fn is_told(client: &mut Socket, message: &str, id: &str) {
     let frame = client.text().await;
     let request = frame.rsplit('"').nth(1).expect("a request id").to_owned();
@@ -36,7 +36,7 @@ async fn the_selection_expression_can_be_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_json_object_goes_to_default() {
+async fn non_object_frame_goes_to_default() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     for text in ["hello", "7", "\"echo\"", "null", "[]", "{", r#"{"action":"fly"}"#, r#"{"action":null}"#] {
@@ -49,7 +49,7 @@ async fn what_is_no_json_object_goes_to_default() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_route_and_without_default_a_frame_is_forbidden_and_the_connection_stays() {
+async fn unrouted_frame_is_forbidden() {
     let mut table = routes().table;
     table.remove("$default");
     let edge = EdgeUnderTest::start(Settings { routes: Routes { table, ..routes() }, ..settings() }).await;
@@ -63,7 +63,39 @@ async fn without_a_route_and_without_default_a_frame_is_forbidden_and_the_connec
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_function_that_fails_is_an_internal_server_error_and_the_connection_stays() {
+async fn frame_with_half_a_surrogate_pair_reaches_its_route() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let mut client = edge.connect().await;
+    let frame = r#"{"action":"echo","msg":"cut \ud83d","size":1e400}"#;
+    client.say(frame).await;
+    assert_eq!(client.text().await, frame);
+    let event = edge.events("echo", 1).await.remove(0);
+    assert_eq!((&event["requestContext"]["routeKey"], &event["body"]), (&json!("echo"), &json!(frame)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answer_with_unknown_field_returns_internal_server_error() {
+    let edge = EdgeUnderTest::start(settings()).await;
+    let mut client = edge.connect().await;
+    let id = client.id().await;
+    client.say(r#"{"action":"extra"}"#).await;
+    is_told(&mut client, "Internal server error", &id).await;
+    still_echoes(&mut client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn float_status_is_accepted_by_choice() {
+    for (float_status, expected) in [(true, "float"), (false, "Internal server error")] {
+        let edge = EdgeUnderTest::start(Settings { float_status, ..settings() }).await;
+        let mut client = edge.connect().await;
+        client.say(r#"{"action":"float"}"#).await;
+        let answer = client.text().await;
+        assert!(answer.contains(expected), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_function_returns_internal_server_error() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     let id = client.id().await;
@@ -75,8 +107,8 @@ async fn a_function_that_fails_is_an_internal_server_error_and_the_connection_st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_function_that_takes_too_long_is_an_internal_server_error() {
-    let edge = EdgeUnderTest::start(Settings { integration_timeout: A_MOMENT, ..settings() }).await;
+async fn function_timeout_returns_internal_server_error() {
+    let edge = EdgeUnderTest::start(Settings { integration_timeout: ROUTING_SILENCE_WINDOW, ..settings() }).await;
     let mut client = edge.connect().await;
     let id = client.id().await;
     client.say(r#"{"action":"hang"}"#).await;
@@ -90,12 +122,12 @@ async fn a_function_may_take_29_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_goes_to_the_client_only_with_a_route_response() {
+async fn body_reaches_client_only_with_route_response() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     client.say(r#"{"action":"quiet"}"#).await;
     edge.events("echo", 1).await;
-    assert!(client.is_silent(A_MOMENT).await);
+    assert!(client.is_silent(ROUTING_SILENCE_WINDOW).await);
     still_echoes(&mut client).await;
 }
 
@@ -112,7 +144,7 @@ async fn a_mock_route_answers_without_a_function() {
     assert_eq!(names, ["connect"]);
 }
 
-/// Sends a slow frame and a quick one; returns the order of the answers.
+/// Sends a slow frame and a fast one; returns the order of the replies.
 async fn order_of_answers(settings: Settings) -> [u64; 2] {
     let edge = EdgeUnderTest::start(settings).await;
     let mut client = edge.connect().await;
@@ -124,7 +156,7 @@ async fn order_of_answers(settings: Settings) -> [u64; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frames_of_one_connection_do_not_wait_for_one_another() {
+async fn frames_of_one_connection_run_concurrently() {
     assert_eq!(order_of_answers(settings()).await, [2, 1]);
 }
 
@@ -146,7 +178,7 @@ async fn beyond_the_concurrency_invocations_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_whose_functions_are_busy_still_hears_pings_and_closes() {
+async fn busy_socket_still_handles_control_frames() {
     let edge = EdgeUnderTest::start(Settings { in_order: true, ..settings() }).await;
     let mut client = edge.connect().await;
     for _ in 0..3 {
@@ -159,7 +191,7 @@ async fn a_socket_whose_functions_are_busy_still_hears_pings_and_closes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_no_message_could_hold_is_an_internal_server_error() {
+async fn oversized_response_returns_internal_server_error() {
     let edge = EdgeUnderTest::start(Settings { max_message: 1_000, ..settings() }).await;
     let mut client = edge.connect().await;
     client.say(r#"{"action":"large"}"#).await;

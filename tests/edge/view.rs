@@ -1,4 +1,4 @@
-//! What a developer sees.
+//! The edge view for developers.
 
 use kschat_tests::edge::{EdgeUnderTest, settings};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ async fn state(edge: &EdgeUnderTest, after: u64) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_view_shows_connections_frames_and_what_functions_answered() {
+async fn view_lists_connections_frames_and_responses() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client =
         edge.connect_with("?token=hunter2", &[("sec-websocket-protocol", "chat.v1")]).await.expect("connected");
@@ -34,7 +34,7 @@ async fn the_view_shows_connections_frames_and_what_functions_answered() {
     };
     assert_eq!(find("connect", "ok")["status"], 200);
     assert_eq!(find("message", "ok")["target"], "whoami");
-    assert_eq!(find("message", "failed")["note"], "the function failed: as told");
+    assert_eq!(find("message", "failed")["note"], "the function failed: on request");
     assert_eq!((&find("push", "ok")["text"], &find("push", "ok")["bytes"]), (&json!("pushed"), &json!(6)));
     let last = rows.last().expect("a row")["seq"].as_u64().expect("a number");
     assert_eq!(state(&edge, last).await["entries"], json!([]));
@@ -57,7 +57,7 @@ async fn the_view_is_for_this_machine_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_view_tells_why_nothing_arrives() {
+async fn view_explains_missing_delivery() {
     let edge = EdgeUnderTest::start(settings()).await;
     let mut client = edge.connect().await;
     for action in ["malformed", "verbose", "leaky"] {
@@ -69,8 +69,8 @@ async fn the_view_tells_why_nothing_arrives() {
     let shown = state(&edge, 0).await;
     let notes: Vec<&str> =
         shown["entries"].as_array().expect("rows").iter().filter_map(|row| row["note"].as_str()).collect();
-    assert!(notes.iter().any(|note| note.contains("it answered no proxy response")), "{notes:?}");
-    assert!(notes.iter().any(|note| note.contains("There is no such stage")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("its response is not a proxy response")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("No such stage")), "{notes:?}");
     assert!(notes.iter().all(|note| note.len() <= 400), "a note is cut");
     assert!(!shown.to_string().contains("eyJhbGciOi"), "what may be a token is not shown");
     assert_eq!((&shown["totals"]["failures"], &shown["totals"]["refused"]), (&json!(3), &json!(1)));

@@ -1,55 +1,58 @@
-//! A long run under faults: `cargo run --release -p kschat-tests --example chaos -- --help`.
+//! A long run with injected faults: `cargo run --release -p kschat-tests --example chaos -- --help`.
 
 #![expect(clippy::print_stdout, reason = "the report is for a person at a terminal")]
 
 use std::{ops::Range, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
-use kschat_tests::chaos::{Mode, Options, faults::Class, run};
+use kschat_tests::{
+    chaos::{Mode, Options, faults::Class, run},
+    process::build_visibly,
+};
 
-/// Send many messages through real RabbitMQ, Redis, consumers and an edge while they die, freeze, forget and misbehave,
-/// and check that none is lost, shown twice or out of order. Exits with 1 otherwise.
+/// Send many messages through real RabbitMQ, Redis, consumers and an edge while faults are injected, and check that
+/// none is lost, duplicated or out of order. Exits with 1 otherwise.
 ///
-/// Faults are drawn from the seed: the same seed, kinds and pauses draw the same faults in the same sequence. How they
-/// meet the messages is up to the machine.
+/// The seed determines the faults: the same seed, kinds and pauses produce the same sequence. How they interleave with
+/// messages depends on the machine.
 #[derive(Parser)]
 #[command(name = "chaos")]
 struct Arguments {
-    /// Decides which faults there are. [default: another one each time; it is printed]
+    /// Seed of the faults. [default: random; it is printed]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Messages in all; faults go on until they are sent.
+    /// Total number of messages; faults go on until they are sent.
     #[arg(long, value_name = "N", conflicts_with = "duration")]
     messages: Option<u64>,
-    /// How long faults go on, instead of a number of messages. [default: 2m]
+    /// Duration of fault injection, instead of a number of messages. [default: 2m]
     #[arg(long, value_name = "TIME")]
     duration: Option<humantime::Duration>,
-    /// Each kind of fault once, one after the other, instead of a mixture.
+    /// Inject each kind of fault once, one after the other, instead of a mixture.
     #[arg(long, conflicts_with = "messages", conflicts_with = "duration")]
     alone: bool,
-    /// Users: an even number.
+    /// Number of users, which must be even.
     #[arg(long, value_name = "N", default_value_t = 200)]
     users: usize,
-    /// Messages a second. [default: each user sends as soon as the last one is accepted]
+    /// Messages per second. [default: each user sends as soon as its last message is accepted]
     #[arg(long, value_name = "N")]
     rate: Option<f64>,
-    /// Consumer processes.
+    /// Number of consumer processes.
     #[arg(long, value_name = "N", default_value_t = 2)]
     consumers: usize,
-    /// Milliseconds between two faults, drawn from that range.
+    /// Milliseconds between two faults, drawn from this range.
     #[arg(long, value_name = "FROM..TO", default_value = "1000..15000", value_parser = pause)]
     pause: Range<Duration>,
-    /// The kinds of fault, such as consumer-kill,broker-kill. [default: all]
+    /// Kinds of fault, such as consumer-kill,broker-kill. [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     faults: Vec<Class>,
-    /// Where functions run. Under cargo-lambda they are processes, which can freeze and die, and take one event at a
-    /// time: a few hundred messages a second.
+    /// Where functions run. Under cargo-lambda they are processes, which can freeze and die, and handle one event at a
+    /// time: a few hundred messages per second.
     #[arg(long, value_enum, default_value_t = Functions::InProcess)]
     functions: Functions,
-    /// Write all figures there as JSON.
+    /// Write all results to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw latency and faults over the time there, as SVG.
+    /// Plot latency and faults over time to this file, as SVG.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -105,6 +108,8 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    println!("building the programs that it starts");
+    build_visibly();
     let began = std::time::Instant::now();
     let say = move |line| println!("{:6.1}  {line}", began.elapsed().as_secs_f64());
     let verdict = run(options, say).await;

@@ -1,6 +1,6 @@
-//! What a consumer's death costs, and what a user: `cargo run --release -p kschat-tests --example figures -- --help`.
+//! Measures fail-over time, memory per user and the cost of a post: `cargo run --release -p kschat-tests --example figures -- --help`.
 
-#![expect(clippy::expect_used, reason = "what is not as expected ends the measurement")]
+#![expect(clippy::expect_used, reason = "an unmet expectation ends the measurement")]
 #![expect(clippy::print_stdout, reason = "the figures are for a person at a terminal")]
 
 use std::{
@@ -12,16 +12,20 @@ use std::{
 use clap::{Parser, Subcommand};
 use futures_util::{StreamExt, stream};
 use kschat_adapters::{
+    api_gateway::ApiGateway,
     install_crypto_provider,
-    rabbitmq::{Publishing, QueueSettings},
+    rabbitmq::{QueueSettings, RabbitMqPublisher},
 };
-use kschat_core::{Clock, Partition, Partitions, SystemClock, ports::Publisher};
-use kschat_protocol::{JsonId, Message, MessageId, Status, UserId};
+use kschat_core::{
+    Clock, Partition, Partitions, SystemClock,
+    ports::{ConnectionsApi, Publisher},
+};
+use kschat_protocol::{ConnectionId, JsonId, Message, MessageId, Status, UserId};
 use kschat_tests::{
     client::token,
     edge::raw_handshake,
     eventually, free_port,
-    process::{Process, binary},
+    process::{Process, binary, own_cpu_time},
     stack::{Consumer, SECRET, Services},
 };
 use lapin::{options::QueueDeclareOptions, types::FieldTable};
@@ -33,25 +37,25 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Handshakes, and messages on their way to the broker, at once.
-const AT_ONCE: usize = 64;
+/// Maximum concurrent handshakes, and messages in flight to the broker.
+const MAX_CONCURRENT_USERS: usize = 64;
 
-/// How long any probe may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Timeout of a probe.
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// For so long a consumer is frozen to see whom it serves: shorter than the broker's patience.
-const GLANCE: Duration = Duration::from_secs(2);
+/// How long a consumer is frozen to find its partitions: shorter than the broker's heartbeat timeout.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Partitions that each of two consumers owns once they have shared them, more or less.
-const SHARE: RangeInclusive<usize> = 7..=9;
+/// Partitions that each of two consumers owns after a rebalance, approximately.
+const EXPECTED_PARTITION_SHARE: RangeInclusive<usize> = 7..=9;
 
-/// Open files that are needed besides one for each user.
+/// Open files besides those of the users.
 const OTHER_FILES: u64 = 200;
 
-/// What every probe's text begins with; a number follows.
-const PROBE: &[u8] = b"probe-";
+/// Prefix of every probe's text; a number follows.
+const PROBE_PREFIX: &[u8] = b"probe-";
 
-/// Measure a deployment of real RabbitMQ, Redis, consumers and an edge, each a process of its own, with many users.
+/// Measure a deployment of real RabbitMQ, Redis, consumers and an edge, each a separate process, with many users.
 #[derive(Parser)]
 #[command(name = "figures")]
 struct Arguments {
@@ -61,31 +65,40 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// How long it takes until those whom a killed consumer has served hear again, with another one at its side.
+    /// Measure the time until users of a killed consumer receive messages again, with another consumer running.
     Failover {
-        /// Users who are online.
+        /// Number of online users.
         #[arg(long, value_name = "N", default_value_t = 1_000)]
         users: usize,
-        /// How often one is killed.
+        /// Number of kills.
         #[arg(long, value_name = "N", default_value_t = 3)]
         rounds: u32,
     },
-    /// How much memory a consumer needs for each user who is online and idle.
+    /// Measure a consumer's memory per online, idle user.
     Memory {
-        /// Users who are online.
+        /// Number of online users.
         #[arg(long, value_name = "N", default_value_t = 1_000)]
         users: usize,
     },
+    /// Measure the CPU time of a post to the connections API, by the AWS SDK and as the consumer does it.
+    Posts {
+        /// Number of posts in a round.
+        #[arg(long, value_name = "N", default_value_t = 5_000)]
+        posts: usize,
+        /// Number of rounds, each with both.
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: usize,
+    },
 }
 
-/// A probe that has come: its number, to whom, and when.
+/// A received probe: its number, user and time.
 type Arrival = (u32, usize, Instant);
 
 struct Deployment {
     services: Services,
     address: String,
     users: Vec<UserId>,
-    publishing: Publishing,
+    publishing: RabbitMqPublisher,
     arrivals: UnboundedReceiver<Arrival>,
     arrived: UnboundedSender<Arrival>,
     _edge: Process,
@@ -106,7 +119,7 @@ impl Deployment {
             &folder.path().join("edge.log"),
         );
         eventually("the edge listens", async || {
-            assert!(edge.is_running(), "the edge has ended:\n{}", edge.printed());
+            assert!(edge.is_running(), "the edge has ended:\n{}", edge.output());
             TcpStream::connect(&address).await.is_ok()
         })
         .await;
@@ -117,7 +130,7 @@ impl Deployment {
             services,
             address,
             users: (0..users).map(name).collect(),
-            publishing: Publishing::new(broker, Partitions::default(), QueueSettings::default()),
+            publishing: RabbitMqPublisher::new(broker, Partitions::default(), QueueSettings::default()),
             arrivals,
             arrived,
             _edge: edge,
@@ -129,11 +142,11 @@ impl Deployment {
         Consumer::start(&self.services, &format!("http://{}/dev", self.address)).await
     }
 
-    /// Connects everybody, and says how fast that was.
+    /// Connects all users, and reports the rate.
     async fn connect(&self) {
         let began = Instant::now();
         let all = self.users.iter().enumerate().map(|(n, user)| self.connect_one(n, user));
-        let mut connecting = stream::iter(all).buffer_unordered(AT_ONCE);
+        let mut connecting = stream::iter(all).buffer_unordered(MAX_CONCURRENT_USERS);
         let (mut count, step) = (0, (self.users.len() / 10).max(1));
         while connecting.next().await.is_some() {
             count += 1;
@@ -150,7 +163,7 @@ impl Deployment {
         tokio::spawn(listen(socket, n, self.arrived.clone()));
     }
 
-    /// Waits until a consumer takes from each user's queue.
+    /// Waits until every user's queue has a consumer.
     async fn everybody_is_served(&self) {
         let properties = lapin::ConnectionProperties::default();
         let broker = lapin::Connection::connect(&self.services.rabbitmq.url(), properties).await;
@@ -165,18 +178,18 @@ impl Deployment {
                 match queue {
                     Ok(queue) if queue.consumer_count() > 0 => break,
                     Ok(_) => {}
-                    // The owner is about to make it; the refusal has closed the channel.
+                    // The owner is about to create it; the error has closed the channel.
                     Err(_) => channel = broker.create_channel().await.expect("a channel"),
                 }
-                assert!(began.elapsed() < PATIENCE, "a user is not served");
+                assert!(began.elapsed() < FAILOVER_TIMEOUT, "a user is not served");
                 sleep(Duration::from_millis(50)).await;
             }
         }
     }
 
-    /// Sends each of those users a probe.
+    /// Sends a probe to each of these users.
     async fn probe(&self, number: u32, users: &[usize]) {
-        let sent = stream::iter(users).map(|n| self.probe_one(number, *n)).buffer_unordered(AT_ONCE);
+        let sent = stream::iter(users).map(|n| self.probe_one(number, *n)).buffer_unordered(MAX_CONCURRENT_USERS);
         sent.for_each(|()| std::future::ready(())).await;
     }
 
@@ -192,12 +205,12 @@ impl Deployment {
             rno: None,
             trace: None,
             room: None,
-            via: None,
+            sender_connection: None,
         };
         self.publishing.publish(user, &message).await.expect("the broker takes it");
     }
 
-    /// When the probe of that number has come, by user: of all of them, or of those to whom it comes in time.
+    /// Arrival times of that probe by user, until all have it or the timeout is over.
     async fn hear(&mut self, number: u32, count: usize, patience: Duration) -> BTreeMap<usize, Instant> {
         let mut heard = BTreeMap::new();
         let hearing = async {
@@ -208,34 +221,34 @@ impl Deployment {
                 }
             }
         };
-        // Who has not come by then is of interest, too.
+        // Users who have not received it by then are of interest, too.
         let _ = timeout(patience, hearing).await;
         heard
     }
 }
 
-/// Tells of every probe that comes.
+/// Reports every probe that arrives.
 async fn listen(mut socket: TcpStream, user: usize, arrived: UnboundedSender<Arrival>) {
     let (mut buffer, mut length) = ([0; 2048], 0);
     while let Ok(more @ 1..) = socket.read(&mut buffer[length..]).await {
         let text = &buffer[..length + more];
         for at in 0..text.len() {
-            let digits = text.get(at + PROBE.len()..at + PROBE.len() + 6);
-            if let Some(digits) = digits.filter(|_| text[at..].starts_with(PROBE))
+            let digits = text.get(at + PROBE_PREFIX.len()..at + PROBE_PREFIX.len() + 6);
+            if let Some(digits) = digits.filter(|_| text[at..].starts_with(PROBE_PREFIX))
                 && let Some(number) = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok())
             {
                 let _ = arrived.send((number, user, Instant::now()));
             }
         }
-        // A probe may come in two pieces.
-        let kept = text.len().min(PROBE.len() + 5);
+        // A probe may arrive in two pieces.
+        let kept = text.len().min(PROBE_PREFIX.len() + 5);
         let from = text.len() - kept;
         buffer.copy_within(from..from + kept, 0);
         length = kept;
     }
 }
 
-/// The partitions that a consumer owns: whoever hears nothing while it is frozen.
+/// The partitions of a consumer: those whose users receive nothing while it is frozen.
 async fn owned_by(consumer: &Consumer, deployment: &mut Deployment, number: u32) -> BTreeSet<Partition> {
     let partitions = Partitions::default();
     let mut one_of_each = BTreeMap::new();
@@ -245,7 +258,7 @@ async fn owned_by(consumer: &Consumer, deployment: &mut Deployment, number: u32)
     let users: Vec<usize> = one_of_each.values().copied().collect();
     consumer.process.signal("STOP");
     deployment.probe(number, &users).await;
-    let heard = deployment.hear(number, users.len(), GLANCE).await;
+    let heard = deployment.hear(number, users.len(), PROBE_TIMEOUT).await;
     consumer.process.signal("CONT");
     one_of_each.into_iter().filter(|(_, n)| !heard.contains_key(n)).map(|(partition, _)| partition).collect()
 }
@@ -260,14 +273,14 @@ async fn failover(users: usize, rounds: u32) {
         let owned = loop {
             number += 1;
             let owned = owned_by(&doomed, &mut deployment, number).await;
-            if SHARE.contains(&owned.len()) {
+            if EXPECTED_PARTITION_SHARE.contains(&owned.len()) {
                 break owned;
             }
             println!("  the one to be killed owns {} partitions so far", owned.len());
-            sleep(GLANCE).await;
+            sleep(PROBE_TIMEOUT).await;
         };
-        // Until what was frozen is thawed and heard.
-        sleep(GLANCE).await;
+        // Until the thawed consumer has caught up.
+        sleep(PROBE_TIMEOUT).await;
         let is_affected = |n: &usize| owned.contains(&Partitions::default().of(&deployment.users[*n]));
         let mut affected: Vec<usize> = (0..users).filter(is_affected).collect();
         fastrand::shuffle(&mut affected);
@@ -276,7 +289,7 @@ async fn failover(users: usize, rounds: u32) {
         doomed.process.kill();
         deployment.probe(number, &affected).await;
         let published = killed.elapsed();
-        let heard = deployment.hear(number, affected.len(), PATIENCE).await;
+        let heard = deployment.hear(number, affected.len(), FAILOVER_TIMEOUT).await;
         let mut times: Vec<f64> = heard.values().map(|at| (*at - killed).as_secs_f64() * 1e3).collect();
         times.sort_by(f64::total_cmp);
         let silent = affected.len() - times.len();
@@ -297,12 +310,12 @@ async fn failover(users: usize, rounds: u32) {
 async fn memory(users: usize) {
     let deployment = Deployment::start(users).await;
     let consumer = deployment.consumer().await;
-    sleep(GLANCE).await;
+    sleep(PROBE_TIMEOUT).await;
     let before = consumer.process.resident_bytes();
     deployment.connect().await;
     deployment.everybody_is_served().await;
-    // Until what was under way is done.
-    sleep(GLANCE * 2).await;
+    // Until all work in flight is done.
+    sleep(PROBE_TIMEOUT * 2).await;
     let after = consumer.process.resident_bytes();
     println!(
         "{users} users online and idle: the consumer holds {:.1} MiB, and {:.1} MiB without any: {:.0} bytes a user",
@@ -312,11 +325,76 @@ async fn memory(users: usize) {
     );
 }
 
+/// Posts in flight.
+const MAX_CONCURRENT_TEST_POSTS: usize = 16;
+
+async fn posts(posts: usize, rounds: usize) {
+    let folder = TempDir::with_prefix("kschat-figures-").expect("a temporary folder");
+    let address = format!("127.0.0.1:{}", free_port());
+    let settings = [("JWT_SECRET", SECRET.to_owned()), ("RUST_LOG", "warn".to_owned())];
+    let edge = Process::start(&binary("kschat"), &["--listen", &address], &settings, &folder.path().join("edge.log"));
+    eventually("the edge listens", async || {
+        assert!(edge.is_running(), "the edge has ended:\n{}", edge.output());
+        TcpStream::connect(&address).await.is_ok()
+    })
+    .await;
+    let offer = format!("Sec-WebSocket-Protocol: kschat.v2, bearer.{}\r\n", token(SECRET, "alice"));
+    let (mut socket, answer) = raw_handshake(&address, "/dev", &offer).await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "refused: {answer}");
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while socket.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    });
+    let state = reqwest::get(format!("http://{address}/_edge/state")).await.expect("the edge answers");
+    let state = state.text().await.expect("text");
+    let state: serde_json::Value = serde_json::from_str(&state).expect("JSON");
+    let connection = state["connections"][0]["connectionId"].as_str().expect("a connection").to_owned();
+    let url = format!("http://{address}/dev");
+    let ours = ApiGateway::new(&url.parse().expect("a callback URL")).await.expect("TLS works");
+    let sdk = sdk_client(&url);
+    let frame = "x".repeat(200);
+    for round in 1..=rounds {
+        let id = ConnectionId::try_from(connection.clone()).expect("an id");
+        let by_sdk = cpu_per_call(posts, || async {
+            let post = sdk.post_to_connection().connection_id(&connection).data(frame.clone().into_bytes().into());
+            post.send().await.expect("the edge takes it");
+        })
+        .await;
+        let by_us = cpu_per_call(posts, || async { ours.post(&id, &frame).await.expect("the edge takes it") }).await;
+        println!(
+            "round {round}: {by_sdk:.0} µs of CPU time per post by the SDK, {by_us:.0} µs by the consumer's adapter"
+        );
+    }
+}
+
+/// The SDK with the settings that the consumer had for posts.
+fn sdk_client(url: &str) -> aws_sdk_apigatewaymanagement::Client {
+    use aws_sdk_apigatewaymanagement::config::{
+        BehaviorVersion, Builder, Credentials, Region, StalledStreamProtectionConfig, retry::RetryConfig,
+    };
+    let config = Builder::new()
+        .behavior_version(BehaviorVersion::latest())
+        .endpoint_url(url)
+        .region(Region::from_static("local"))
+        .credentials_provider(Credentials::new("local", "local", None, None, "local edge"))
+        .retry_config(RetryConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+    aws_sdk_apigatewaymanagement::Client::from_conf(config.build())
+}
+
+/// Microseconds of this process's CPU time per call.
+async fn cpu_per_call<F: Future<Output = ()>>(calls: usize, call: impl Fn() -> F) -> f64 {
+    let before = own_cpu_time();
+    stream::iter(0..calls).map(|_| call()).buffer_unordered(MAX_CONCURRENT_TEST_POSTS).collect::<Vec<()>>().await;
+    (own_cpu_time() - before).as_secs_f64() * 1e6 / calls as f64
+}
+
 #[tokio::main]
 async fn main() {
     install_crypto_provider();
     match Arguments::parse().what {
         What::Failover { users, rounds } => failover(users, rounds).await,
         What::Memory { users } => memory(users).await,
+        What::Posts { posts: count, rounds } => posts(count, rounds).await,
     }
 }

@@ -1,4 +1,4 @@
-//! Chromium, driven as a person would.
+//! Chromium, driven by WebDriver.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::{eventually, free_port, process::Process};
 
-/// A browser driver, from which windows are opened.
+/// A browser driver that opens windows.
 pub struct Browser {
     url: String,
     folder: TempDir,
@@ -27,7 +27,7 @@ impl Browser {
         Self { url, folder, _driver: driver }
     }
 
-    /// Opens a window of its own, with nothing shared with others.
+    /// Opens a window with a separate profile.
     pub async fn window(&self, name: &str, width: u32, height: u32) -> Client {
         let profile = self.folder.path().join(name);
         let arguments = json!([

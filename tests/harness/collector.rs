@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector of our own: it takes spans by OTLP over HTTP, and keeps them.
+//! A fake OpenTelemetry collector: receives spans by OTLP over HTTP, and stores them.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,17 +7,17 @@ use opentelemetry_proto::tonic::{collector::trace::v1::ExportTraceServiceRequest
 use prost::Message;
 use tokio::net::TcpListener;
 
-/// Spans with the name of the service that has sent them.
+/// Spans with the names of their services.
 type Spans = Arc<Mutex<Vec<(String, Span)>>>;
 
-/// A collector on a free port, for as long as its runtime lives.
+/// A collector on a free port, for the lifetime of its runtime.
 pub struct Collector {
     url: String,
     spans: Spans,
 }
 
 impl Collector {
-    /// Starts one.
+    /// Starts a collector.
     ///
     /// # Panics
     /// When no port is free.
@@ -26,31 +26,31 @@ impl Collector {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let spans = Spans::default();
         let routes = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&spans));
-        tokio::spawn(async move { axum::serve(listener, routes).await.expect("it serves") });
+        tokio::spawn(async move { axum::serve(listener, routes).await.expect("the collector serves") });
         Self { url, spans }
     }
 
-    /// What goes into `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// Value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     #[must_use]
     pub fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// The spans of a trace so far, each with its service.
+    /// Spans of a trace so far, each with its service.
     #[must_use]
     pub fn trace(&self, id: &str) -> Vec<(String, Span)> {
-        let spans = self.spans.lock().expect("no test panics here");
+        let spans = self.spans.lock().expect("the lock is not poisoned");
         spans.iter().filter(|(_, span)| hex(&span.trace_id) == id).cloned().collect()
     }
 
-    /// Everything that was said in spans so far.
+    /// All text in spans so far.
     #[must_use]
     pub fn everything(&self) -> String {
-        format!("{:?}", self.spans.lock().expect("no test panics here"))
+        format!("{:?}", self.spans.lock().expect("the lock is not poisoned"))
     }
 }
 
-/// Bytes as W3C writes them.
+/// Bytes in hexadecimal, as W3C formats ids.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -64,7 +64,7 @@ async fn take(State(spans): State<Spans>, body: Bytes) -> &'static str {
         let name = format!("{:?}", name.and_then(|name| name.value.clone()));
         let service = name.split('"').nth(1).unwrap_or_default().to_owned();
         let taken = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
-        spans.lock().expect("no test panics here").extend(taken.map(|span| (service.clone(), span)));
+        spans.lock().expect("the lock is not poisoned").extend(taken.map(|span| (service.clone(), span)));
     }
     ""
 }

@@ -1,4 +1,4 @@
-//! An edge alone, in front of functions whose every behaviour a test can choose by what it sends.
+//! An edge alone, with functions that tests script by what they send.
 
 use std::{
     net::SocketAddr,
@@ -8,12 +8,10 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::{SinkExt, StreamExt};
-use kschat::{
-    edge::{
-        Edge, Settings,
-        routes::{Authorizer, Route, Routes},
-    },
+use kschat_edge::{
+    Edge, Settings,
     functions::{Functions, InvokeError},
+    routes::{Authorizer, Route, Routes},
     server::Server,
 };
 use serde_json::{Value, json};
@@ -36,20 +34,20 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    PATIENCE, eventually, free_port,
+    EVENTUALLY_TIMEOUT, eventually, free_port,
     process::{Process, binary},
 };
 
-/// What the functions of an [`EdgeUnderTest`] have been handed: the name and the event.
-pub type Handed = (String, Value);
+/// An invocation of an [`EdgeUnderTest`]'s function: its name and event.
+pub type Invocation = (String, Value);
 
-/// Functions that do what the event tells them to.
+/// Functions that follow instructions in the event.
 #[derive(Default)]
-pub struct Scripted {
-    handed: Mutex<Vec<Handed>>,
+pub struct ScriptedFunctions {
+    handed: Mutex<Vec<Invocation>>,
 }
 
-/// The first value of a query parameter of a handshake.
+/// The first value of a handshake's query parameter.
 fn query<'a>(event: &'a Value, name: &str) -> Option<&'a str> {
     event["queryStringParameters"][name].as_str()
 }
@@ -60,9 +58,9 @@ fn answer(status: u64, body: Option<&str>) -> Value {
 
 async fn connect(event: &Value) -> Result<Value, InvokeError> {
     if query(event, "crash").is_some() {
-        return Err(InvokeError::Failed("as told".to_owned()));
+        return Err(InvokeError::Failed("on request".to_owned()));
     }
-    assert!(query(event, "panic").is_none(), "as told");
+    assert!(query(event, "panic").is_none(), "on request");
     if let Some(millis) = query(event, "wait") {
         tokio::time::sleep(Duration::from_millis(millis.parse().expect("a number"))).await;
     }
@@ -72,7 +70,7 @@ async fn connect(event: &Value) -> Result<Value, InvokeError> {
     Ok(json!({ "statusCode": status, "headers": headers }))
 }
 
-/// A policy as Lambda authorizers write it.
+/// A policy in the format of Lambda authorizers.
 fn policy(effect: &str, event: &Value) -> Value {
     let statement = json!({ "Action": "execute-api:Invoke", "Effect": effect, "Resource": event["methodArn"] });
     json!({
@@ -83,9 +81,9 @@ fn policy(effect: &str, event: &Value) -> Value {
 }
 
 #[async_trait]
-impl Functions for Scripted {
+impl Functions for ScriptedFunctions {
     async fn invoke(&self, function: &str, event: Value) -> Result<Value, InvokeError> {
-        self.handed.lock().expect("no test panics here").push((function.to_owned(), event.clone()));
+        self.handed.lock().expect("the lock is not poisoned").push((function.to_owned(), event.clone()));
         let text = event["body"].as_str().unwrap_or_default();
         let body: Value = serde_json::from_str(text).unwrap_or_default();
         match function {
@@ -103,9 +101,12 @@ impl Functions for Scripted {
                 let id = json!({ "connectionId": event["requestContext"]["connectionId"] });
                 Ok(answer(200, Some(&id.to_string())))
             }
-            "fail" => Err(InvokeError::Failed("as told".to_owned())),
-            // Somebody forgot to make text of it.
+            "fail" => Err(InvokeError::Failed("on request".to_owned())),
+            // A common mistake: the body is not text.
             "malformed" => Ok(json!({ "statusCode": 200, "body": { "hello": "world" } })),
+            // Another one: a field that a proxy response does not have.
+            "extra" => Ok(json!({ "statusCode": 200, "ConnectionId": event["requestContext"]["connectionId"] })),
+            "float" => Ok(json!({ "statusCode": 200.0, "body": "float" })),
             "large" => Ok(answer(200, Some(&"x".repeat(1_001)))),
             "verbose" => Err(InvokeError::Failed("so much to say ".repeat(10_000))),
             "leaky" => Err(InvokeError::Failed("no such user: eyJhbGciOiJIUzI1NiJ9.e30.x".to_owned())),
@@ -115,7 +116,7 @@ impl Functions for Scripted {
     }
 }
 
-/// Routes to all of [`Scripted`].
+/// Routes to all of [`ScriptedFunctions`].
 #[must_use]
 pub fn routes() -> Routes {
     let table = [
@@ -127,6 +128,8 @@ pub fn routes() -> Routes {
         ("quiet", Route::to("echo")),
         ("fail", Route::to("fail")),
         ("malformed", Route::to("malformed")),
+        ("extra", Route::to("extra")),
+        ("float", Route::answered_by("float")),
         ("hang", Route::to("hang")),
         ("large", Route::answered_by("large")),
         ("verbose", Route::to("verbose")),
@@ -137,7 +140,7 @@ pub fn routes() -> Routes {
     Routes { table, ..Routes::kschat() }
 }
 
-/// The same behind an authorizer that wants a token.
+/// The same with an authorizer that requires a token.
 #[must_use]
 pub fn guarded_routes() -> Routes {
     let identity = vec!["route.request.querystring.token".to_owned()];
@@ -150,7 +153,7 @@ pub fn settings() -> Settings {
     Settings { routes: routes(), ..Settings::default() }
 }
 
-/// Settings that let these things go wrong.
+/// Settings with these fault rules.
 #[must_use]
 pub fn with_faults(rules: &[&str]) -> Settings {
     Settings { faults: rules.iter().map(|rule| rule.parse().expect("a rule")).collect(), ..settings() }
@@ -158,29 +161,29 @@ pub fn with_faults(rules: &[&str]) -> Settings {
 
 /// An edge on a free port of loopback.
 pub struct EdgeUnderTest {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
-    functions: Arc<Scripted>,
+    functions: Arc<ScriptedFunctions>,
     edge: Edge,
     _server: Server,
 }
 
 impl EdgeUnderTest {
-    /// Starts one.
+    /// Starts an edge.
     pub async fn start(settings: Settings) -> Self {
-        let functions = Arc::new(Scripted::default());
+        let functions = Arc::new(ScriptedFunctions::default());
         let edge = Edge::new(settings, functions.clone());
-        let server = Server::start(([127, 0, 0, 1], 0).into(), edge.routes()).await.expect("it can listen");
+        let server = Server::start(([127, 0, 0, 1], 0).into(), edge.routes()).await.expect("the edge listens");
         Self { address: server.reachable(), functions, edge, _server: server }
     }
 
-    /// What clients connect to.
+    /// WebSocket URL for clients.
     #[must_use]
     pub fn websocket(&self) -> String {
         format!("ws://{}/dev", self.address)
     }
 
-    /// What backends push through.
+    /// URL of the connections API.
     #[must_use]
     pub fn callback(&self) -> String {
         format!("http://{}/dev", self.address)
@@ -197,7 +200,7 @@ impl EdgeUnderTest {
         self.connect_with("", &[]).await.expect("the handshake succeeds")
     }
 
-    /// Connects with that query and those headers; an error is the handshake's status.
+    /// Connects with this query and these headers; an error is the handshake's status.
     ///
     /// # Errors
     /// The status with which the handshake was refused.
@@ -205,7 +208,7 @@ impl EdgeUnderTest {
         self.connect_to(&format!("{}{query}", self.websocket()), headers).await
     }
 
-    /// Connects to that URL.
+    /// Connects to a URL.
     ///
     /// # Errors
     /// The status with which the handshake was refused.
@@ -226,13 +229,13 @@ impl EdgeUnderTest {
         }
     }
 
-    /// All that the functions have been handed so far.
+    /// All invocations so far.
     #[must_use]
-    pub fn handed(&self) -> Vec<Handed> {
-        self.functions.handed.lock().expect("no test panics here").clone()
+    pub fn handed(&self) -> Vec<Invocation> {
+        self.functions.handed.lock().expect("the lock is not poisoned").clone()
     }
 
-    /// The events of one function, once there are as many.
+    /// The events of one function, once there are this many.
     pub async fn events(&self, function: &str, count: usize) -> Vec<Value> {
         let mut found = Vec::new();
         eventually(&format!("{function} is called {count} times"), async || {
@@ -244,7 +247,7 @@ impl EdgeUnderTest {
         found
     }
 
-    /// Tells everybody that the edge goes away.
+    /// Shuts the edge down.
     pub async fn close_all(&self) {
         self.edge.close_all().await;
     }
@@ -256,9 +259,9 @@ impl EdgeUnderTest {
     }
 }
 
-/// `kschat edge` as a process of its own.
+/// `kschat edge` as a separate process.
 pub struct EdgeProcess {
-    /// Where it listens.
+    /// Its address.
     pub address: String,
     /// The process.
     pub process: Process,
@@ -266,7 +269,7 @@ pub struct EdgeProcess {
 }
 
 impl EdgeProcess {
-    /// Starts it with those routes and more arguments, in front of functions at that URL; returns once it listens.
+    /// Starts it with these routes and arguments, and functions at this URL; returns once it listens.
     pub async fn start(functions: &str, routes: &str, more: &[&str]) -> Self {
         let folder = TempDir::with_prefix("kschat-edge-").expect("a temporary folder");
         let address = format!("127.0.0.1:{}", free_port());
@@ -275,7 +278,7 @@ impl EdgeProcess {
         let log = folder.path().join("edge.log");
         let process = Process::start(&binary("kschat"), &arguments, &[("RUST_LOG", "info".to_owned())], &log);
         eventually("the edge listens", async || {
-            assert!(process.is_running(), "the edge has ended:\n{}", process.printed());
+            assert!(process.is_running(), "the edge has ended:\n{}", process.output());
             TcpStream::connect(&address).await.is_ok()
         })
         .await;
@@ -283,7 +286,7 @@ impl EdgeProcess {
     }
 }
 
-/// Sends a handshake by hand, with those header lines more; returns the socket and the head of the answer.
+/// Sends a raw handshake with additional header lines; returns the socket and the response head.
 pub async fn raw_handshake(address: &str, path: &str, more: &str) -> (TcpStream, String) {
     let mut socket = TcpStream::connect(address).await.expect("a connection");
     let request = format!(
@@ -298,12 +301,12 @@ pub async fn raw_handshake(address: &str, path: &str, more: &str) -> (TcpStream,
     (socket, String::from_utf8(answer).expect("text"))
 }
 
-/// A client that sends and sees what goes over the wire.
+/// A client that exposes what is on the wire.
 pub struct Socket {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// The subprotocol that the edge has answered.
+    /// The negotiated subprotocol.
     pub subprotocol: Option<String>,
-    /// The extensions that the edge has answered.
+    /// The negotiated extensions.
     pub extensions: Option<String>,
 }
 
@@ -313,7 +316,7 @@ impl Socket {
         self.socket.send(Message::text(text.into())).await.expect("the socket is open");
     }
 
-    /// Sends a text in so many frames of that size; what the edge does in between is seen later.
+    /// Sends a text in this many frames of that size; the edge's reactions are read later.
     pub async fn say_in_fragments(&mut self, fragment: &str, count: usize) {
         for n in 0..count {
             let opcode = if n == 0 { Data::Text } else { Data::Continue };
@@ -332,7 +335,7 @@ impl Socket {
     /// The next text.
     ///
     /// # Panics
-    /// When none comes.
+    /// On timeout.
     pub async fn text(&mut self) -> String {
         match self.next().await {
             Message::Text(text) => text.as_str().to_owned(),
@@ -345,21 +348,21 @@ impl Socket {
         serde_json::from_str(&self.text().await).expect("a frame is JSON")
     }
 
-    /// The next message that is no answer to our close.
+    /// The next message other than an answer to our close.
     pub async fn next(&mut self) -> Message {
-        let next = timeout(PATIENCE, self.socket.next()).await.expect("something comes");
+        let next = timeout(EVENTUALLY_TIMEOUT, self.socket.next()).await.expect("something comes");
         next.expect("the socket has not ended").expect("the socket works")
     }
 
-    /// Whether nothing comes for that time.
+    /// Whether nothing arrives for this time.
     pub async fn is_silent(&mut self, time: Duration) -> bool {
         timeout(time, self.socket.next()).await.is_err()
     }
 
-    /// The code and reason with which the edge closes.
+    /// The edge's close code and reason.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
-            match timeout(PATIENCE, self.socket.next()).await.expect("a close frame comes") {
+            match timeout(EVENTUALLY_TIMEOUT, self.socket.next()).await.expect("a close frame comes") {
                 Some(Ok(Message::Close(Some(frame)))) => return (frame.code.into(), frame.reason.to_string()),
                 Some(Ok(_)) => {}
                 other => panic!("it ended without a close frame: {other:?}"),

@@ -1,4 +1,4 @@
-//! The functions as real Lambda binaries, behind the real Runtime API of `cargo lambda watch`.
+//! The functions as real Lambda binaries, with the real Runtime API of `cargo lambda watch`.
 
 use std::{fs, path::Path, process::Command, sync::Mutex};
 
@@ -6,11 +6,11 @@ use tempfile::TempDir;
 
 use crate::{eventually, free_port, process::Process};
 
-/// An event that every function of the tests can answer.
-const WAKE: &str = r#"{"requestContext":{"connectionId":"wake","connectedAt":0,"requestTimeEpoch":0}}"#;
+/// An event that every function of the tests can handle.
+const WARM_UP_EVENT: &str = r#"{"requestContext":{"connectionId":"wake","connectedAt":0,"requestTimeEpoch":0}}"#;
 
-/// The file of the functions' variables.
-const VARIABLES: &str = "functions.env";
+/// File with the functions' environment variables.
+const VARIABLES_FILE: &str = "functions.env";
 
 /// `cargo lambda watch` with the functions of one package.
 pub struct Lambda {
@@ -21,9 +21,9 @@ pub struct Lambda {
     folder: TempDir,
 }
 
-/// Starts it on that port, with the variables that lie in the folder.
+/// Starts it on that port, with the variables in the folder.
 fn watch(port: u16, manifest: &str, folder: &TempDir) -> Process {
-    let (port, variables) = (port.to_string(), folder.path().join(VARIABLES).display().to_string());
+    let (port, variables) = (port.to_string(), folder.path().join(VARIABLES_FILE).display().to_string());
     let listen = ["lambda", "watch", "-A", "127.0.0.1", "-P", &port, "--ignore-changes"];
     let arguments = [&listen[..], &["--env-file", &variables, "--manifest-path", manifest]].concat();
     Process::start(Path::new("cargo-lambda"), &arguments, &[], &folder.path().join("watch.log"))
@@ -35,15 +35,15 @@ impl Lambda {
         Self::start_in("../functions", &["connect", "disconnect", "send"], variables).await
     }
 
-    /// Starts it in that folder with those variables for the functions; returns once every one has answered.
+    /// Starts a package's functions with these variables; returns once every one has answered.
     pub async fn start_in(package: &str, names: &[&str], variables: &[(&str, String)]) -> Self {
         let functions = Path::new(env!("CARGO_MANIFEST_DIR")).join(package);
-        // Built beforehand and with the selection of features that `watch` uses, as each start runs `cargo run`.
+        // Built in advance with the same features as `watch` selects, as each start runs `cargo run`.
         let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--bins"]).current_dir(&functions).status();
         assert!(built.expect("cargo can be started").success(), "the functions can't be built");
         let folder = TempDir::with_prefix("kschat-lambda-").expect("a temporary folder");
         let lines: Vec<String> = variables.iter().map(|(name, value)| format!("{name}=\"{value}\"\n")).collect();
-        fs::write(folder.path().join(VARIABLES), lines.concat()).expect("a file");
+        fs::write(folder.path().join(VARIABLES_FILE), lines.concat()).expect("a file");
         let (port, manifest) = (free_port(), functions.join("Cargo.toml").display().to_string());
         let watch = Mutex::new(watch(port, &manifest, &folder));
         let names = names.iter().map(|name| (*name).to_owned()).collect();
@@ -59,13 +59,13 @@ impl Lambda {
         let client = reqwest::Client::new();
         eventually(&format!("the function {function} answers"), async || {
             assert!(self.is_running(), "cargo lambda has ended:\n{}", self.printed());
-            let answer = client.post(&url).body(WAKE).send().await;
+            let answer = client.post(&url).body(WARM_UP_EVENT).send().await;
             answer.is_ok_and(|answer| answer.status().is_success())
         })
         .await;
     }
 
-    /// What the edge is told by `--functions`.
+    /// URL for the edge's `--functions`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
@@ -76,34 +76,34 @@ impl Lambda {
         assert!(self.try_signal(function, name), "the function {function} does not run");
     }
 
-    /// The same, where it may be that none runs; says whether one did.
+    /// The same for a function that may not run; returns whether it does.
     pub fn try_signal(&self, function: &str, name: &str) -> bool {
         let signal = format!("-{name}");
         let sent = |process: &String| Command::new("kill").args([&signal, process]).status();
-        // One may have ended since they were listed.
+        // A process may have ended since it was listed.
         self.processes(function).iter().filter(|process| sent(process).is_ok_and(|sent| sent.success())).count() > 0
     }
 
-    /// Kills all functions with the events in their hands, and has others in their place as the platform does.
+    /// Kills all functions during their invocations, and restarts them as the platform does.
     ///
-    /// `cargo lambda watch` never notices that an instance is dead and keeps events for it, so it is started anew, too:
-    /// whoever has called it hears that the call failed.
+    /// `cargo lambda watch` does not notice that an instance is dead and keeps events for it, so it is restarted, too:
+    /// pending calls fail.
     pub fn replace(&self) {
         for function in &self.names {
             self.try_signal(function, "KILL");
         }
-        let mut running = self.watch.lock().expect("no test panics here");
+        let mut running = self.watch.lock().expect("the lock is not poisoned");
         running.kill();
         *running = watch(self.port, &self.manifest, &self.folder);
     }
 
-    /// The processes of a function that poll our own Runtime API.
+    /// Processes of a function that poll our Runtime API.
     fn processes(&self, function: &str) -> Vec<String> {
         let api = format!("AWS_LAMBDA_RUNTIME_API={}/", self.url());
         let is_ours = |folder: &Path| {
             let program = fs::read_link(folder.join("exe")).unwrap_or_default();
             let variables = fs::read(folder.join("environ")).unwrap_or_default();
-            // A build that replaces the file meanwhile leaves ` (deleted)` behind its name.
+            // The kernel appends ` (deleted)` to the name when a build replaces the file.
             let name = program.file_name().and_then(|name| name.to_str()?.split(' ').next()).unwrap_or_default();
             name == function && variables.split(|byte| *byte == 0).any(|variable| variable.starts_with(api.as_bytes()))
         };
@@ -112,13 +112,13 @@ impl Lambda {
         ours.filter_map(|folder| Some(folder.file_name()?.to_str()?.to_owned())).collect()
     }
 
-    /// What it and the functions have printed so far.
+    /// The output of it and of the functions so far.
     #[must_use]
     pub fn printed(&self) -> String {
-        self.watch.lock().expect("no test panics here").printed()
+        self.watch.lock().expect("the lock is not poisoned").output()
     }
 
     fn is_running(&self) -> bool {
-        self.watch.lock().expect("no test panics here").is_running()
+        self.watch.lock().expect("the lock is not poisoned").is_running()
     }
 }

@@ -1,4 +1,4 @@
-//! The scripts of `tests/clients`, which test with clients that are not written in Rust.
+//! Runs the scripts of `tests/clients`, whose clients are not written in Rust.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,8 +12,8 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a script may take.
-const DEADLINE: Duration = Duration::from_secs(300);
+/// Timeout of a script without output: it reports progress.
+const MAX_SILENCE: Duration = Duration::from_secs(300);
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -30,10 +30,10 @@ pub fn tool(name: &str) -> PathBuf {
     tool
 }
 
-/// Where pictures of pages are left, to be looked at.
+/// Folder of page screenshots for review.
 ///
 /// # Panics
-/// When it can't be made.
+/// When it can't be created.
 #[must_use]
 pub fn screenshots() -> PathBuf {
     let folder = here().join("../target/screenshots");
@@ -41,19 +41,19 @@ pub fn screenshots() -> PathBuf {
     folder
 }
 
-/// Runs a script to its end; each line of success begins with `ok`, and that many are wanted.
+/// Runs a script to its end; each success is a line that begins with `ok`, and their number is checked.
 ///
 /// # Panics
-/// When a check fails, or too few were made.
+/// When a check fails, or there are too few.
 pub async fn run(program: &str, name: &str, arguments: &[String], checks: usize) {
     let unasked = async |request: String| panic!("{name} asks for {request:?}");
     run_with(program, name, arguments, checks, unasked).await;
 }
 
-/// The same for a script that asks for something: a line `do WHAT` is given to `act`, and answered when that is done.
+/// The same for a script with requests: a line `do WHAT` is passed to `act`, and answered when that is done.
 ///
 /// # Panics
-/// When a check fails, or too few were made.
+/// When a check fails, or there are too few.
 pub async fn run_with(
     program: &str,
     name: &str,
@@ -69,21 +69,23 @@ pub async fn run_with(
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("it can be started");
+        .expect("the command starts");
     let mut answers = script.stdin.take().expect("a pipe");
     let mut lines = BufReader::new(script.stdout.take().expect("a pipe")).lines();
     let mut printed = Vec::new();
     let listening = async {
-        while let Some(line) = lines.next_line().await.expect("text") {
+        while let Some(line) =
+            timeout(MAX_SILENCE, lines.next_line()).await.expect("the script makes progress").expect("text")
+        {
             if let Some(request) = line.strip_prefix("do ") {
                 act(request.to_owned()).await;
-                answers.write_all(b"done\n").await.expect("it listens");
+                answers.write_all(b"done\n").await.expect("the script reads its input");
             }
             printed.push(line);
         }
     };
-    timeout(DEADLINE, listening).await.expect("it ends in time");
-    let output = script.wait_with_output().await.expect("it ends");
+    listening.await;
+    let output = script.wait_with_output().await.expect("the script ends");
     let errors = String::from_utf8_lossy(&output.stderr);
     let printed = printed.join("\n");
     assert!(output.status.success(), "{printed}\n{errors}");

@@ -1,4 +1,4 @@
-//! The Socket.IO clients of npm, each in a process of its own, doing what a test tells them.
+//! The Socket.IO clients of npm, each in a separate process controlled by a test.
 
 use std::{collections::VecDeque, path::Path, process::Stdio};
 
@@ -9,9 +9,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{PATIENCE, client::token, stack::SECRET};
+use crate::{EVENTUALLY_TIMEOUT, client::token, stack::SECRET};
 
-/// A generation of the client, as npm has it.
+/// A generation of the npm client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
     /// socket.io-client 2.x.
@@ -29,17 +29,17 @@ impl Generation {
     }
 }
 
-/// One client.
+/// A client process.
 pub struct SocketIo {
     _child: Child,
     commands: ChildStdin,
     said: Lines<BufReader<ChildStdout>>,
-    /// Came while the test waited for something else.
+    /// Events that arrived while the test waited for another one.
     aside: VecDeque<Value>,
     user: String,
 }
 
-/// The options that the guide's client uses, and where the stage is.
+/// Options of the guide's client, with the stage.
 #[must_use]
 pub fn guide(user: &str) -> Value {
     let query = format!("token={}&ksId={user}", token(SECRET, user));
@@ -47,12 +47,12 @@ pub fn guide(user: &str) -> Value {
 }
 
 impl SocketIo {
-    /// Starts a client that connects to the namespace of the guide.
+    /// Starts a client that joins the guide's namespace.
     pub fn start(generation: Generation, page: &str, user: &str, options: &Value, calls_back: bool) -> Self {
         Self::start_at(generation, &format!("{page}kschat"), user, options, calls_back)
     }
 
-    /// Starts a client that connects to that URL.
+    /// Starts a client that connects to a URL.
     pub fn start_at(generation: Generation, url: &str, user: &str, options: &Value, calls_back: bool) -> Self {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let node = here.join("../target/tools/bin/node");
@@ -82,31 +82,31 @@ impl SocketIo {
         client
     }
 
-    /// Gives it a command.
+    /// Sends it a command.
     pub async fn tell(&mut self, command: Value) {
-        self.commands.write_all(format!("{command}\n").as_bytes()).await.expect("it listens");
+        self.commands.write_all(format!("{command}\n").as_bytes()).await.expect("the client reads its input");
     }
 
-    /// What a `Send` of this user carries.
+    /// The argument of this user's `Send`.
     #[must_use]
     pub fn message(&self, to: &str, text: &str) -> Value {
         json!({ "uId": self.user, "pId": to, "msg": text, "rno": 42, "time": 1 })
     }
 
-    /// Sends a message as the guide does, with a callback; returns what that was told.
+    /// Sends a message as the guide does, with a callback; returns the callback's argument.
     pub async fn send(&mut self, to: &str, text: &str) -> Value {
         let message = self.message(to, text);
         self.tell(json!({ "emit": ["Send", message], "ack": true })).await;
         self.next("ack").await["data"][0].clone()
     }
 
-    /// The next thing of that kind that happens.
+    /// The next event of that kind.
     ///
     /// # Panics
-    /// When it does not happen soon.
+    /// On timeout.
     pub async fn next(&mut self, on: &str) -> Value {
         if let Some(at) = self.aside.iter().position(|said| said["on"] == on) {
-            return self.aside.remove(at).expect("it is there");
+            return self.aside.remove(at).expect("an index within the list");
         }
         let aside = &mut self.aside;
         let found = async {
@@ -119,11 +119,11 @@ impl SocketIo {
                 aside.push_back(said);
             }
         };
-        let found = timeout(PATIENCE, found).await;
+        let found = timeout(EVENTUALLY_TIMEOUT, found).await;
         found.unwrap_or_else(|_| panic!("no {on} came, only {:?}", self.aside))
     }
 
-    /// The texts of the next so many messages.
+    /// The texts of the next messages.
     pub async fn texts(&mut self, count: usize) -> Vec<String> {
         let mut texts = Vec::new();
         while texts.len() < count {
@@ -134,7 +134,7 @@ impl SocketIo {
         texts
     }
 
-    /// How often that has happened while the test waited for something else.
+    /// How often that event arrived while the test waited for another one.
     #[must_use]
     pub fn has_seen(&self, on: &str) -> usize {
         self.aside.iter().filter(|said| said["on"] == on).count()

@@ -1,4 +1,4 @@
-//! Stacks to test: embedded, or on services of our own.
+//! Stacks under test: embedded, or with private services.
 
 use std::{
     path::Path,
@@ -17,21 +17,21 @@ use crate::{
     redis::Redis,
 };
 
-/// The secret that all stacks of the tests share.
+/// The secret of all stacks under test.
 pub const SECRET: &str = "a secret that only the tests know, long enough";
 
-/// The key with which all functions of the tests name messages.
+/// The message id key of all functions under test.
 pub const MESSAGE_ID_KEY: &str = "a key that only the tests know, long enough";
 
-/// RabbitMQ and Redis of our own.
+/// Private RabbitMQ and Redis servers.
 pub struct Services {
     /// The broker.
     pub rabbitmq: RabbitMq,
     /// The registry.
     pub redis: Redis,
-    /// After which silence a process counts as dead, where a test can't wait for the usual one.
+    /// Heartbeat of processes, where a test can't wait for the default.
     pub heartbeat: Option<Duration>,
-    /// What processes shall tell of themselves.
+    /// Telemetry settings of processes.
     pub telemetry: Vec<(&'static str, String)>,
 }
 
@@ -42,7 +42,19 @@ impl Services {
         Self { rabbitmq, redis, heartbeat: None, telemetry: Vec::new() }
     }
 
-    /// What a stack in this process needs to use them.
+    /// Starts both as a benchmark wants them: RabbitMQ also speaks MQTT, and Redis keeps nothing on disk.
+    pub async fn start_for_benchmark() -> Self {
+        let (rabbitmq, redis) = tokio::join!(RabbitMq::start_with_web_mqtt(), Redis::start_in_memory());
+        Self { rabbitmq, redis, heartbeat: None, telemetry: Vec::new() }
+    }
+
+    /// Removes all queues, messages and sessions.
+    pub async fn reset(&self) {
+        self.rabbitmq.reset();
+        self.redis.flush().await;
+    }
+
+    /// Settings for a stack in this process.
     #[must_use]
     pub fn backends(&self) -> Backends {
         Backends {
@@ -51,7 +63,7 @@ impl Services {
         }
     }
 
-    /// What a process needs to use them.
+    /// Environment variables for a separate process.
     #[must_use]
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let heartbeat = self.heartbeat.map(|span| format!("?heartbeat={}", span.as_secs())).unwrap_or_default();
@@ -73,22 +85,22 @@ pub fn options() -> Options {
     Options { listen: ([127, 0, 0, 1], 0).into(), secret: SECRET.to_owned(), message_id_key, ..Options::default() }
 }
 
-/// A stack that has everything in memory.
+/// Starts a stack with everything in memory.
 pub async fn embedded() -> Stack {
     Stack::start(options()).await.expect("the embedded stack starts")
 }
 
-/// Makes the edge of a stack do something wrong on purpose from now on.
-pub async fn break_edge(stack: &Stack, rule: &str) {
+/// Activates a fault rule at a stack's edge.
+pub async fn add_fault_rule(stack: &Stack, rule: &str) {
     let request = reqwest::Client::new().post(format!("{}_edge/faults", stack.page_url()));
     let request = request.header("content-type", "application/json").body(json!({ "rule": rule }).to_string());
     let answer = request.send().await.expect("the edge answers");
     assert_eq!(answer.status(), 201, "{rule}");
 }
 
-/// A user whom no other test knows.
+/// A user that no other test uses.
 #[must_use]
-pub fn somebody(name: &str) -> String {
+pub fn unique_user(name: &str) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
     format!("{name}-{}", now.as_nanos())
 }
@@ -98,7 +110,7 @@ pub async fn connect(url: &str, user: &str) -> Client {
     Client::connect_v2(url, &token(SECRET, user), user).await.expect("the handshake succeeds")
 }
 
-/// Connects as soon as the stack lets us: for what is just coming back.
+/// Connects as soon as the stack accepts: for a stack that restarts.
 pub async fn connect_eventually(url: &str, user: &str) -> Client {
     let mut client = None;
     eventually("a client can connect", async || {
@@ -110,20 +122,20 @@ pub async fn connect_eventually(url: &str, user: &str) -> Client {
         client.is_some()
     })
     .await;
-    client.expect("it is connected by now")
+    client.expect("a connected client")
 }
 
-/// A consumer process of its own.
+/// A separate consumer process.
 pub struct Consumer {
     /// The process.
     pub process: Process,
     health: String,
-    /// Holds its log, if nobody else does.
+    /// Holds its log, unless somebody else does.
     _folder: Option<TempDir>,
 }
 
 impl Consumer {
-    /// Starts one that pushes to `callback`; returns once it is ready.
+    /// Starts a consumer that pushes to `callback`; returns once it is ready.
     pub async fn start(services: &Services, callback: &str) -> Self {
         Self::start_with(services, callback, &[]).await
     }
@@ -138,7 +150,7 @@ impl Consumer {
         Self { _folder: Some(folder), ..consumer }
     }
 
-    /// Starts one with these settings and no others, but for where it can be asked how it is; returns once it is ready.
+    /// Starts one with only these settings, plus its health address; returns once it is ready.
     pub async fn start_as(variables: &[(&str, String)]) -> Self {
         let folder = TempDir::with_prefix("kschat-consumer-").expect("a temporary folder");
         let consumer = Self::spawn_as(variables, &folder.path().join("consumer.log"));
@@ -146,7 +158,7 @@ impl Consumer {
         Self { _folder: Some(folder), ..consumer }
     }
 
-    /// Starts one with those variables, and does not wait for it.
+    /// Starts one with these variables, without waiting for it.
     #[must_use]
     pub fn spawn(mut variables: Vec<(&'static str, String)>, callback: &str, log: &Path) -> Self {
         variables.push(("CALLBACK_URL", callback.to_owned()));
@@ -164,46 +176,46 @@ impl Consumer {
     /// Waits until it is ready.
     pub async fn is_ready(&self) {
         eventually("the consumer is ready", async || {
-            assert!(self.process.is_running(), "the consumer has ended:\n{}", self.process.printed());
+            assert!(self.process.is_running(), "the consumer has ended:\n{}", self.process.output());
             self.health("ready").await == Some(200)
         })
         .await;
     }
 
-    /// The status of one of its health endpoints; `None` if nobody answers.
+    /// Status of a health endpoint; `None` without a response.
     pub async fn health(&self, which: &str) -> Option<u16> {
         let answer = reqwest::get(format!("http://{}/healthz/{which}", self.health)).await;
         answer.ok().map(|answer| answer.status().as_u16())
     }
 
-    /// What a scraper of its metrics gets.
+    /// Its metrics, as a scraper reads them.
     ///
     /// # Panics
-    /// When nobody answers.
+    /// Without a response.
     pub async fn metrics(&self) -> String {
         let answer = reqwest::get(format!("http://{}/metrics", self.health)).await.expect("an answer");
         answer.text().await.expect("text")
     }
 }
 
-/// Runs a stack for as long as this process lives, and returns its address.
+/// Runs a stack for the lifetime of this process, and returns its address.
 ///
-/// It has a runtime of its own: that of a test would end with the test.
+/// It has a separate runtime: that of a test would end with the test.
 pub fn run_for_all(options: impl AsyncFnOnce() -> Options + Send + 'static) -> Address {
-    let (told, tell) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async move {
             let stack = Stack::start(options().await).await.expect("the stack starts");
             let address = Address { websocket: stack.websocket_url(), page: stack.page_url() };
-            told.send(address).expect("somebody waits for it");
+            sender.send(address).expect("the receiver is alive");
             std::future::pending::<()>().await;
         });
     });
-    tell.recv().expect("the stack did not start")
+    receiver.recv().expect("the stack did not start")
 }
 
-/// Where a stack is.
+/// Addresses of a stack.
 #[derive(Clone, Debug)]
 pub struct Address {
     /// For clients.

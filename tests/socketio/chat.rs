@@ -1,4 +1,4 @@
-//! What people do: they chat, on any device, in any namespace.
+//! Chats of Socket.IO clients, on any device, in any namespace.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use kschat::stack::{Options, Stack};
 use kschat_tests::{
     client::token,
     socketio::{Generation, SocketIo, guide},
-    stack::{SECRET, Services, connect, embedded, options, somebody},
+    stack::{SECRET, Services, connect, embedded, options, unique_user},
 };
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use crate::BOTH;
 
 async fn chat(page: &str) {
     for generation in BOTH {
-        let (a, b) = (somebody("alice"), somebody("bob"));
+        let (a, b) = (unique_user("alice"), unique_user("bob"));
         let mut alice = SocketIo::connected(generation, page, &a).await;
         let mut bob = SocketIo::connected(generation, page, &b).await;
         assert_eq!(alice.send(&b, "hello").await, json!({ "RESPONSE": "Send Emit is success.", "uId": a }));
@@ -22,35 +22,44 @@ async fn chat(page: &str) {
         assert_eq!((&reply["RC"], &reply["ER"], &reply["STATUS"]), (&json!(1), &json!(0), &json!(1)));
         assert_eq!((&reply["SID"], &reply["RID"], &reply["RANDOMNO"]), (&json!(a), &json!(b), &json!(42)));
         let heard = bob.next("RESPRECEIVER").await;
-        // The seed's server gives a callback, too.
+        // The original guide's server passes a callback, too.
         assert_eq!(heard["callback"], "function");
         assert_eq!((&heard["data"]["RC"], &heard["data"]["ER"]), (&json!(1), &json!(0)));
         let item = &heard["data"]["MSG"][0];
         assert_eq!((&item["uId"], &item["pId"], &item["msg"]), (&json!(a), &json!(b), &json!("hello")));
         assert_eq!((&item["rStatus"], &item["msgTime"]), (&json!(1), &reply["MSGTIME"]));
-        // Without a callback the reply is the answer.
+        // Without a callback the event is the only reply.
         let message = bob.message(&a, "hello to you");
         bob.tell(json!({ "emit": ["Send", message] })).await;
         assert_eq!(bob.next("RESPSEND").await["data"]["ER"], 0);
         assert_eq!(alice.texts(1).await, ["hello to you"]);
-        // What can't be accepted calls no callback: only the event tells.
+        // A rejected send calls no callback: only the event reports it.
         bob.tell(json!({ "emit": ["Send", { "uId": a, "pId": a, "msg": "it is me" }], "ack": true })).await;
         assert_eq!(bob.next("RESPSEND").await["data"]["ER"], 5);
+        for argument in [json!("hello"), json!(["hello"]), json!(null), json!(7)] {
+            bob.tell(json!({ "emit": ["Send", argument], "ack": true })).await;
+            assert_eq!(bob.next("RESPSEND").await["data"]["ER"], 6);
+        }
         assert_eq!(bob.has_seen("ack"), 0);
+        let with_own_field = json!({ "action": "greet", "uId": b, "pId": a, "msg": "with a field of its own" });
+        bob.tell(json!({ "emit": ["Send", with_own_field], "ack": true })).await;
+        assert_eq!(bob.next("RESPSEND").await["data"]["ER"], 0);
+        assert_eq!(alice.texts(1).await, ["with a field of its own"]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_clients_of_the_guide_chat_with_everything_in_memory() {
+async fn guide_clients_chat_in_memory() {
     let stack = embedded().await;
     chat(&stack.page_url()).await;
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_clients_of_the_guide_chat_on_rabbitmq_and_redis() {
+async fn guide_clients_chat_on_real_services() {
     let services = Services::start().await;
-    let stack = Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("it starts");
+    let stack =
+        Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("the stack starts");
     chat(&stack.page_url()).await;
     stack.stop().await;
 }
@@ -59,7 +68,7 @@ async fn the_clients_of_the_guide_chat_on_rabbitmq_and_redis() {
 async fn devices_of_every_dialect_hear_the_same() {
     let stack = embedded().await;
     let (page, url) = (stack.page_url(), stack.websocket_url());
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(&url, &a).await;
     let mut raw = connect(&url, &b).await;
     let mut four = SocketIo::connected(Generation::Four, &page, &b).await;
@@ -72,10 +81,10 @@ async fn devices_of_every_dialect_hear_the_same() {
     assert_eq!(two.texts(2).await, ["one", "two"]);
     four.send(&a, "back").await;
     assert_eq!(alice.texts(1).await, ["back"]);
-    // The reply goes to the one that has sent.
+    // Only the sending connection receives the reply.
     four.next("RESPSEND").await;
     assert_eq!(two.has_seen("RESPSEND"), 0);
-    // What raw clients can ask for is an event of the same name.
+    // A raw client's request is an event of the same name.
     two.tell(json!({ "emit": ["Auth", { "token": token(SECRET, &b) }] })).await;
     assert_eq!(two.next("RESPAUTH").await["data"]["ER"], 0);
     four.tell(json!({ "emit": ["auth", { "token": "no" }], "ack": true })).await;
@@ -83,7 +92,7 @@ async fn devices_of_every_dialect_hear_the_same() {
     stack.stop().await;
 }
 
-/// A client of version 2, which acknowledges by the callback.
+/// A client of version 2, which acknowledges by callback.
 async fn version_2(generation: Generation, page: &str, user: &str) -> SocketIo {
     let mut options = guide(user);
     options["query"] = json!(format!("{}&v=2", options["query"].as_str().expect("text")));
@@ -93,11 +102,11 @@ async fn version_2(generation: Generation, page: &str, user: &str) -> SocketIo {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_frame_can_do_an_event_can_do_too() {
+async fn events_support_every_frame_action() {
     let stack = embedded().await;
     let page = stack.page_url();
     for generation in BOTH {
-        let (a, b, room) = (somebody("alice"), somebody("bob"), somebody("room"));
+        let (a, b, room) = (unique_user("alice"), unique_user("bob"), unique_user("room"));
         let mut alice = version_2(generation, &page, &a).await;
         let mut bob = version_2(generation, &page, &b).await;
         bob.tell(json!({ "emit": ["Join", { "gId": room }] })).await;
@@ -129,7 +138,7 @@ async fn whatever_a_frame_can_do_an_event_can_do_too() {
 async fn clients_of_the_main_namespace_are_served_too() {
     let stack = embedded().await;
     let (page, url) = (stack.page_url(), stack.websocket_url());
-    let (a, b, c) = (somebody("alice"), somebody("bob"), somebody("carol"));
+    let (a, b, c) = (unique_user("alice"), unique_user("bob"), unique_user("carol"));
     let mut alice = connect(&url, &a).await;
     for (generation, user) in [(Generation::Four, &b), (Generation::Two, &c)] {
         let mut client = SocketIo::start_at(generation, &page, user, &guide(user), false);
@@ -143,15 +152,15 @@ async fn clients_of_the_main_namespace_are_served_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_callback_acknowledges_for_version_2_and_nobody_else_has_to_call_it() {
+async fn only_v2_callbacks_acknowledge() {
     let stack = embedded().await;
     let (page, url) = (stack.page_url(), stack.websocket_url());
-    let mut alice = connect(&url, &somebody("alice")).await;
+    let mut alice = connect(&url, &unique_user("alice")).await;
     for generation in BOTH {
         for (version, calls_back, comes_again) in
             [("", false, false), ("", true, false), ("&v=2", true, false), ("&v=2", false, true)]
         {
-            let user = somebody("bob");
+            let user = unique_user("bob");
             let mut options = guide(&user);
             options["query"] = json!(format!("{}{version}", options["query"].as_str().expect("text")));
             let mut bob = SocketIo::start(generation, &page, &user, &options, calls_back);

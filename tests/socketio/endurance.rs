@@ -1,22 +1,20 @@
-//! What clients outlive: silence, dead consumers, a registry that forgets, a stack that starts anew.
+//! Survival of Socket.IO clients: idle times, dead consumers, a registry that loses its data, a stack that restarts.
 
 use std::time::Duration;
 
-use kschat::{
-    edge::Settings,
-    stack::{Options, Stack},
-};
+use kschat::stack::{Options, Stack};
+use kschat_edge::Settings;
 use kschat_protocol::dialect::Heartbeat;
 use kschat_tests::{
     eventually,
     socketio::{Generation, SocketIo, guide},
-    stack::{Consumer, Services, connect, connect_eventually, embedded, options, somebody},
+    stack::{Consumer, Services, connect, connect_eventually, embedded, options, unique_user},
 };
 use serde_json::json;
 
 use crate::BOTH;
 
-/// An edge with functions in this process, and the consumer elsewhere.
+/// An edge with functions in this process, and a separate consumer.
 async fn edge(services: &Services) -> Stack {
     let options = Options { backends: Some(services.backends()), consumer: false, ..options() };
     Stack::start(options).await.expect("the edge starts")
@@ -26,9 +24,9 @@ async fn edge(services: &Services) -> Stack {
 async fn heartbeats_keep_silent_clients_connected() {
     let heartbeat = Heartbeat { interval: Duration::from_secs(1), timeout: Duration::from_secs(3) };
     let edge = Settings { idle: Duration::from_secs(4), ..Settings::default() };
-    let stack = Stack::start(Options { heartbeat, edge, ..options() }).await.expect("it starts");
+    let stack = Stack::start(Options { heartbeat, edge, ..options() }).await.expect("the stack starts");
     for generation in BOTH {
-        let (a, b) = (somebody("alice"), somebody("bob"));
+        let (a, b) = (unique_user("alice"), unique_user("bob"));
         let mut bob = SocketIo::connected(generation, &stack.page_url(), &b).await;
         for _ in 0..6 {
             bob.next("ping").await;
@@ -43,12 +41,12 @@ async fn heartbeats_keep_silent_clients_connected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_is_opened_by_whoever_owns_its_user_and_hears_nothing_of_a_fail_over() {
+async fn failover_is_invisible_to_clients() {
     let services = Services::start().await;
     let stack = edge(&services).await;
     let (page, url, callback) = (stack.page_url(), stack.websocket_url(), stack.callback_url());
-    let (a, b, c) = (somebody("alice"), somebody("bob"), somebody("carol"));
-    // Nobody is there to say the first word.
+    let (a, b, c) = (unique_user("alice"), unique_user("bob"), unique_user("carol"));
+    // Nothing sends the first packet.
     let mut four = SocketIo::start(Generation::Four, &page, &b, &guide(&b), false);
     let mut two = SocketIo::start(Generation::Two, &page, &c, &guide(&c), false);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -73,13 +71,14 @@ async fn a_client_is_opened_by_whoever_owns_its_user_and_hears_nothing_of_a_fail
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_has_lost_everything_learns_where_clients_listen() {
+async fn registry_flush_restores_namespaces() {
     let services = Services::start().await;
-    let stack = Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("it starts");
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let stack =
+        Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("the stack starts");
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut bob = SocketIo::connected(Generation::Four, &stack.page_url(), &b).await;
     let mut alice = connect(&stack.websocket_url(), &a).await;
-    // Until the owner has seen its marks.
+    // Until the owner has seen its epoch markers.
     tokio::time::sleep(Duration::from_secs(3)).await;
     services.redis.flush().await;
     eventually("alice is known again", async || alice.send(&b, "after all").await["ER"] == 0).await;
@@ -94,7 +93,7 @@ async fn a_registry_that_has_lost_everything_learns_where_clients_listen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_come_back_by_their_own_logic_when_the_stack_is_back() {
+async fn clients_reconnect_after_stack_restart() {
     let services = Services::start().await;
     let start = async |listen| {
         let options = Options { listen, backends: Some(services.backends()), ..options() };
@@ -102,7 +101,7 @@ async fn clients_come_back_by_their_own_logic_when_the_stack_is_back() {
     };
     let stack = start(options().listen).await;
     let (address, page) = (stack.address(), stack.page_url());
-    let (a, b, c) = (somebody("alice"), somebody("bob"), somebody("carol"));
+    let (a, b, c) = (unique_user("alice"), unique_user("bob"), unique_user("carol"));
     let mut four = SocketIo::connected(Generation::Four, &page, &b).await;
     let mut two = SocketIo::connected(Generation::Two, &page, &c).await;
     stack.stop().await;
@@ -119,14 +118,14 @@ async fn clients_come_back_by_their_own_logic_when_the_stack_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_first_word_does_a_client_no_harm() {
+async fn duplicate_open_packet_is_harmless() {
     let stack = embedded().await;
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(&stack.websocket_url(), &a).await;
     let mut known = stack.edge().ids();
     for generation in BOTH {
         let mut bob = SocketIo::connected(generation, &stack.page_url(), &b).await;
-        // The one that has come last.
+        // The newest connection.
         let id = stack.edge().ids().into_iter().find(|id| !known.contains(id)).expect("bob's connection");
         let open = r#"0{"sid":"again","upgrades":[],"pingInterval":480000,"pingTimeout":180000,"maxPayload":32768}"#;
         let url = format!("{}/@connections/{id}", stack.callback_url());

@@ -1,13 +1,13 @@
-//! Who is let in, and what is said to whom.
+//! Authentication of Socket.IO clients.
 
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use kschat_protocol::dialect::{Packet, RESTART};
+use kschat_protocol::dialect::{Packet, RECONNECT_PACKET};
 use kschat_tests::{
     client::{Client, Refused, token},
     socketio::{Generation, SocketIo},
-    stack::{SECRET, connect, embedded, somebody},
+    stack::{SECRET, connect, embedded, unique_user},
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -16,12 +16,12 @@ use tokio_tungstenite::{connect_async, tungstenite::Message};
 use crate::BOTH;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_may_come_with_the_connect_packet_and_is_believed_no_more_than_any_other() {
+async fn connect_packet_token_is_verified() {
     let stack = embedded().await;
     let (page, url) = (stack.page_url(), stack.websocket_url());
-    let (a, b) = (somebody("alice"), somebody("bob"));
+    let (a, b) = (unique_user("alice"), unique_user("bob"));
     let with = |auth: Value| {
-        // Without the slash that clients put behind a path otherwise.
+        // Without the trailing slash that clients append by default.
         json!({ "path": "/dev", "addTrailingSlash": false, "transports": ["websocket"], "auth": auth })
     };
     let mut alice = SocketIo::start(Generation::Four, &page, &a, &with(json!({ "token": token(SECRET, &a) })), false);
@@ -37,7 +37,7 @@ async fn a_token_may_come_with_the_connect_packet_and_is_believed_no_more_than_a
         let mut mallory = SocketIo::start(Generation::Four, &page, &a, &with(auth), false);
         let refused = mallory.next("connect_error").await;
         assert_eq!((&refused["message"], &refused["data"]), (&json!("Authentication error"), &json!({ "ER": 3 })));
-        // With a good one it may come in after all.
+        // With a valid one it may still join.
         mallory.tell(json!({ "auth": { "token": token(SECRET, &a) } })).await;
         mallory.tell(json!({ "connect": true })).await;
         mallory.next("connect").await;
@@ -46,9 +46,9 @@ async fn a_token_may_come_with_the_connect_packet_and_is_believed_no_more_than_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handshake_that_is_not_believed_or_not_served_is_refused() {
+async fn invalid_or_unsupported_handshake_is_refused() {
     let stack = embedded().await;
-    let (page, url, user) = (stack.page_url(), stack.websocket_url(), somebody("alice"));
+    let (page, url, user) = (stack.page_url(), stack.websocket_url(), unique_user("alice"));
     let good = token(SECRET, &user);
     for (query, status) in [
         ("EIO=4&transport=websocket&token=no".to_owned(), 401),
@@ -64,7 +64,7 @@ async fn a_handshake_that_is_not_believed_or_not_served_is_refused() {
             json!({ "path": "/dev", "transports": ["websocket"], "query": "token=no", "reconnection": false });
         let mut client = SocketIo::start(generation, &page, &user, &options, false);
         client.next("connect_error").await;
-        // Polling never gets as far as a function.
+        // Polling never reaches a function.
         let options = json!({ "path": "/dev", "transports": ["polling"], "query": format!("token={good}") });
         let mut client = SocketIo::start(generation, &page, &user, &options, false);
         client.next("connect_error").await;
@@ -72,7 +72,7 @@ async fn a_handshake_that_is_not_believed_or_not_served_is_refused() {
     stack.stop().await;
 }
 
-/// What comes within a moment.
+/// The message that arrives within a moment, if any.
 async fn heard<S>(socket: &mut S) -> Option<Message>
 where
     S: StreamExt<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
@@ -81,9 +81,9 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_client_says_it_hears_only_what_it_understands() {
+async fn client_receives_only_its_dialect() {
     let stack = embedded().await;
-    let user = somebody("alice");
+    let user = unique_user("alice");
     for joins in [true, false] {
         for (digit, connect) in [('4', "40/kschat,"), ('3', "40/kschat?token=x,")] {
             let query = format!("EIO={digit}&transport=websocket&token={}", token(SECRET, &user));
@@ -144,7 +144,7 @@ async fn whatever_a_client_says_it_hears_only_what_it_understands() {
             }
             while let Some(message) = heard(&mut socket).await {
                 let Message::Text(text) = message else { panic!("{message:?}") };
-                let is_understood = text.as_str() == RESTART || Packet::parse(&text).is_ok();
+                let is_understood = text.as_str() == RECONNECT_PACKET || Packet::parse(&text).is_ok();
                 assert!(is_understood && !text.contains("Internal server error"), "{text}");
             }
             let message = json!({ "uId": user, "pId": "nobody", "msg": "still here" });
@@ -161,7 +161,7 @@ async fn whatever_a_client_says_it_hears_only_what_it_understands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_never_says_who_it_is_may_do_nothing_and_is_cut_off() {
+async fn unauthenticated_client_is_disconnected() {
     let stack = embedded().await;
     let url = format!("{}?EIO=4&transport=websocket", stack.websocket_url());
     let (mut socket, _) = connect_async(url).await.expect("connected");
@@ -175,7 +175,7 @@ async fn who_never_says_who_it_is_may_do_nothing_and_is_cut_off() {
         let Some(Ok(Message::Text(refused))) = socket.next().await else { panic!("no answer") };
         assert!(refused.contains("\"ER\":4"), "{refused}");
     }
-    let ended = timeout(Duration::from_secs(25), socket.next()).await.expect("it is cut off");
+    let ended = timeout(Duration::from_secs(25), socket.next()).await.expect("the connection is closed");
     assert!(matches!(ended, Some(Ok(Message::Close(_)))), "{ended:?}");
     stack.stop().await;
 }

@@ -1,6 +1,6 @@
-//! The Socket.IO clients of npm, unchanged, against the very functions and consumer that raw clients have.
+//! The unmodified Socket.IO clients of npm, with the same functions and consumer as raw clients.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, clippy::panic, reason = "an unmet expectation fails the test")]
 
 mod chat;
 mod endurance;

@@ -1,4 +1,4 @@
-//! The page of the guide, in Chromium.
+//! The original guide's page, in Chromium.
 
 use axum::{Router, response::Html, routing::get};
 use fantoccini::{Client as Window, Locator};
@@ -11,7 +11,7 @@ use kschat_tests::{
     stack::{SECRET, embedded},
 };
 
-/// Serves the page of the guide, with what it loads, as its own server did; returns where.
+/// Serves the guide's page and its files as its own server did; returns the URL.
 async fn guides_page(stack: &Stack, generation: Generation, uid: u32, rid: u32) -> String {
     let modules = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/node_modules");
     let read = |path: String| std::fs::read_to_string(path).expect("`tests/run` installs what the tests need");
@@ -45,9 +45,9 @@ async fn guides_page(stack: &Stack, generation: Generation, uid: u32, rid: u32) 
 
 async fn write(window: &Window, text: &str) {
     let field = window.find(Locator::Css("#MSG")).await.expect("a field");
-    field.send_keys(text).await.expect("it takes keys");
-    window.find(Locator::Css("#SEND")).await.expect("a button").click().await.expect("it can be clicked");
-    // The callback has been called.
+    field.send_keys(text).await.expect("keys are accepted");
+    window.find(Locator::Css("#SEND")).await.expect("a button").click().await.expect("the click succeeds");
+    // The callback was called.
     eventually("the field is empty", async || field.prop("value").await.expect("a value").as_deref() == Some("")).await;
 }
 
@@ -63,7 +63,7 @@ async fn eventually_shows(window: &Window, kind: &str, expected: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_of_the_guide_works_in_chromium_with_both_generations() {
+async fn guide_page_works_in_chromium() {
     let stack = embedded().await;
     let browser = Browser::start().await;
     let (mut windows, pages) = (
@@ -88,7 +88,7 @@ async fn the_page_of_the_guide_works_in_chromium_with_both_generations() {
     eventually_shows(&bob, "theirs", &["hello", "<b>are you there?</b>"]).await;
     write(&bob, "yes 👋").await;
     eventually_shows(&alice, "theirs", &["yes 👋"]).await;
-    // What comes while a page is closed waits for it.
+    // Messages sent while a page is closed wait for it.
     bob.close().await.expect("the window closes");
     eventually("the edge has seen it", async || stack.edge().ids().len() == 1).await;
     write(&alice, "and now?").await;

@@ -1,6 +1,6 @@
-//! Asks a health endpoint once: `probe 127.0.0.1:8080 /healthz/ready`.
+//! Requests a health endpoint once: `probe 127.0.0.1:8080 /healthz/ready`.
 //!
-//! An image without a shell has nothing else that its orchestrator could run inside it.
+//! The orchestrator runs it inside the image, which has no shell.
 
 use std::{
     env::args,
@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-/// How long connecting, writing and each read may take: less together than the orchestrator waits.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The timeout of connecting, writing and each read: less together than the orchestrator waits.
+const PROBE_STEP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How an answer begins that says yes.
-const OK: &[u8] = b"HTTP/1.1 200";
+/// The start of a successful response.
+const OK_STATUS_LINE: &[u8] = b"HTTP/1.1 200";
 
 fn main() -> ExitCode {
     let mut arguments = args().skip(1);
@@ -28,11 +28,11 @@ fn main() -> ExitCode {
 }
 
 fn is_ok(address: SocketAddr, path: &str) -> io::Result<bool> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&address, PROBE_STEP_TIMEOUT)?;
+    stream.set_read_timeout(Some(PROBE_STEP_TIMEOUT))?;
+    stream.set_write_timeout(Some(PROBE_STEP_TIMEOUT))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
-    let mut status = [0; OK.len()];
+    let mut status = [0; OK_STATUS_LINE.len()];
     stream.read_exact(&mut status)?;
-    Ok(status == OK)
+    Ok(status == OK_STATUS_LINE)
 }

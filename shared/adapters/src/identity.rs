@@ -1,4 +1,4 @@
-//! The key that names messages, so that nobody can make one look like another's.
+//! The key for message ids, so that nobody can forge the id of another message.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -10,12 +10,12 @@ use aws_lc_rs::{
 };
 use kschat_core::ports::MessageHash;
 
-/// As many bytes as the hash has: a shorter key would be the easiest thing to guess at.
+/// The minimum key length, the output length of the hash: a shorter key would be the easiest thing to guess.
 ///
 /// Source: RFC 2104, section 3.
 pub const MIN_MESSAGE_ID_KEY: usize = 32;
 
-/// The deployment's key for message ids. Every process that takes sends must have the same.
+/// The deployment's key for message ids. Every process that handles sends must have the same.
 #[derive(Clone)]
 pub struct MessageIdKey(Arc<Key>);
 
@@ -38,14 +38,14 @@ impl FromStr for MessageIdKey {
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.len() < MIN_MESSAGE_ID_KEY {
-            return Err(format!("must be at least {MIN_MESSAGE_ID_KEY} bytes; {CURE}"));
+            return Err(format!("must be at least {MIN_MESSAGE_ID_KEY} bytes; {MESSAGE_ID_KEY_HINT}"));
         }
         Ok(Self(Arc::new(Key::new(HMAC_SHA256, text.as_bytes()))))
     }
 }
 
-/// How to get one.
-pub(crate) const CURE: &str = "draw one with `openssl rand -hex 32`, the same for every process";
+/// How to create one.
+pub(crate) const MESSAGE_ID_KEY_HINT: &str = "draw one with `openssl rand -hex 32`, the same for every process";
 
 impl fmt::Debug for MessageIdKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,12 +58,12 @@ impl MessageHash for MessageIdKey {
         bytes(digest(&SHA256, text).as_ref())
     }
 
-    fn seal(&self, text: &[u8]) -> [u8; 32] {
+    fn keyed_digest(&self, text: &[u8]) -> [u8; 32] {
         bytes(sign(&self.0, text).as_ref())
     }
 }
 
-/// Both hashes have as many.
+/// Both hashes have 32.
 fn bytes(hash: &[u8]) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes.iter_mut().zip(hash).for_each(|(byte, given)| *byte = *given);
@@ -79,23 +79,23 @@ mod tests {
     }
 
     #[test]
-    fn hashes_are_the_standard_ones() {
+    fn hashes_match_published_test_vectors() {
         // RFC 4231, test case 6, and FIPS 180-2, appendix B.1.
         let key = MessageIdKey(Arc::new(Key::new(HMAC_SHA256, &[0xaa; 131])));
         assert_eq!(
-            hex(key.seal(b"Test Using Larger Than Block-Size Key - Hash Key First")),
+            hex(key.keyed_digest(b"Test Using Larger Than Block-Size Key - Hash Key First")),
             "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
         );
         assert_eq!(hex(key.digest(b"abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 
     #[test]
-    fn key_is_long_and_never_printed() {
+    fn short_key_is_refused_and_key_never_printed() {
         let text = "0123456789abcdef0123456789abcdef";
         let key: MessageIdKey = text.parse().unwrap();
         assert_eq!(format!("{key:?}"), "***");
-        assert_eq!(key.seal(b"x"), format!(" {text}\n").parse::<MessageIdKey>().unwrap().seal(b"x"));
-        assert_ne!(key.seal(b"x"), MessageIdKey::random().unwrap().seal(b"x"));
+        assert_eq!(key.keyed_digest(b"x"), format!(" {text}\n").parse::<MessageIdKey>().unwrap().keyed_digest(b"x"));
+        assert_ne!(key.keyed_digest(b"x"), MessageIdKey::random().unwrap().keyed_digest(b"x"));
         let refused = text[1..].parse::<MessageIdKey>().unwrap_err();
         assert!(refused.contains("openssl rand") && !refused.contains(&text[1..]), "{refused}");
     }

@@ -1,15 +1,17 @@
-//! The real things behind the ports of `kschat-core`.
+//! Adapters of real services for the ports of `kschat-core`.
 //!
 //! One vendor, one module; a vendor's type never leaves its module.
 //!
 //! | to find | look in |
 //! |---|---|
-//! | how Redis keys are named | [`redis`] |
-//! | how messages are told apart | [`identity`] |
-//! | how queues and exchanges are named | [`rabbitmq`] |
-//! | which setting the environment holds | [`config`] |
-//! | where metrics, log lines and traces go | [`metrics`], [`log`], [`telemetry`] |
+//! | names of Redis keys | [`redis`] |
+//! | how message ids are keyed | [`identity`] |
+//! | names of queues and exchanges | [`rabbitmq`] |
+//! | settings in the environment | [`config`] |
+//! | which certificates outgoing connections trust | [`tls`] |
+//! | outputs of metrics, log lines and traces | [`metrics`], [`log`], [`telemetry`] |
 
+mod address;
 #[cfg(feature = "api-gateway")]
 pub mod api_gateway;
 pub mod config;
@@ -26,9 +28,10 @@ pub mod redis;
 pub mod server;
 pub mod signal;
 pub mod telemetry;
+pub mod tls;
 
-/// Chooses the one TLS provider of this process. Call it first in `main`; a second call does nothing.
+/// Installs the TLS provider of this process. Call it first in `main`; a second call does nothing.
 pub fn install_crypto_provider() {
-    // An error only says that it is installed already.
+    // An error only means that it is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

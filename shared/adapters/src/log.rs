@@ -1,4 +1,4 @@
-//! What a process says about itself.
+//! Logging.
 
 use std::{io::IsTerminal, str::FromStr};
 
@@ -8,13 +8,13 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// For a person at a terminal.
     #[default]
     Text,
-    /// One JSON object a line, for machines.
+    /// One JSON object per line, for machines.
     Json,
 }
 
@@ -32,27 +32,27 @@ impl FromStr for LogFormat {
 
 /// Writes log lines to standard error from now on. A second call does nothing.
 ///
-/// `filter` is in the syntax of `RUST_LOG`; what it does not name is at level `info`.
+/// `filter` is in the syntax of `RUST_LOG`; targets that it does not name log at level `info`.
 pub fn init(format: LogFormat, filter: Option<&str>) {
     init_with(format, filter, None::<Identity>);
 }
 
-/// The same, with a layer beside the log that has a filter of its own.
+/// The same, with an additional layer that has its own filter.
 pub(crate) fn init_with(
     format: LogFormat,
     filter: Option<&str>,
     beside: Option<impl Layer<Registry> + Send + Sync + 'static>,
 ) {
-    // lapin prints returned messages whole, with their text and receiver. What it reports of lost connections
-    // we report where it is dealt with.
+    // lapin logs returned messages in full, with their text and recipient. Lost connections are logged where they are
+    // handled.
     let filter = EnvFilter::new(format!("{},lapin=off", filter.unwrap_or("info")));
     let lines =
         tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Text => lines.compact().boxed(),
-        // The spans from the outermost to the innermost: each id stands in one place only.
+        // Only the span list, from the outermost to the innermost, so that each id appears once.
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     };
-    // An error only says that another one was first.
+    // An error only means that another call was first.
     let _ = tracing_subscriber::registry().with(beside).with(lines.with_filter(filter)).try_init();
 }

@@ -1,7 +1,8 @@
-//! OpenTelemetry behind [`kschat_core::trace`]: spans to a collector, by OTLP over HTTP.
+//! OpenTelemetry behind [`kschat_core::trace`]: exports spans to a collector, by OTLP over HTTP.
 //!
 //! The library's own batch processor exports from a thread, which a frozen function would leave in the middle of its
-//! work. Here spans wait in an outbox until somebody flushes it: a function before it answers, a service now and then.
+//! work. Here spans wait in a queue until the process flushes it: a function before it responds, a service at
+//! intervals.
 
 use std::{
     sync::{
@@ -39,18 +40,18 @@ use tracing_subscriber::{
 
 use crate::{config::TraceEndpoint, http::Http};
 
-/// How long a flush may take: a function's answer waits for it.
-const FLUSH: Duration = Duration::from_secs(1);
+/// The timeout of a flush: a function's response waits for it.
+const SPAN_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Spans that wait at most; then the newest are dropped.
-const WAITING: usize = 4_096;
+/// Pending spans at most; beyond that the newest are dropped.
+const MAX_PENDING_SPANS: usize = 4_096;
 
-/// What a collector may answer, in bytes.
-const MAX_ANSWER: usize = 64 * 1024;
+/// The maximum size of a collector's response, in bytes.
+const MAX_COLLECTOR_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// Everything that exports needs, before it is put to work.
+/// The parts of an exporter, before it is started.
 pub(crate) struct Exporter {
-    outbox: Arc<Outbox>,
+    outbox: Arc<SpanQueue>,
     provider: SdkTracerProvider,
 }
 
@@ -58,16 +59,17 @@ impl Exporter {
     pub(crate) fn new(service: &'static str, endpoint: &TraceEndpoint) -> Result<Self, BoxError> {
         let url = format!("{}/v1/traces", endpoint.url);
         let builder = SpanExporter::builder().with_http().with_endpoint(url);
-        let mut exporter = builder.with_http_client(Collector(Http::new(MAX_ANSWER)?)).build()?;
+        let mut exporter =
+            builder.with_http_client(CollectorClient(Http::new(MAX_COLLECTOR_RESPONSE_BYTES)?)).build()?;
         let resource = resource(endpoint.service.clone(), service);
         exporter.set_resource(&resource);
-        let outbox = Arc::new(Outbox::new(exporter));
+        let outbox = Arc::new(SpanQueue::new(exporter));
         let provider = SdkTracerProvider::builder().with_resource(resource);
-        let provider = provider.with_span_processor(Collect(Arc::clone(&outbox))).build();
+        let provider = provider.with_span_processor(QueueSpanProcessor(Arc::clone(&outbox))).build();
         Ok(Self { outbox, provider })
     }
 
-    /// Turns our spans into OpenTelemetry's, whatever the filter of the log says.
+    /// Converts `tracing` spans to OpenTelemetry spans, independent of the log filter.
     pub(crate) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(&self) -> impl Layer<S> + use<S> {
         let tracer = self.provider.tracer("kschat");
         let ours = Targets::new().with_target("kschat", LevelFilter::INFO);
@@ -79,13 +81,13 @@ impl Exporter {
             .with_filter(ours)
     }
 
-    pub(crate) fn install(self) -> Arc<Outbox> {
-        trace::install(Box::new(Tied { _provider: self.provider }));
+    pub(crate) fn install(self) -> Arc<SpanQueue> {
+        trace::install(Box::new(OpenTelemetryTracer { _provider: self.provider }));
         self.outbox
     }
 }
 
-/// The environment goes before the name that we give ourselves.
+/// The environment overrides the default service name.
 fn resource(named: Option<String>, service: &'static str) -> Resource {
     let named = named.into_iter();
     let resource =
@@ -93,57 +95,57 @@ fn resource(named: Option<String>, service: &'static str) -> Resource {
     named.fold(resource, |resource, name| resource.with_service_name(name)).build()
 }
 
-/// Spans that have ended and wait for a flush.
+/// Ended spans that wait for a flush.
 #[derive(Debug)]
-pub(crate) struct Outbox {
+pub(crate) struct SpanQueue {
     exporter: SpanExporter,
     // A std mutex: no guard is held across an await.
-    waiting: Mutex<Vec<SpanData>>,
+    pending: Mutex<Vec<SpanData>>,
     /// An exporter takes one batch at a time.
-    turn: tokio::sync::Mutex<()>,
+    export_lock: tokio::sync::Mutex<()>,
     is_failing: AtomicBool,
 }
 
-impl Outbox {
+impl SpanQueue {
     fn new(exporter: SpanExporter) -> Self {
         let (waiting, turn, is_failing) = (Mutex::default(), tokio::sync::Mutex::default(), AtomicBool::new(false));
-        Self { exporter, waiting, turn, is_failing }
+        Self { exporter, pending: waiting, export_lock: turn, is_failing }
     }
 
     fn put(&self, span: SpanData) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < WAITING {
+        let mut waiting = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() < MAX_PENDING_SPANS {
             waiting.push(span);
         }
     }
 
     pub(crate) async fn flush(&self) {
-        let batch = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let batch = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
         if batch.is_empty() {
             return;
         }
         let spans = batch.len();
         let export = async {
-            let _turn = self.turn.lock().await;
+            let _turn = self.export_lock.lock().await;
             self.exporter.export(batch).await.map_err(BoxError::from)
         };
-        let exported = tokio::time::timeout(FLUSH, export).await.map_err(BoxError::from).flatten();
+        let exported = tokio::time::timeout(SPAN_FLUSH_TIMEOUT, export).await.map_err(BoxError::from).flatten();
         let was_failing = self.is_failing.swap(exported.is_err(), Ordering::Relaxed);
-        // Told once, as it may go on for long.
+        // Logged once, as it may go on for long.
         match exported {
             Err(error) if !was_failing => {
-                tracing::warn!(error = &*error, spans, "spans can't be exported and are lost");
+                tracing::warn!(error = &*error, spans, "exporting spans failed; they are dropped");
             }
-            Ok(()) if was_failing => tracing::info!("spans are exported again"),
+            Ok(()) if was_failing => tracing::info!("span export recovered"),
             Err(_) | Ok(()) => {}
         }
     }
 }
 
 #[derive(Debug)]
-struct Collect(Arc<Outbox>);
+struct QueueSpanProcessor(Arc<SpanQueue>);
 
-impl SpanProcessor for Collect {
+impl SpanProcessor for QueueSpanProcessor {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
@@ -161,19 +163,19 @@ impl SpanProcessor for Collect {
     }
 }
 
-struct Tied {
-    /// Its tracers export nothing once it is gone.
+struct OpenTelemetryTracer {
+    /// Its tracers export nothing once it is dropped.
     _provider: SdkTracerProvider,
 }
 
-impl Tracer for Tied {
+impl Tracer for OpenTelemetryTracer {
     fn continue_from(&self, span: &tracing::Span, context: &TraceContext) {
-        // It fails for a span that nobody records, or that has begun already: then it stays where it is.
-        let _ = span.set_parent(Context::new().with_remote_span_context(remote(context)));
+        // It fails for a span that is not recorded, or has begun already: then the span keeps its parent.
+        let _ = span.set_parent(Context::new().with_remote_span_context(remote_span_context(context)));
     }
 
     fn link(&self, span: &tracing::Span, context: &TraceContext) {
-        span.add_link(remote(context));
+        span.add_link(remote_span_context(context));
     }
 
     fn context_of(&self, span: &tracing::Span) -> Option<TraceContext> {
@@ -187,7 +189,7 @@ impl Tracer for Tied {
     }
 }
 
-fn remote(context: &TraceContext) -> SpanContext {
+fn remote_span_context(context: &TraceContext) -> SpanContext {
     let trace = TraceId::from_bytes(context.trace_id().to_be_bytes());
     let parent = SpanId::from_bytes(context.parent_id().to_be_bytes());
     let state = context.tracestate().and_then(|state| state.parse::<TraceState>().ok()).unwrap_or_default();
@@ -195,10 +197,10 @@ fn remote(context: &TraceContext) -> SpanContext {
 }
 
 #[derive(Debug)]
-struct Collector(Http);
+struct CollectorClient(Http);
 
 #[async_trait]
-impl HttpClient for Collector {
+impl HttpClient for CollectorClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         self.0.request(request).await
     }

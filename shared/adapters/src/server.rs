@@ -1,4 +1,4 @@
-//! A small HTTP server that nobody can hold up: whoever sends half a request is not waited for for ever.
+//! A small HTTP server with timeouts: a client that sends half a request does not hold it up.
 
 use std::{
     convert::Infallible,
@@ -33,17 +33,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Until the head of a request is there, from the start of its connection or the end of the request before.
-const HEAD: Duration = Duration::from_secs(10);
+/// The time for the head of a request, from the start of its connection or the end of the previous request.
+const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Until the rest of a request is there, however slowly it trickles in.
-const BODY: Duration = Duration::from_secs(10);
+/// The time for the body of a request, however slowly it arrives.
+const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Until connections are accepted again after that has failed, as it does while no more files can be opened.
-const NO_ROOM: Duration = Duration::from_secs(1);
+/// The delay after a failed accept, as happens while no more files can be opened.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Serves those routes, which learn their caller by [`ConnectInfo`], until `stop`. Then requests under way are finished.
-/// Dropped, it breaks off.
+/// Serves those routes, which learn the client's address by [`ConnectInfo`], until `stop`. Then requests in flight are
+/// completed. Dropping the future aborts them.
 pub async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
@@ -53,10 +53,10 @@ pub async fn serve(listener: TcpListener, routes: Router, stop: CancellationToke
                 Ok((socket, peer)) => {
                     connections.spawn(connection(socket, peer, routes.clone(), stop.clone()));
                 }
-                Err(error) if is_of_one(&error) => {}
+                Err(error) if is_connection_error(&error) => {}
                 Err(error) => {
-                    tracing::error!(%error, "no connection can be accepted");
-                    sleep(NO_ROOM).await;
+                    tracing::error!(%error, "accepting a connection failed");
+                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
             Some(_) = connections.join_next() => {}
@@ -66,21 +66,21 @@ pub async fn serve(listener: TcpListener, routes: Router, stop: CancellationToke
     while connections.join_next().await.is_some() {}
 }
 
-/// Whether only one client is concerned, who has left again.
-fn is_of_one(error: &io::Error) -> bool {
+/// Whether an error concerns only one client, which has disconnected.
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 async fn connection(socket: TcpStream, peer: SocketAddr, routes: Router, stop: CancellationToken) {
-    // Answers are small and wait for nobody: held back for more to come, each could cost 40 ms.
+    // Responses are small: without this, the wait for more data could delay each by 40 ms.
     if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%error, "a socket may delay small frames");
+        tracing::debug!(%error, "setting TCP_NODELAY failed; small frames may be delayed");
     }
     let routes = TowerToHyperService::new(routes);
     let service = service_fn(move |request| answer(&routes, peer, request));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD_TIMEOUT);
     let mut served = pin!(http.serve_connection(TokioIo::new(socket), service).with_upgrades());
     let done = tokio::select! {
         done = served.as_mut() => done,
@@ -90,7 +90,7 @@ async fn connection(socket: TcpStream, peer: SocketAddr, routes: Router, stop: C
         }
     };
     if let Err(error) = done {
-        tracing::debug!(%error, "a connection has ended early");
+        tracing::debug!(%error, "a connection ended with an error");
     }
 }
 
@@ -100,24 +100,24 @@ fn answer(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> + use<> {
     let mut request =
-        request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(Timely::new(body)) });
+        request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(TimedBody::new(body)) });
     request.extensions_mut().insert(ConnectInfo(peer));
     routes.call(request)
 }
 
 /// A body that fails when it is not complete in time.
-struct Timely {
+struct TimedBody {
     body: Incoming,
-    late: Pin<Box<Sleep>>,
+    deadline: Pin<Box<Sleep>>,
 }
 
-impl Timely {
+impl TimedBody {
     fn new(body: Incoming) -> Self {
-        Self { body, late: Box::pin(sleep(BODY)) }
+        Self { body, deadline: Box::pin(sleep(REQUEST_BODY_TIMEOUT)) }
     }
 }
 
-impl hyper::body::Body for Timely {
+impl hyper::body::Body for TimedBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -125,8 +125,8 @@ impl hyper::body::Body for Timely {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        ready!(self.late.as_mut().poll(cx));
-        Poll::Ready(Some(Err("the request did not come in time".into())))
+        ready!(self.deadline.as_mut().poll(cx));
+        Poll::Ready(Some(Err("the request timed out".into())))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,11 +1,11 @@
-//! When to stop.
+//! Stop signals.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Waits for what an orchestrator (TERM) or a person (INT) sends to end a process in good order.
+/// Waits for the signal of an orchestrator (TERM) or a person (INT) to shut down.
 ///
 /// # Errors
-/// When signals can't be listened to; then only a kill ends the process.
+/// When installing the signal handlers failed; then only a kill ends the process.
 pub async fn stop_requested() -> std::io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {

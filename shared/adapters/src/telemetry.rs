@@ -1,26 +1,26 @@
-//! What a process tells of itself: log lines, and spans to a collector where there is one.
+//! Telemetry of a process: log lines, and spans to a collector where there is one.
 
 use kschat_core::ports::BoxError;
 
-use crate::{config::Telemetry, log};
+use crate::{config::TelemetrySettings, log};
 
-/// Why a process can't tell of itself.
+/// Why telemetry can't be started.
 #[derive(Debug, thiserror::Error)]
-#[error("traces can't be exported")]
+#[error("starting the trace exporter failed")]
 pub struct TelemetryError(#[source] pub(crate) BoxError);
 
 /// Spans on their way out of this process.
 #[derive(Clone, Debug, Default)]
 pub struct Traces {
     #[cfg(feature = "otlp")]
-    outbox: Option<std::sync::Arc<crate::otlp::Outbox>>,
+    span_queue: Option<std::sync::Arc<crate::otlp::SpanQueue>>,
 }
 
 impl Traces {
-    /// Hands over what has ended since the last time. It takes a second at most, and nothing where nobody collects.
+    /// Exports the spans that have ended since the last call. Takes a second at most, and no time without a collector.
     pub async fn flush(&self) {
         #[cfg(feature = "otlp")]
-        if let Some(outbox) = &self.outbox {
+        if let Some(outbox) = &self.span_queue {
             outbox.flush().await;
         }
         #[cfg(not(feature = "otlp"))]
@@ -28,11 +28,11 @@ impl Traces {
     }
 }
 
-/// Logs from now on, and exports spans of a service of that name, if there is a collector.
+/// Starts logging, and exports spans under that service name, if there is a collector.
 ///
 /// # Errors
 /// [`TelemetryError`] when the exporter can't be made; logging has begun all the same.
-pub fn start(service: &'static str, settings: &Telemetry) -> Result<Traces, TelemetryError> {
+pub fn start(service: &'static str, settings: &TelemetrySettings) -> Result<Traces, TelemetryError> {
     let filter = settings.logs.filter.as_deref();
     let Some(endpoint) = &settings.traces.endpoint else {
         log::init(settings.logs.format, filter);
@@ -42,7 +42,7 @@ pub fn start(service: &'static str, settings: &Telemetry) -> Result<Traces, Tele
     match crate::otlp::Exporter::new(service, endpoint) {
         Ok(exporter) => {
             log::init_with(settings.logs.format, filter, Some(exporter.layer()));
-            Ok(Traces { outbox: Some(exporter.install()) })
+            Ok(Traces { span_queue: Some(exporter.install()) })
         }
         Err(error) => {
             log::init(settings.logs.format, filter);

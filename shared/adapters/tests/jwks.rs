@@ -1,15 +1,19 @@
-//! Keys that are fetched from where an issuer publishes them.
+//! Keys that are fetched from an issuer's URL.
 
-#![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::unwrap_used, reason = "an unmet expectation fails the test")]
 
 use std::{
+    collections::HashMap,
+    io::Write,
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use aws_lc_rs::signature::Ed25519KeyPair;
+use flate2::{Compression, write::GzEncoder};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use kschat_adapters::{
     install_crypto_provider,
@@ -24,20 +28,24 @@ use tokio::{
     time::{Instant, advance, pause, resume, sleep},
 };
 
-/// What is published, and how often somebody has asked.
+/// The published keys, and the number of requests.
 #[derive(Clone, Default)]
 struct Issuer {
-    answer: Arc<Mutex<String>>,
+    answer: Arc<Mutex<Vec<u8>>>,
+    /// The responses before the keys, for a redirect.
+    first: Arc<Mutex<Vec<Vec<u8>>>>,
+    address: Arc<Mutex<String>>,
     asked: Arc<AtomicUsize>,
 }
 
 impl Issuer {
-    /// An issuer that listens on this machine, and somebody who believes its keys.
+    /// An issuer that listens on this machine, and a verifier with its keys.
     async fn start() -> (Self, JwtVerifier) {
         install_crypto_provider();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
         let issuer = Self::default();
+        issuer.address.lock().unwrap().clone_from(&url);
         issuer.fails();
         let serving = issuer.clone();
         tokio::spawn(async move {
@@ -45,47 +53,51 @@ impl Issuer {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let _ = stream.read(&mut [0; 4096]).await;
                 serving.asked.fetch_add(1, Ordering::Relaxed);
-                let answer = serving.answer.lock().unwrap().clone();
+                let first = serving.first.lock().unwrap().pop();
+                let answer = first.unwrap_or_else(|| serving.answer.lock().unwrap().clone());
                 if answer.is_empty() {
                     hanging.push(stream);
                     continue;
                 }
-                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.write_all(&answer).await;
             }
         });
         let settings = JwtSettings {
             algorithm: "EdDSA".parse().unwrap(),
             keys: KeySource::JwksUrl(url),
-            ..JwtSettings::seed(String::new())
+            ..JwtSettings::v1(String::new())
         };
         (issuer, JwtVerifier::new(&settings).unwrap())
     }
 
     fn answers(&self, status: &str, body: &str) {
-        let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-        *self.answer.lock().unwrap() = head + body;
+        self.answers_with(status, "x-nothing: to see", body.as_bytes());
+    }
+
+    fn answers_with(&self, status: &str, header: &str, body: &[u8]) {
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status}\r\n{header}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+        *self.answer.lock().unwrap() = [head.as_bytes(), body].concat();
+    }
+
+    /// Redirects the next request, once for each call.
+    fn redirects_first_to(&self, place: &str) {
+        let head = format!("HTTP/1.1 302 Found\r\nlocation: {place}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        self.first.lock().unwrap().push(head.into_bytes());
     }
 
     fn fails(&self) {
         self.answers("503 Service Unavailable", "");
     }
 
-    /// Takes connections, and never answers.
+    /// Accepts connections, and never responds.
     fn hangs(&self) {
         self.answer.lock().unwrap().clear();
     }
 
-    /// Publishes our key under these names.
+    /// Publishes the keys with these ids.
     fn publishes(&self, names: &[&str]) {
-        let keys: Vec<Jwk> = names
-            .iter()
-            .map(|name| {
-                let mut jwk = Jwk::from_encoding_key(&key(), Algorithm::EdDSA).unwrap();
-                jwk.common.key_id = Some((*name).to_owned());
-                jwk
-            })
-            .collect();
-        self.answers("200 OK", &json!({ "keys": keys }).to_string());
+        self.answers("200 OK", &set(names));
     }
 
     fn asked(&self) -> usize {
@@ -93,17 +105,29 @@ impl Issuer {
     }
 }
 
-fn key() -> EncodingKey {
-    EncodingKey::from_ed_pem(include_bytes!("keys/ed.pem")).unwrap()
+fn set(names: &[&str]) -> String {
+    let publish = |name: &&str| {
+        let mut jwk = Jwk::from_encoding_key(&key(name), Algorithm::EdDSA).unwrap();
+        jwk.common.key_id = Some((*name).to_owned());
+        jwk
+    };
+    json!({ "keys": names.iter().map(publish).collect::<Vec<_>>() }).to_string()
+}
+
+/// The key pair with that id, the same in every call.
+fn key(name: &str) -> EncodingKey {
+    static DRAWN: LazyLock<Mutex<HashMap<String, Vec<u8>>>> = LazyLock::new(Mutex::default);
+    let draw = || Ed25519KeyPair::generate().unwrap().to_pkcs8v1().unwrap().as_ref().to_vec();
+    EncodingKey::from_ed_der(DRAWN.lock().unwrap().entry(name.to_owned()).or_insert_with(draw))
 }
 
 fn token(kid: &str) -> String {
     let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::EdDSA) };
     let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 60;
-    jsonwebtoken::encode(&header, &json!({ "data": { "id": "7" }, "exp": exp }), &key()).unwrap()
+    jsonwebtoken::encode(&header, &json!({ "data": { "id": "7" }, "exp": exp }), &key(kid)).unwrap()
 }
 
-/// Lets time pass without waiting for it.
+/// Advances the time without waiting.
 async fn later(seconds: u64) {
     pause();
     advance(Duration::from_secs(seconds)).await;
@@ -111,7 +135,7 @@ async fn later(seconds: u64) {
 }
 
 #[tokio::test]
-async fn keys_are_fetched_once_and_again_when_the_issuer_has_a_new_one() {
+async fn unknown_key_id_fetches_keys_again() {
     let (issuer, verifier) = Issuer::start().await;
     issuer.publishes(&["old", "other"]);
     for _ in 0..3 {
@@ -120,15 +144,15 @@ async fn keys_are_fetched_once_and_again_when_the_issuer_has_a_new_one() {
     assert_eq!(issuer.asked(), 1);
 
     issuer.publishes(&["new", "other"]);
-    assert_eq!(verifier.verify(&token("new")).await, Err(TokenError::Invalid), "it has just been asked");
+    assert_eq!(verifier.verify(&token("new")).await, Err(TokenError::Invalid), "the issuer was asked just now");
     later(31).await;
     assert!(verifier.verify(&token("new")).await.is_ok());
-    assert_eq!(verifier.verify(&token("old")).await, Err(TokenError::Invalid), "it is withdrawn");
+    assert_eq!(verifier.verify(&token("old")).await, Err(TokenError::Invalid), "the key is withdrawn");
     assert_eq!(issuer.asked(), 2);
 }
 
 #[tokio::test]
-async fn names_that_are_made_up_do_not_flood_the_issuer() {
+async fn unknown_key_ids_do_not_flood_issuer() {
     let (issuer, verifier) = Issuer::start().await;
     issuer.publishes(&["one", "two"]);
     for number in 0..50 {
@@ -140,7 +164,7 @@ async fn names_that_are_made_up_do_not_flood_the_issuer() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_out_of_reach_is_no_fault_of_the_token() {
+async fn unreachable_issuer_is_not_token_error() {
     let (issuer, verifier) = Issuer::start().await;
     let refused = ["<html>", r#"{"keys":[]}"#, &"x".repeat(300 * 1024)];
     assert_eq!(verifier.verify(&token("one")).await, Err(TokenError::NoKeys));
@@ -155,7 +179,7 @@ async fn an_issuer_that_is_out_of_reach_is_no_fault_of_the_token() {
     later(2).await;
     assert!(verifier.verify(&token("one")).await.is_ok());
 
-    // What is known is believed while the issuer can't be asked, but not for ever.
+    // Known keys are accepted while the issuer is unavailable, but not for ever.
     issuer.fails();
     later(11 * 60).await;
     assert!(verifier.verify(&token("one")).await.is_ok());
@@ -163,7 +187,67 @@ async fn an_issuer_that_is_out_of_reach_is_no_fault_of_the_token() {
     assert_eq!(verifier.verify(&token("one")).await, Err(TokenError::NoKeys));
 }
 
-/// Verifies tokens with a key of that name, all at once.
+#[tokio::test]
+async fn keys_behind_redirect_gzip_and_byte_order_mark_are_found() {
+    let (issuer, verifier) = Issuer::start().await;
+    let url = issuer.address.lock().unwrap().clone();
+    for place in [&url, "/elsewhere", &url] {
+        issuer.redirects_first_to(place);
+    }
+    issuer.publishes(&["one"]);
+    assert!(verifier.verify(&token("one")).await.is_ok());
+    assert_eq!(issuer.asked(), 4);
+
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(format!("\u{feff}{}", set(&["two"])).as_bytes()).unwrap();
+    issuer.answers_with("200 OK", "content-encoding: gzip", &packed.finish().unwrap());
+    later(31).await;
+    assert!(verifier.verify(&token("two")).await.is_ok());
+}
+
+#[tokio::test]
+async fn redirect_or_packing_that_leads_nowhere_is_no_fault_of_the_token() {
+    let (issuer, verifier) = Issuer::start().await;
+    issuer.publishes(&["one"]);
+    let url = issuer.address.lock().unwrap().clone();
+    for places in [vec!["http://login.example.com/keys"], vec!["ftp://127.0.0.1/"], vec![url.as_str(); 4]] {
+        places.into_iter().for_each(|place| issuer.redirects_first_to(place));
+        assert_eq!(verifier.verify(&token("one")).await, Err(TokenError::NoKeys));
+        later(2).await;
+    }
+    let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
+    bomb.write_all(&[b' '; 300 * 1024]).unwrap();
+    let answers: [(&str, &[u8]); 3] = [
+        ("content-encoding: gzip", &bomb.finish().unwrap()),
+        ("content-encoding: gzip", b"{}"),
+        ("content-encoding: br", b"x"),
+    ];
+    for (header, body) in answers {
+        issuer.answers_with("200 OK", header, body);
+        assert_eq!(verifier.verify(&token("one")).await, Err(TokenError::NoKeys), "{header}");
+        later(2).await;
+    }
+    assert_eq!(TokenError::NoKeys.code().http_status(), 503);
+}
+
+#[tokio::test]
+async fn token_that_any_known_key_has_signed_asks_for_no_other() {
+    let (issuer, verifier) = Issuer::start().await;
+    issuer.publishes(&["one", "two"]);
+    let misnamed = |name: &str| {
+        let header = Header { kid: Some("other".to_owned()), ..Header::new(Algorithm::EdDSA) };
+        let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 600;
+        jsonwebtoken::encode(&header, &json!({ "data": { "id": "7" }, "exp": exp }), &key(name)).unwrap()
+    };
+    assert!(verifier.verify(&misnamed("one")).await.is_ok());
+    later(60).await;
+    assert!(verifier.verify(&misnamed("two")).await.is_ok());
+    assert_eq!(issuer.asked(), 1);
+    assert_eq!(verifier.verify(&misnamed("three")).await, Err(TokenError::Invalid));
+    assert_eq!(issuer.asked(), 2);
+}
+
+/// Verifies tokens with a key of that id, all at once.
 async fn verify_many(verifier: &Arc<JwtVerifier>, kid: &str) -> Vec<Result<(), TokenError>> {
     let mut verifying = JoinSet::new();
     for _ in 0..20 {
@@ -174,7 +258,7 @@ async fn verify_many(verifier: &Arc<JwtVerifier>, kid: &str) -> Vec<Result<(), T
 }
 
 #[tokio::test]
-async fn an_issuer_that_hangs_delays_nobody_twice_whose_key_is_known() {
+async fn hanging_issuer_does_not_delay_known_keys() {
     let (issuer, verifier) = Issuer::start().await;
     let verifier = Arc::new(verifier);
     issuer.publishes(&["one"]);
@@ -183,7 +267,7 @@ async fn an_issuer_that_hangs_delays_nobody_twice_whose_key_is_known() {
     issuer.hangs();
     later(11 * 60).await;
     let began = Instant::now();
-    // Whoever comes first waits for the issuer, and nobody else does.
+    // Only the first one waits for the issuer.
     let first = tokio::spawn({
         let verifier = verifier.clone();
         async move { verifier.verify(&token("one")).await.map(|_| ()) }
@@ -204,11 +288,11 @@ async fn an_issuer_that_hangs_delays_nobody_twice_whose_key_is_known() {
     issuer.publishes(&["two"]);
     later(11).await;
     assert!(verifier.verify(&token("two")).await.is_ok());
-    assert_eq!(verifier.verify(&token("one")).await, Err(TokenError::Invalid), "it is withdrawn");
+    assert_eq!(verifier.verify(&token("one")).await, Err(TokenError::Invalid), "the key is withdrawn");
 }
 
 #[tokio::test]
-async fn an_issuer_that_hangs_from_the_start_is_waited_for_once() {
+async fn hanging_issuer_is_awaited_once() {
     let (issuer, verifier) = Issuer::start().await;
     issuer.hangs();
     assert_eq!(verify_many(&Arc::new(verifier), "one").await, vec![Err(TokenError::NoKeys); 20]);
@@ -216,13 +300,13 @@ async fn an_issuer_that_hangs_from_the_start_is_waited_for_once() {
 }
 
 #[test]
-fn keys_come_over_tls_or_from_this_machine() {
+fn jwks_url_requires_https_or_loopback() {
     install_crypto_provider();
     let read = |url: &str| {
         let settings = JwtSettings {
             algorithm: "RS256".parse().unwrap(),
             keys: KeySource::JwksUrl(url.to_owned()),
-            ..JwtSettings::seed(String::new())
+            ..JwtSettings::v1(String::new())
         };
         JwtVerifier::new(&settings).map(|_| ())
     };

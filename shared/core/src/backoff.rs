@@ -1,18 +1,27 @@
-//! How long to wait before another try.
+//! Waits between retries.
 
 use std::time::Duration;
 
-/// Exponential waits with full jitter: many that failed together do not come back together.
+/// Exponential backoff with full jitter: clients that failed together do not retry together.
+///
+/// ```
+/// use std::time::Duration;
+/// use kschat_core::backoff::Backoff;
+///
+/// let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(5) };
+/// assert!(backoff.wait(0) <= Duration::from_millis(50));
+/// assert!(backoff.wait(30) <= Duration::from_secs(5));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The longest first wait.
     pub base: Duration,
-    /// The longest wait ever.
+    /// The longest possible wait.
     pub cap: Duration,
 }
 
 impl Backoff {
-    /// The wait after try number `attempt`, counted from 0: up to `base * 2^attempt`, at most `cap`.
+    /// The wait after attempt number `attempt`, counted from 0: up to `base * 2^attempt`, at most `cap`.
     #[must_use]
     pub fn wait(&self, attempt: u32) -> Duration {
         self.ceiling(attempt).mul_f64(fastrand::f64())
@@ -29,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_cap() {
+    fn backoff_doubles_up_to_cap() {
         let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(5) };
         let ceilings = [0, 1, 2, 7, 99].map(|attempt| backoff.ceiling(attempt).as_millis());
         assert_eq!(ceilings, [50, 100, 200, 5000, 5000]);

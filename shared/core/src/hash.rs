@@ -1,9 +1,9 @@
-//! One hash that is the same in every process, on every machine and in every release.
+//! A hash that is stable across processes, machines and releases.
 
 /// FNV-1a with 128 bits.
 ///
 /// Source: IETF draft-eastlake-fnv, "The FNV Non-Cryptographic Hash Algorithm": offset basis and prime.
-pub(crate) fn stable(parts: &[&[u8]]) -> u128 {
+pub(crate) fn stable_hash(parts: &[&[u8]]) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     let step = |hash: u128, byte: &u8| (hash ^ u128::from(*byte)).wrapping_mul(PRIME);
@@ -19,9 +19,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_never_changes() {
-        assert_eq!(stable(&[]), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
-        assert_eq!(stable(&[b"alice"]), stable(&[b"alice"]));
-        assert_ne!(stable(&[b"ab", b"c"]), stable(&[b"a", b"bc"]));
+    fn stable_hash_never_changes() {
+        assert_eq!(stable_hash(&[]), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+        assert_eq!(stable_hash(&[b"alice"]), stable_hash(&[b"alice"]));
+        assert_ne!(stable_hash(&[b"ab", b"c"]), stable_hash(&[b"a", b"bc"]));
     }
 }

@@ -1,4 +1,4 @@
-//! Work that goes on by itself, and must not go down in silence.
+//! Background jobs whose panics are reported.
 
 use std::panic::AssertUnwindSafe;
 
@@ -7,28 +7,38 @@ use tokio::task::JoinHandle;
 
 use crate::metrics;
 
-/// A piece of work has panicked: there is a mistake in it. Nothing that it has held is held any more.
+/// A job has panicked because of a bug. Everything it held was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panicked;
 
-/// Does some work, and survives its panic: that is logged and counted under the name of the job, and whoever has asked for
-/// the work decides what becomes of it. What the panic says is on standard error already, and may hold a user's id.
+/// Runs a job and survives its panic, which is logged and counted under the job's name; the caller decides what happens
+/// next. The panic message is on standard error already, and may hold a user's id.
+///
+/// ```
+/// use kschat_core::job::{Panicked, catch_panic};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// assert_eq!(catch_panic("sum", async { 1 + 1 }).await, Ok(2));
+/// assert_eq!(catch_panic("bug", async { panic!("a bug") }).await, Err::<(), _>(Panicked));
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`Panicked`].
-pub async fn guard<T>(name: &'static str, work: impl Future<Output = T>) -> Result<T, Panicked> {
+pub async fn catch_panic<T>(name: &'static str, work: impl Future<Output = T>) -> Result<T, Panicked> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(|_| {
         metrics::PANICS.add_to(name);
-        tracing::error!(job = name, "a job has panicked");
+        tracing::error!(job = name, "a job panicked");
         Panicked
     })
 }
 
-/// Does some work in a task of its own, likewise.
+/// Runs a job in a task of its own, likewise.
 pub fn spawn(name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(async move {
-        // It is logged and counted, and nobody waits for this.
-        let _ = guard(name, work).await;
+        // The panic is logged and counted, and nobody awaits this task.
+        let _ = catch_panic(name, work).await;
     })
 }
 
@@ -37,9 +47,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn panic_ends_the_job_alone() {
-        assert_eq!(guard("test", async { 7 }).await, Ok(7));
-        assert_eq!(guard("test", async { panic!("on purpose") }).await, Err::<(), _>(Panicked));
+    async fn panic_ends_only_its_job() {
+        assert_eq!(catch_panic("test", async { 7 }).await, Ok(7));
+        assert_eq!(catch_panic("test", async { panic!("on purpose") }).await, Err::<(), _>(Panicked));
         spawn("test", async { panic!("on purpose") }).await.unwrap();
     }
 }

@@ -1,31 +1,31 @@
-//! What is counted and timed, each name in one place.
+//! All metrics, each name in one place.
 //!
-//! A use-case records through the facade crate `metrics`, as it logs through `tracing`: who collects the figures is
-//! up to the process, and where nobody does, recording costs next to nothing. `shared/docs/METRICS.md` explains each
-//! name; a test compares the two.
+//! Use-cases record through the facade crate `metrics`, as they log through `tracing`: the process chooses the
+//! collector, and without one recording costs next to nothing. `shared/docs/METRICS.md` explains each name; a test
+//! compares the two.
 //!
-//! A label has a few values that are known beforehand. Users, connections and messages are never one.
+//! A label has a few values that are known beforehand: never users, connections or messages.
 
 use std::time::Duration;
 
 use ::metrics::{Key, KeyName, Label, Level, Metadata, Unit as FacadeUnit, with_recorder};
-use kschat_protocol::Er;
+use kschat_protocol::ErrorCode;
 
 use crate::Timestamp;
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
-/// What a figure is measured in.
+/// The unit of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// How many.
+    /// A number of things.
     Count,
-    /// How long.
+    /// A duration.
     Seconds,
 }
 
 impl Unit {
-    /// Its name, as CloudWatch has it.
+    /// The unit's name in CloudWatch.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -42,29 +42,29 @@ impl Unit {
     }
 }
 
-/// How a metric behaves.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows.
     Counter,
-    /// How it is just now.
+    /// The present value.
     Gauge,
-    /// How single values are spread.
+    /// A distribution of values.
     Histogram,
 }
 
-/// What is known of a metric before anything is recorded.
+/// The definition of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
-    /// Its name, wherever it is collected.
+    /// The name, the same for every collector.
     pub name: &'static str,
-    /// How it behaves.
+    /// The type.
     pub kind: Kind,
-    /// What it is measured in.
+    /// The unit.
     pub unit: Unit,
-    /// The label that divides it, if one does.
+    /// The label, if it has one.
     pub label: Option<&'static str>,
-    /// What it says, in a few words.
+    /// A short description.
     pub meaning: &'static str,
 }
 
@@ -72,11 +72,11 @@ pub struct Metric {
 #[derive(Clone, Copy, Debug)]
 pub struct Counter(Metric);
 
-/// A [`Metric`] that tells the present state.
+/// A [`Metric`] with a present value.
 #[derive(Clone, Copy, Debug)]
 pub struct Gauge(Metric);
 
-/// A [`Metric`] that takes single values.
+/// A [`Metric`] that records a distribution.
 #[derive(Clone, Copy, Debug)]
 pub struct Histogram(Metric);
 
@@ -104,18 +104,18 @@ impl Counter {
         Self(Metric::new(Kind::Counter, name, Unit::Count, label, meaning))
     }
 
-    /// Counts so many more.
+    /// Adds to the counter.
     pub fn add(&self, count: usize) {
         self.register(None, count);
     }
 
-    /// Counts one more, under that value of its label.
+    /// Adds one under that value of the label.
     pub fn add_to(&self, value: &'static str) {
         self.register(Some(value), 1);
     }
 
-    /// Counts one more, under the code.
-    pub fn add_code(&self, code: Er) {
+    /// Adds one under the code.
+    pub fn add_code(&self, code: ErrorCode) {
         self.register(Some(code_label(code)), 1);
     }
 
@@ -130,26 +130,26 @@ impl Gauge {
         Self(Metric::new(Kind::Gauge, name, Unit::Count, label, meaning))
     }
 
-    /// It is this now.
+    /// Sets the value.
     pub fn set(&self, count: usize) {
         self.register(None).set(count as f64);
     }
 
-    /// It is this now, under that value of its label.
+    /// Sets the value under that value of the label.
     pub fn set_for(&self, value: &'static str, count: usize) {
         self.register(Some(value)).set(count as f64);
     }
 
-    /// There is one more, for as long as what is returned lives.
+    /// Increments the gauge for as long as the returned guard lives.
     #[must_use]
-    pub fn one_more(&self) -> Present {
-        Present::new(self.register(None))
+    pub fn increment_guard(&self) -> GaugeGuard {
+        GaugeGuard::new(self.register(None))
     }
 
-    /// There is one more, under that value of its label, for as long as what is returned lives.
+    /// Increments the gauge under that value of the label for as long as the returned guard lives.
     #[must_use]
-    pub fn one_more_for(&self, value: &'static str) -> Present {
-        Present::new(self.register(Some(value)))
+    pub fn increment_guard_for(&self, value: &'static str) -> GaugeGuard {
+        GaugeGuard::new(self.register(Some(value)))
     }
 
     fn register(&self, value: Option<&'static str>) -> ::metrics::Gauge {
@@ -158,17 +158,17 @@ impl Gauge {
     }
 }
 
-/// Something that a [`Gauge`] counts while it is there.
-pub struct Present(::metrics::Gauge);
+/// Decrements its [`Gauge`] when dropped.
+pub struct GaugeGuard(::metrics::Gauge);
 
-impl Present {
+impl GaugeGuard {
     fn new(gauge: ::metrics::Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge)
     }
 }
 
-impl Drop for Present {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
@@ -179,18 +179,18 @@ impl Histogram {
         Self(Metric::new(Kind::Histogram, name, unit, None, meaning))
     }
 
-    /// It took so long.
-    pub fn took(&self, span: Duration) {
+    /// Records a duration.
+    pub fn record_duration(&self, span: Duration) {
         self.record(span.as_secs_f64());
     }
 
-    /// It took from one moment to another. Clocks of two machines differ a little, so the least is nothing.
-    pub fn took_between(&self, from: Timestamp, until: Timestamp) {
-        self.took(Duration::from_millis(until.millis().saturating_sub(from.millis())));
+    /// Records the time between two moments. Clocks of two machines differ a little, so the minimum is zero.
+    pub fn record_between(&self, from: Timestamp, until: Timestamp) {
+        self.record_duration(Duration::from_millis(until.millis().saturating_sub(from.millis())));
     }
 
-    /// There were so many.
-    pub fn counted(&self, count: usize) {
+    /// Records a number.
+    pub fn record_count(&self, count: usize) {
         self.record(count as f64);
     }
 
@@ -203,7 +203,7 @@ impl Histogram {
 /// Sends, by the `ER` of their reply.
 pub const SENDS: Counter = Counter::new("kschat_sends_total", Some("er"), "sends answered, by code");
 
-/// From the event of an accepted send to the broker's confirm.
+/// The time from the event of an accepted send to the broker's confirm.
 pub const ACCEPT: Histogram =
     Histogram::new("kschat_accept_seconds", Unit::Seconds, "from a send's event to the broker's confirm");
 
@@ -211,77 +211,81 @@ pub const ACCEPT: Histogram =
 pub const CONNECTS: Counter = Counter::new("kschat_connects_total", Some("er"), "handshakes answered, by code");
 
 /// Acks of clients, by the code of their outcome.
-pub const ACKS: Counter = Counter::new("kschat_acks_total", Some("er"), "acks of clients passed on, by code");
+pub const ACKS: Counter = Counter::new("kschat_acks_total", Some("er"), "client acks forwarded, by code");
 
 /// Other requests of clients, by the code of their outcome.
-pub const REQUESTS: Counter = Counter::new("kschat_requests_total", Some("er"), "other requests of clients, by code");
+pub const REQUESTS: Counter =
+    Counter::new("kschat_requests_total", Some("er"), "other client requests and unreadable frames, by code");
 
-/// From the moment a message was accepted until the consumer took it from its queue. Of a user who was away it is
-/// the time away.
+/// The time from the acceptance of a message until the consumer took it from its queue. For an offline user it includes
+/// the time offline.
 pub const QUEUE_WAIT: Histogram =
-    Histogram::new("kschat_queue_wait_seconds", Unit::Seconds, "from accepted to taken from the queue");
+    Histogram::new("kschat_queue_wait_seconds", Unit::Seconds, "from accepted to consumed from the queue");
 
-/// From the moment the first message of a frame was taken from its queue until the edge took the frame.
+/// The time from taking the first message of a frame from its queue until the edge took the frame.
 pub const PUSH: Histogram =
-    Histogram::new("kschat_push_seconds", Unit::Seconds, "from taken from the queue to taken by the edge");
+    Histogram::new("kschat_push_seconds", Unit::Seconds, "from consumed from the queue to accepted by the edge");
 
-/// From the first push of a message until its client acknowledged it.
+/// The time from the first push of a message until its client acknowledged it.
 pub const ACK: Histogram = Histogram::new("kschat_ack_seconds", Unit::Seconds, "from pushed to acknowledged");
 
-/// Posts to the edge, by what it answered: `reached`, `gone`, `early`, `busy` or `refused`.
+/// Posts to the edge, by outcome: `reached`, `gone`, `early`, `busy` or `refused`.
 pub const PUSHES: Counter = Counter::new("kschat_pushes_total", Some("outcome"), "posts to the edge, by outcome");
 
-/// Messages that share a frame when they are pushed first.
+/// Messages in a frame at its first push.
 pub const FRAME_MESSAGES: Histogram =
     Histogram::new("kschat_frame_messages", Unit::Count, "messages in one pushed frame");
 
-/// Messages taken from a queue that had been on loan before.
-pub const REDELIVERIES: Counter =
-    Counter::new("kschat_redeliveries_total", None, "messages taken again after a loan that ended");
+/// Messages that the broker delivered before.
+pub const REDELIVERIES: Counter = Counter::new("kschat_redeliveries_total", None, "messages redelivered by the broker");
 
-/// Frames pushed again because nobody had acknowledged them, or to somebody who came later.
-pub const REPETITIONS: Counter = Counter::new("kschat_repetitions_total", None, "frames pushed again");
+/// Frames pushed again because no ack came, or to a connection that came later.
+pub const REPETITIONS: Counter = Counter::new("kschat_repetitions_total", None, "frames redelivered to clients");
 
-/// Notices pushed to users, by what they tell.
-pub const NOTICES: Counter = Counter::new("kschat_notices_total", Some("kind"), "notices pushed, by kind");
+/// Ephemeral events pushed to users, by kind.
+pub const NOTICES: Counter = Counter::new("kschat_notices_total", Some("kind"), "ephemeral events pushed, by kind");
 
-/// Messages set aside in the dead-letter queue.
-pub const DEAD_LETTERS: Counter = Counter::new("kschat_dead_letters_total", None, "messages that can't be delivered");
+/// Dead-lettered messages.
+pub const DEAD_LETTERS: Counter = Counter::new("kschat_dead_letters_total", None, "messages dead-lettered");
 
-/// Users whom this process serves.
+/// Users that this process serves.
 pub const ONLINE_USERS: Gauge = Gauge::new("kschat_online_users", None, "users served");
 
 /// Connections to which this process pushes.
 pub const CONNECTIONS: Gauge = Gauge::new("kschat_connections", None, "connections pushed to");
 
-/// Messages that wait for an ack.
+/// Messages that await an ack.
 pub const UNACKED_MESSAGES: Gauge = Gauge::new("kschat_unacked_messages", None, "messages pushed, not acknowledged");
 
-/// Users who rest before they are tried again: `lost` is a queue that went, `stuck` whatever else failed too long, `panicked` a mistake of ours.
-pub const RESTING_USERS: Gauge = Gauge::new("kschat_resting_users", Some("cause"), "users waiting to be tried again");
+/// Users whose delivery pauses before a retry: `lost` after a lost queue, `stuck` after another failure that lasted too
+/// long, `panicked` after a bug.
+pub const RESTING_USERS: Gauge =
+    Gauge::new("kschat_resting_users", Some("cause"), "users waiting for a retry, by cause");
 
 /// Partitions that this process owns.
 pub const PARTITIONS_OWNED: Gauge = Gauge::new("kschat_partitions_owned", None, "partitions owned");
 
-/// Consumer processes that share the partitions, as this one sees it.
+/// Consumer processes that share the partitions, as seen by this one.
 pub const MEMBERS: Gauge = Gauge::new("kschat_members", None, "consumer processes");
 
-/// Queues of users: `online` are being drained by this process, `backlog` stay for somebody who is away.
+/// Queues of users: `online` are being drained by this process, `backlog` are kept for offline users.
 pub const QUEUES: Gauge = Gauge::new("kschat_queues", Some("kind"), "queues of users, by kind");
 
-/// Connections to the broker made anew after one was lost.
-pub const BROKER_RECONNECTS: Counter =
-    Counter::new("kschat_broker_reconnects_total", None, "connections to the broker made anew");
+/// Broker connections made again after a loss.
+pub const BROKER_RECONNECTS: Counter = Counter::new("kschat_broker_reconnects_total", None, "reconnects to the broker");
 
-/// Partitions told again to a registry that had lost everything.
+/// Whether the last registry call succeeded: 1, or 0.
+pub const REGISTRY_UP: Gauge = Gauge::new("kschat_registry_up", None, "whether the registry answers");
+
+/// Partitions restored to a registry that had lost its data.
 pub const REGISTRY_RESTORES: Counter =
-    Counter::new("kschat_registry_restores_total", None, "partitions told again to a registry that lost everything");
+    Counter::new("kschat_registry_restores_total", None, "partitions restored to a registry that lost its data");
 
-/// Panics of single tasks, by the job: each is a mistake in the program.
+/// Panics of single tasks, by job: each is a bug.
 pub const PANICS: Counter = Counter::new("kschat_panics_total", Some("job"), "panics of single tasks, by job");
 
-/// Every metric there is.
-pub const ALL: [Metric; 24] = [
+/// All metrics.
+pub const ALL: [Metric; 25] = [
     SENDS.0,
     ACCEPT.0,
     CONNECTS.0,
@@ -304,11 +308,12 @@ pub const ALL: [Metric; 24] = [
     MEMBERS.0,
     QUEUES.0,
     BROKER_RECONNECTS.0,
+    REGISTRY_UP.0,
     REGISTRY_RESTORES.0,
     PANICS.0,
 ];
 
-/// Tells the collector of this process what each metric means.
+/// Describes each metric to the collector of this process.
 pub fn describe() {
     for metric in ALL {
         let (name, unit) = (KeyName::from_const_str(metric.name), Some(metric.unit.facade()));
@@ -321,30 +326,30 @@ pub fn describe() {
 }
 
 /// The number of a code, as a label.
-const fn code_label(code: Er) -> &'static str {
+const fn code_label(code: ErrorCode) -> &'static str {
     match code {
-        Er::Ok => "0",
-        Er::Internal => "1",
-        Er::BrokerUnavailable => "2",
-        Er::TokenInvalid => "3",
-        Er::TokenExpired => "4",
-        Er::NotYou => "5",
-        Er::Malformed => "6",
-        Er::InvalidField => "7",
-        Er::TooLarge => "8",
-        Er::RateLimited => "9",
-        Er::RecipientUnknown => "10",
-        Er::BacklogFull => "11",
-        Er::Expired => "12",
-        Er::RnoReused => "13",
-        Er::Forbidden => "14",
-        Er::UnknownAction => "15",
-        Er::RegistryUnavailable => "17",
-        Er::Unconfirmed => "18",
-        Er::Kicked => "19",
-        Er::Draining => "20",
-        Er::TooManyDevices => "21",
-        Er::TooManyRooms => "22",
+        ErrorCode::Ok => "0",
+        ErrorCode::Internal => "1",
+        ErrorCode::BrokerUnavailable => "2",
+        ErrorCode::TokenInvalid => "3",
+        ErrorCode::TokenExpired => "4",
+        ErrorCode::UserMismatch => "5",
+        ErrorCode::Malformed => "6",
+        ErrorCode::InvalidField => "7",
+        ErrorCode::TooLarge => "8",
+        ErrorCode::RateLimited => "9",
+        ErrorCode::RecipientUnknown => "10",
+        ErrorCode::BacklogFull => "11",
+        ErrorCode::Expired => "12",
+        ErrorCode::RnoReused => "13",
+        ErrorCode::Forbidden => "14",
+        ErrorCode::UnknownAction => "15",
+        ErrorCode::RegistryUnavailable => "17",
+        ErrorCode::Unconfirmed => "18",
+        ErrorCode::Kicked => "19",
+        ErrorCode::Draining => "20",
+        ErrorCode::TooManyConnections => "21",
+        ErrorCode::TooManyRooms => "22",
     }
 }
 
@@ -353,8 +358,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_has_its_own_number_as_label() {
-        for code in Er::ALL {
+    fn error_code_labels_match_numbers() {
+        for code in ErrorCode::ALL {
             assert_eq!(code_label(code), code.number().to_string());
         }
     }

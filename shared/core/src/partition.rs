@@ -1,12 +1,12 @@
-//! How the users are cut into parts that consumers share.
+//! Partitions of the users, which consumers share.
 
 use std::fmt;
 
 use kschat_protocol::UserId;
 
-use crate::hash::stable;
+use crate::hash::stable_hash;
 
-/// One part of the users: what a consumer owns as a whole.
+/// One partition of the users, which a consumer owns as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Partition(u16);
 
@@ -24,42 +24,53 @@ impl fmt::Display for Partition {
     }
 }
 
-/// Into how many parts the users are cut. Functions and consumers must agree on it.
+/// The number of partitions. Functions and consumers must use the same.
+///
+/// ```
+/// use kschat_core::Partitions;
+/// use kschat_protocol::UserId;
+///
+/// let partitions = Partitions::new(16)?;
+/// let alice = UserId::try_from("alice").expect("a valid id");
+/// assert_eq!(partitions.of(&alice).number(), 6, "the same in every process and release");
+/// assert!(Partitions::new(0).is_err());
+/// # Ok::<(), kschat_core::InvalidPartitions>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Partitions(u16);
 
-/// A count that can't be one of partitions.
+/// An invalid number of partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be from 1 to {}", Partitions::MAX)]
+#[error("must be from 1 to {}", Partitions::MAX_COUNT)]
 pub struct InvalidPartitions;
 
 impl Partitions {
-    /// The most that makes sense: each costs a queue and a channel of the broker.
-    pub const MAX: u16 = 1024;
+    /// The maximum: each partition costs a queue and a channel of the broker.
+    pub const MAX_COUNT: u16 = 1024;
 
-    /// That many partitions.
+    /// Creates this many partitions.
     ///
     /// # Errors
-    /// [`InvalidPartitions`] for none or more than [`Self::MAX`].
+    /// [`InvalidPartitions`] for none or more than [`Self::MAX_COUNT`].
     pub const fn new(count: u16) -> Result<Self, InvalidPartitions> {
-        if count == 0 || count > Self::MAX { Err(InvalidPartitions) } else { Ok(Self(count)) }
+        if count == 0 || count > Self::MAX_COUNT { Err(InvalidPartitions) } else { Ok(Self(count)) }
     }
 
-    /// How many there are.
+    /// The number of partitions.
     #[must_use]
     pub const fn count(self) -> u16 {
         self.0
     }
 
-    /// Each of them.
+    /// All partitions.
     pub fn all(self) -> impl Iterator<Item = Partition> {
         (0..self.0).map(Partition)
     }
 
-    /// The one that a user is in, in every process alike.
+    /// The partition of a user, the same in every process.
     #[must_use]
     pub fn of(self, user: &UserId) -> Partition {
-        let part = stable(&[user.as_str().as_bytes()]) % u128::from(self.0);
+        let part = stable_hash(&[user.as_str().as_bytes()]) % u128::from(self.0);
         Partition(u16::try_from(part).unwrap_or_default())
     }
 }
@@ -75,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_stays_in_its_partition_in_every_release() {
+    fn partition_of_user_never_changes() {
         let of = |name: &str| Partitions::default().of(&UserId::try_from(name).unwrap()).number();
         assert_eq!([of("alice"), of("bob"), of("12345")], [6, 7, 13]);
     }

@@ -1,4 +1,4 @@
-//! The time of day, as an input.
+//! Wall-clock time, as an input.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The moment that many milliseconds after 1970 began.
+    /// Creates a timestamp from milliseconds since 1970.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
@@ -19,7 +19,7 @@ impl Timestamp {
         self.0
     }
 
-    /// How long after another moment this one is; nothing if it is not after it.
+    /// The time since another moment; zero if that is later.
     #[must_use]
     pub fn since(self, other: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(other.0))
@@ -32,13 +32,26 @@ impl Timestamp {
     }
 }
 
-/// Tells the time of day.
+/// A source of wall-clock time.
+///
+/// ```
+/// use kschat_core::{Clock, Timestamp};
+///
+/// /// A clock that a test sets.
+/// struct FixedClock(Timestamp);
+///
+/// impl Clock for FixedClock {
+///     fn now(&self) -> Timestamp {
+///         self.0
+///     }
+/// }
+/// ```
 pub trait Clock: Send + Sync {
-    /// The present moment.
+    /// The present time.
     fn now(&self) -> Timestamp;
 }
 
-/// The machine's own clock.
+/// The system clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 

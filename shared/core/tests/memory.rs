@@ -1,4 +1,4 @@
-//! The in-memory adapters keep the same contracts as the real ones.
+//! The in-memory adapters pass the same contracts as the real ones.
 
 mod registry {
     use kschat_core::{Partitions, memory::MemoryRegistry};
@@ -10,18 +10,15 @@ mod broker {
     use kschat_core::{Partitions, memory::MemoryBroker};
 
     kschat_core::broker_contract!(async { MemoryBroker::new(Partitions::default()).0 });
-    kschat_core::broker_contract!(@ async { MemoryBroker::new(Partitions::default()).0 }, an_empty_queue_is_removed,);
+    kschat_core::broker_contract!(@ async { MemoryBroker::new(Partitions::default()).0 }, empty_queue_is_removed,);
 }
 
 #[tokio::test]
-async fn the_only_member_owns_everything_and_hears_pokes_and_acks() {
+async fn single_member_owns_all_and_receives_owner_messages() {
     use kschat_core::{Partitions, contract::ownership, memory::MemoryBroker};
 
     let (broker, mut member) = MemoryBroker::new(Partitions::default());
-    let clause = ownership::the_only_member_owns_everything_and_hears_pokes_and_acks(
-        &mut member,
-        &broker,
-        Partitions::default(),
-    );
+    let clause =
+        ownership::single_member_owns_all_and_receives_owner_messages(&mut member, &broker, Partitions::default());
     clause.await.unwrap();
 }

@@ -1,70 +1,69 @@
-//! How much a connection may ask for.
+//! Rate limits of requests.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use kschat_core::{
     Partitions, Session, Timestamp,
-    contract::{ManualClock, connection, register},
-    inbound::{self, enter},
+    contract::{ManualClock, register, unique_connection},
+    inbound::caller::{self, identify_caller},
+    inbound::request::{Deps, handle_request},
     limits::Limits,
     memory::{MemoryBroker, MemoryRegistry},
     ports::{Identity, TokenError, TokenVerifier},
-    request::{Deps, answer},
     rooms,
 };
-use kschat_protocol::{ClientFrame, ConnectionId, Er, Request, UserId, Version, dialect::Dialect};
+use kschat_protocol::{ClientFrame, ConnectionId, ErrorCode, ProtocolVersion, Request, UserId, dialect::Dialect};
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-/// Believes nobody.
-struct Distrust;
+/// Rejects every token.
+struct RejectingVerifier;
 
 #[async_trait]
-impl TokenVerifier for Distrust {
+impl TokenVerifier for RejectingVerifier {
     async fn verify(&self, _token: &str) -> Result<Identity, TokenError> {
         Err(TokenError::Invalid)
     }
 }
 
-/// A connection of alice, and what answers it.
-async fn scene() -> (inbound::Deps, Deps, ConnectionId) {
+/// A connection of alice, and its dependencies.
+async fn fixture() -> (caller::Deps, Deps, ConnectionId) {
     let broker = Arc::new(MemoryBroker::new(Partitions::default()).0);
     let registry = Arc::new(MemoryRegistry::new(Partitions::default()));
     let session = Session {
         user: UserId::try_from("alice").expect("an id"),
-        version: Version::V2,
+        version: ProtocolVersion::V2,
         connected: NOW,
         expires: None,
         dialect: Dialect::Raw,
         rooms: None,
         source: None,
     };
-    let alice = connection();
+    let alice = unique_connection();
     register(&*registry, &alice, &session).await.expect("memory");
     let rooms = rooms::Deps {
         memberships: registry.clone(),
         bindings: broker.clone(),
         queues: broker.clone(),
-        policy: Arc::new(rooms::Everybody),
+        policy: Arc::new(rooms::AllowAllRooms),
     };
     let clock = Arc::new(ManualClock::new(NOW));
-    let inbound = inbound::Deps {
+    let inbound = caller::Deps {
         registry: registry.clone(),
-        supervision: broker.clone(),
+        owners: broker.clone(),
         clock: clock.clone(),
         limits: Limits::default(),
     };
     let deps = Deps {
         registry: registry.clone(),
-        verifier: Arc::new(Distrust),
-        pokes: broker.clone(),
+        verifier: Arc::new(RejectingVerifier),
+        owners: broker,
         receipts: registry.clone(),
         presences: registry,
         rooms,
-        notices: broker,
         clock,
     };
     (inbound, deps, alice)
@@ -79,16 +78,16 @@ fn asking(action: &str, field: &str, users: usize) -> Request {
     }
 }
 
-/// How often that is granted until the user has asked too often.
+/// How often the request is granted until the rate limit is exceeded.
 async fn granted(request: &Request) -> usize {
-    let (inbound, deps, alice) = scene().await;
+    let (inbound, deps, alice) = fixture().await;
     let said = Ok(ClientFrame::Request(request.clone()));
     for count in 0..1_000 {
-        let caller = enter(&inbound, &alice, &inbound.limits.charge(Some(&said))).await.expect("a session");
-        match answer(&deps, &caller, request).await {
-            (Er::Ok, _) => (),
-            (Er::RateLimited, Some(frame)) => {
-                assert!(frame.contains(r#""RETRY":"#), "{frame}");
+        let caller = identify_caller(&inbound, &alice, &inbound.limits.charge(Some(&said))).await.expect("a session");
+        match handle_request(&deps, &caller, request).await {
+            (ErrorCode::Ok, _) => (),
+            (ErrorCode::RateLimited, Some(frame)) => {
+                assert!(frame.fields().contains(r#""RETRY":"#), "{frame:?}");
                 return count;
             }
             other => panic!("{other:?}"),
@@ -98,7 +97,7 @@ async fn granted(request: &Request) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_about_many_users_may_ask_less_often() {
+async fn bulk_requests_cost_more_rate() {
     for (action, field) in [("presence", "uIds"), ("status", "pIds")] {
         assert_eq!(granted(&asking(action, field, 1)).await, 300, "{action}");
         assert_eq!(granted(&asking(action, field, 10)).await, 150, "{action}");

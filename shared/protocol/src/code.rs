@@ -1,66 +1,66 @@
-//! The codes by which a frame tells success from failure.
+//! Error codes of the protocol.
 
 use serde::{Serialize, Serializer};
 
-/// What a frame's `ER` says. Zero is success; 100 and above belong to the application.
+/// Value of a frame's `ER`. Zero is success; 100 and above belong to the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
-pub enum Er {
+pub enum ErrorCode {
     /// Success.
     Ok = 0,
-    /// A fault of ours that the sender can't mend.
+    /// An internal error that the sender can't fix.
     Internal = 1,
-    /// The message broker can't be reached; nothing was accepted. The seed's own code.
+    /// The message broker is unreachable; nothing was accepted. V1 clients know this code.
     BrokerUnavailable = 2,
-    /// No token, or one that does not verify.
+    /// The token is missing or invalid.
     TokenInvalid = 3,
-    /// The token's time is over.
+    /// The token has expired.
     TokenExpired = 4,
-    /// `uId` or `ksId` names somebody other than the token does.
-    NotYou = 5,
+    /// `uId` or `ksId` differs from the token's user.
+    UserMismatch = 5,
     /// Not a JSON object.
     Malformed = 6,
-    /// A field is missing or wrong; `ERRS` lists each.
+    /// A field is missing or invalid; `ERRS` lists each.
     InvalidField = 7,
-    /// More bytes than a frame to the receiver can carry.
+    /// The message exceeds what one frame to the receiver can carry.
     TooLarge = 8,
-    /// Too many in too short a time; `RETRY` says how long to wait.
+    /// The rate limit is exceeded; `RETRY` says how long to wait.
     RateLimited = 9,
-    /// Nobody of that name has ever connected, and the deployment refuses strangers.
+    /// The recipient has never connected, and the deployment rejects unknown recipients.
     RecipientUnknown = 10,
     /// The recipient's queue is full.
     BacklogFull = 11,
-    /// Too old to be delivered.
+    /// The message is too old to be delivered.
     Expired = 12,
-    /// This `rno` was used already, for another message.
+    /// This `rno` was already used for another message.
     RnoReused = 13,
-    /// Not allowed.
+    /// Not permitted.
     Forbidden = 14,
-    /// No such action.
+    /// The action is unknown.
     UnknownAction = 15,
-    /// Nobody can be looked up just now; nothing was accepted.
+    /// The registry is unavailable; nothing was accepted.
     RegistryUnavailable = 17,
     /// The broker did not confirm in time: the message may or may not have been accepted.
     Unconfirmed = 18,
     /// An operator closed this session.
     Kicked = 19,
-    /// This server is about to go.
+    /// This server is shutting down.
     Draining = 20,
-    /// One user has more connections than allowed.
-    TooManyDevices = 21,
-    /// One user is in more rooms than allowed.
+    /// The user has too many connections.
+    TooManyConnections = 21,
+    /// The user is in too many rooms.
     TooManyRooms = 22,
 }
 
-impl Er {
-    /// Every code, in the order of its number.
+impl ErrorCode {
+    /// All codes, in ascending order.
     pub const ALL: [Self; 22] = [
         Self::Ok,
         Self::Internal,
         Self::BrokerUnavailable,
         Self::TokenInvalid,
         Self::TokenExpired,
-        Self::NotYou,
+        Self::UserMismatch,
         Self::Malformed,
         Self::InvalidField,
         Self::TooLarge,
@@ -75,7 +75,7 @@ impl Er {
         Self::Unconfirmed,
         Self::Kicked,
         Self::Draining,
-        Self::TooManyDevices,
+        Self::TooManyConnections,
         Self::TooManyRooms,
     ];
 
@@ -85,7 +85,7 @@ impl Er {
         self as u16
     }
 
-    /// One sentence for a person, without any detail of the case.
+    /// A sentence for a person, without details of the case.
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
@@ -94,7 +94,7 @@ impl Er {
             Self::BrokerUnavailable => "the message broker is unavailable; try again in a moment",
             Self::TokenInvalid => "the token is missing or invalid; get a new one and reconnect",
             Self::TokenExpired => "the token has expired; get a new one and reconnect",
-            Self::NotYou => "uId must be the user that the token names",
+            Self::UserMismatch => "uId must be the user that the token names",
             Self::Malformed => "the frame must be one JSON object with each field once",
             Self::InvalidField => "a field is missing or invalid; see ERRS",
             Self::TooLarge => "the message is too large",
@@ -109,26 +109,31 @@ impl Er {
             Self::Unconfirmed => "the broker did not confirm in time; repeat with the same rno",
             Self::Kicked => "the session was closed by an operator",
             Self::Draining => "the server is going away; reconnect",
-            Self::TooManyDevices => "too many connections of this user",
+            Self::TooManyConnections => "too many connections of this user",
             Self::TooManyRooms => "too many rooms; leave one first",
         }
     }
 
-    /// Whether the fault is on our side, so that an operator should hear of it.
+    /// Whether the error is on the server's side, so that an operator should know of it.
     #[must_use]
-    pub const fn is_ours(self) -> bool {
+    pub const fn is_server_fault(self) -> bool {
         matches!(self, Self::Internal | Self::BrokerUnavailable | Self::RegistryUnavailable | Self::Unconfirmed)
     }
 
-    /// The status with which `$connect` answers a refused handshake.
+    /// The HTTP status of a rejected handshake at `$connect`.
     #[must_use]
     pub const fn http_status(self) -> u16 {
         match self {
             Self::Ok => 200,
             Self::TokenInvalid | Self::TokenExpired => 401,
-            Self::NotYou | Self::Forbidden | Self::Kicked => 403,
-            Self::RateLimited | Self::TooManyDevices => 429,
-            Self::BrokerUnavailable | Self::RegistryUnavailable | Self::Unconfirmed | Self::Draining => 503,
+            Self::UserMismatch | Self::Forbidden | Self::Kicked => 403,
+            Self::RateLimited | Self::TooManyConnections => 429,
+            // In a handshake it only means that the issuer's keys are unreachable.
+            Self::Internal
+            | Self::BrokerUnavailable
+            | Self::RegistryUnavailable
+            | Self::Unconfirmed
+            | Self::Draining => 503,
             Self::Malformed
             | Self::InvalidField
             | Self::TooLarge
@@ -138,12 +143,11 @@ impl Er {
             | Self::RnoReused
             | Self::UnknownAction
             | Self::TooManyRooms => 400,
-            Self::Internal => 500,
         }
     }
 }
 
-impl Serialize for Er {
+impl Serialize for ErrorCode {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u16(self.number())
     }
@@ -155,7 +159,7 @@ mod tests {
 
     #[test]
     fn numbers_are_the_published_ones() {
-        let numbers: Vec<u16> = Er::ALL.iter().map(|er| er.number()).collect();
+        let numbers: Vec<u16> = ErrorCode::ALL.iter().map(|er| er.number()).collect();
         assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22]);
     }
 }

@@ -1,66 +1,77 @@
-//! What a client may say while it connects.
+//! Handshake of a connecting client.
 
 use crate::dialect::{Dialect, UnsupportedDialect};
 
-/// The subprotocol by which a browser asks for version 2; the only one that is ever echoed.
+/// The subprotocol by which a browser requests version 2; the only one that is ever echoed.
 pub const SUBPROTOCOL: &str = "kschat.v2";
 
-/// Precedes the token among the offered subprotocols, the one header that a browser's page can set.
+/// Prefix of the token among the offered subprotocols, the only header that a browser's page can set.
 pub const BEARER_PREFIX: &str = "bearer.";
 
-/// Which promises client and server keep to one another.
+/// Protocol version of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Version {
-    /// The seed's clients: `rno` is drawn once a page and repeated, so it only correlates.
+pub enum ProtocolVersion {
+    /// The original Socket.IO guide's clients: `rno` is drawn once per page and repeated, so it only correlates.
     #[default]
-    Seed,
+    V1,
     /// `rno` is fresh for every message and is its idempotency key.
     V2,
 }
 
-impl Version {
-    /// The number that names it.
+impl ProtocolVersion {
+    /// The version number.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
-            Self::Seed => 1,
+            Self::V1 => 1,
             Self::V2 => 2,
         }
     }
 
-    /// The version of that number, if there is one.
+    /// The version with that number, if there is one.
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
-            1 => Some(Self::Seed),
+            1 => Some(Self::V1),
             2 => Some(Self::V2),
             _ => None,
         }
     }
 }
 
-/// A handshake as the client asked for it, before anything in it is believed.
+/// An unverified handshake.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Handshake {
     /// The token, from the query or else from the offered subprotocols.
     pub token: Option<String>,
-    /// Whom the client takes itself for: the seed's `ksId`.
+    /// The user that the client claims to be: `ksId` of v1 clients.
     pub claimed_user: Option<String>,
-    /// The version that the client asked for.
-    pub version: Version,
-    /// The subprotocol to answer with. A browser drops the connection when it offered some and hears none.
+    /// The requested version.
+    pub version: ProtocolVersion,
+    /// The subprotocol to answer with. A browser that offered some drops the connection without an answer.
     pub subprotocol: Option<&'static str>,
-    /// How its frames look.
+    /// Wire representation of its frames.
     pub dialect: Dialect,
-    /// The address that it came from, if the edge has told.
+    /// The client's address, if the edge provides it.
     pub source: Option<String>,
 }
 
 impl Handshake {
-    /// Reads a handshake from a look-up in the query and from the `Sec-WebSocket-Protocol` header.
+    /// Reads a handshake from its query parameters and its `Sec-WebSocket-Protocol` header.
+    ///
+    /// ```
+    /// use kschat_protocol::{Handshake, ProtocolVersion};
+    ///
+    /// let browser = Handshake::read(|_| None, Some("kschat.v2, bearer.TOKEN"))?;
+    /// assert_eq!((browser.token.as_deref(), browser.version), (Some("TOKEN"), ProtocolVersion::V2));
+    ///
+    /// let v1 = Handshake::read(|key| (key == "token").then_some("TOKEN"), None)?;
+    /// assert_eq!((v1.token.as_deref(), v1.version), (Some("TOKEN"), ProtocolVersion::V1));
+    /// # Ok::<(), kschat_protocol::dialect::UnsupportedDialect>(())
+    /// ```
     ///
     /// # Errors
-    /// [`UnsupportedDialect`], if it asks for what is not served.
+    /// [`UnsupportedDialect`], if it asks for an unsupported dialect.
     pub fn read<'a>(
         query: impl Fn(&str) -> Option<&'a str>,
         protocols: Option<&str>,
@@ -70,10 +81,10 @@ impl Handshake {
         let bearer = || offered().find_map(|name| name.strip_prefix(BEARER_PREFIX));
         let is_v2 = subprotocol.is_some() || query("v") == Some("2");
         Ok(Self {
-            dialect: Dialect::asked_for(&query)?,
+            dialect: Dialect::from_query(&query)?,
             token: query("token").or_else(bearer).filter(|token| !token.is_empty()).map(str::to_owned),
             claimed_user: query("ksId").filter(|user| !user.is_empty()).map(str::to_owned),
-            version: if is_v2 { Version::V2 } else { Version::Seed },
+            version: if is_v2 { ProtocolVersion::V2 } else { ProtocolVersion::V1 },
             subprotocol,
             source: None,
         })
@@ -85,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_seed_brings_its_token_in_the_query() {
+    fn v1_handshake_reads_token_from_query() {
         let query = |key: &str| match key {
             "token" => Some("T"),
             "ksId" => Some("7"),
@@ -94,20 +105,20 @@ mod tests {
         let handshake = Handshake::read(query, None).unwrap();
         assert_eq!(handshake.token.as_deref(), Some("T"));
         assert_eq!(handshake.claimed_user.as_deref(), Some("7"));
-        assert_eq!((handshake.version, handshake.subprotocol), (Version::Seed, None));
+        assert_eq!((handshake.version, handshake.subprotocol), (ProtocolVersion::V1, None));
     }
 
     #[test]
-    fn a_browser_brings_it_among_the_subprotocols_and_only_ours_is_echoed() {
+    fn subprotocol_token_is_read_not_echoed() {
         let handshake = Handshake::read(|_| None, Some("kschat.v2, bearer.a.b-c")).unwrap();
         assert_eq!(handshake.token.as_deref(), Some("a.b-c"));
-        assert_eq!((handshake.version, handshake.subprotocol), (Version::V2, Some("kschat.v2")));
+        assert_eq!((handshake.version, handshake.subprotocol), (ProtocolVersion::V2, Some("kschat.v2")));
     }
 
     #[test]
-    fn version_two_can_be_asked_for_in_the_query_too() {
+    fn query_parameter_selects_version_two() {
         let handshake = Handshake::read(|key| (key == "v").then_some("2"), None).unwrap();
-        assert_eq!((handshake.version, handshake.subprotocol), (Version::V2, None));
+        assert_eq!((handshake.version, handshake.subprotocol), (ProtocolVersion::V2, None));
         assert_eq!(handshake.token, None);
     }
 }

@@ -1,41 +1,45 @@
-//! The wire protocol of kschat: what clients, functions and the consumer say to one another.
+//! The wire protocol of kschat between clients, functions and the consumer.
 //!
-//! Pure by rule: no I/O, no clock, no runtime. A frame comes in as text and goes out as text;
-//! everything with a meaning of its own has a type that can only hold a valid value.
+//! Pure by rule: no I/O, no clock, no runtime. A frame comes in as text and goes out as a [`ServerFrame`], which a
+//! [`dialect`] encodes. Every domain concept has a type that only holds valid values.
 //!
-//! | to find | look in |
+//! | topic | entry point |
 //! |---|---|
-//! | where a client's frame is parsed | [`ClientFrame::parse`] |
+//! | parse a client's frame | [`ClientFrame::parse`] |
 //! | the reply to a send | [`SendReply`] |
-//! | what else a client can ask for | [`Request`] |
+//! | other requests of a client | [`Request`] |
 //! | the frame that carries messages to a receiver | [`ReceiverFrame`] |
 //! | the body of a queued message | [`Message`] |
-//! | every error code | [`Er`] |
-//! | what a Socket.IO client says, and hears | [`dialect`] |
-//! | every limit | [`limits`] |
+//! | error codes | [`ErrorCode`] |
+//! | any frame for a client | [`ServerFrame`] |
+//! | raw and Socket.IO encoding | [`dialect`] |
+//! | limits | [`limits`] |
 
 mod client;
 mod code;
 pub mod dialect;
+mod event;
+mod frame;
 mod handshake;
 mod id;
 pub mod limits;
 mod message;
-mod notice;
 mod position;
 mod reply;
 mod request;
 mod server;
+mod text;
 mod trace;
 
 pub use client::{AckFrame, ClientFrame, FieldError, FrameError, Recipient, SendFrame};
-pub use code::Er;
-pub use handshake::{BEARER_PREFIX, Handshake, SUBPROTOCOL, Version};
+pub use code::ErrorCode;
+pub use event::{Control, ControlCommand, EphemeralEvent};
+pub use frame::ServerFrame;
+pub use handshake::{BEARER_PREFIX, Handshake, ProtocolVersion, SUBPROTOCOL};
 pub use id::{ConnectionId, InvalidId, JsonId, MessageId, RoomId, UserId};
-pub use message::{Identity, Message, MessageError, Status};
-pub use notice::{Control, Notice, Order};
+pub use message::{Message, MessageError, MessageIdentity, Status};
 pub use position::{InvalidPosition, Position};
 pub use reply::{AuthReply, PeerPresence, PeerStatus, PresenceReply, RoomOp, RoomReply, StatusReply};
 pub use request::Request;
-pub use server::{ErrorFrame, PONG, ReceiverFrame, SendReply, refusal};
-pub use trace::{MAX_TRACESTATE, TraceContext};
+pub use server::{ErrorFrame, PONG, ReceiverFrame, SendReply, frame_error_reply};
+pub use trace::{MAX_TRACESTATE_BYTES, TraceContext};

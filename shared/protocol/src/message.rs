@@ -1,24 +1,25 @@
-//! A message as it lies in its receiver's queue.
+//! Messages as they are queued for their receiver.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{ConnectionId, JsonId, MessageId, TraceContext, UserId, limits::MAX_MESSAGE_ID};
+use crate::{ConnectionId, JsonId, MessageId, TraceContext, UserId, limits::MAX_MESSAGE_ID_BYTES, text::well_formed};
 
-/// How far a message has come: `STATUS` in replies, `rStatus` in items.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Delivery status of a message: `STATUS` in replies, `rStatus` in items.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Status {
-    /// The broker has confirmed that it keeps the message.
+    /// The broker has confirmed the message.
+    #[default]
     Accepted = 1,
-    /// The edge has taken it for at least one connection.
+    /// The edge has accepted it for at least one connection.
     Pushed = 2,
     /// The receiver's client has acknowledged it.
     Delivered = 3,
     /// The receiver has read it.
     Read = 4,
-    /// It grew too old in the queue.
+    /// It expired in the queue.
     Expired = 8,
     /// It can't be delivered.
     Failed = 9,
@@ -48,100 +49,124 @@ impl<'de> Deserialize<'de> for Status {
 
 /// One message: the body of an AMQP delivery and, as it is, an item of a receiver's `MSG`.
 ///
-/// The first five fields are the seed's, by name, type and meaning; the rest came later.
+/// The first five fields are those of v1, by name, type and meaning; the rest came later.
+///
+/// ```
+/// use kschat_protocol::{Message, Status};
+///
+/// // A back end may omit status and time.
+/// let queued = Message::from_slice(br#"{"uId":"billing","pId":7,"msg":"your invoice","mId":"m-1"}"#)?;
+/// let message = queued.timed(1_700_000_000_123);
+/// assert_eq!((message.status, message.time), (Status::Accepted, 1_700_000_000_123));
+/// assert_eq!(Message::from_slice(&message.to_vec())?, message);
+/// # Ok::<(), kschat_protocol::MessageError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who sent it, in the sender's JSON type.
+    /// The sender, in the sender's JSON type.
     #[serde(rename = "uId")]
     pub from: JsonId,
-    /// Who shall get it, in the sender's JSON type.
+    /// The recipient, in the sender's JSON type.
     #[serde(rename = "pId")]
     pub to: JsonId,
-    /// The room in which it was said, if it was; then it is `to`, as well.
+    /// The room, for a room message; `to` then names it, too.
     #[serde(rename = "gId", skip_serializing_if = "Option::is_none", default)]
     pub room: Option<JsonId>,
-    /// What it says.
+    /// The text.
     pub msg: String,
-    /// How far it has come.
-    #[serde(rename = "rStatus")]
+    /// Delivery status. A back end that publishes may omit it.
+    #[serde(rename = "rStatus", default, deserialize_with = "or_default")]
     pub status: Status,
-    /// When it was accepted, in milliseconds since 1970 by the server's clock.
-    #[serde(rename = "msgTime")]
+    /// When it was accepted, in milliseconds since 1970 by the server's clock. 0 if a back end omits it: see
+    /// [`Self::timed`].
+    #[serde(rename = "msgTime", default, deserialize_with = "or_default")]
     pub time: u64,
-    /// Its name.
+    /// Id of the message.
     #[serde(rename = "mId", deserialize_with = "acknowledgeable")]
     pub id: MessageId,
-    /// The number its sender drew for it. Only the sender's own devices get it: see [`Self::without_rno`].
+    /// The sender's `rno`. Only the sender's own devices receive it: see [`Self::without_rno`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rno: Option<JsonId>,
-    /// The trace that it belongs to. It travels beside the body, as what carries the body has a place for it.
+    /// Trace context. It travels in the message's headers, not in its body.
     #[serde(skip)]
     pub trace: Option<TraceContext>,
-    /// The sender's connection that sent it, where the sender itself gets it, too: that one knows it already. It travels
-    /// beside the body, as well.
+    /// The sender's connection, for a copy to the sender itself: that connection is skipped. It travels in the headers,
+    /// too.
     #[serde(skip)]
-    pub via: Option<ConnectionId>,
+    pub sender_connection: Option<ConnectionId>,
 }
 
-/// What two messages agree in that are the same: the sender and what the id says of the send ([`MessageId::send`]). The
-/// sender is a part of it, so that no user can have a message that counts as one of another's.
+/// Deduplication key of a message: the sender and the send part of its id ([`MessageId::dedup_key`]). It includes the
+/// sender, so that no user can forge another's duplicate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Identity<'a> {
+pub struct MessageIdentity<'a> {
     sender: Cow<'a, str>,
-    send: &'a str,
+    dedup_key: &'a str,
 }
 
-impl<'a> Identity<'a> {
-    /// What an item of that sender, in whatever JSON type, says by that id.
+impl<'a> MessageIdentity<'a> {
+    /// The identity of a message with that sender (in any JSON type) and that id.
     #[must_use]
     pub fn new(sender: &'a JsonId, id: &'a MessageId) -> Self {
-        Self { sender: sender.to_text(), send: id.send() }
+        Self { sender: sender.to_text(), dedup_key: id.dedup_key() }
     }
 }
 
-/// Reads an id that a client can name in an ack, and that leaves room for a message in the frame after it.
+/// Parses an id that a client can name in an ack, and that leaves room for a message in its frame.
 fn acknowledgeable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MessageId, D::Error> {
     let id = MessageId::deserialize(deserializer)?;
-    if (1..=MAX_MESSAGE_ID).contains(&id.as_str().len()) {
+    if (1..=MAX_MESSAGE_ID_BYTES).contains(&id.as_str().len()) {
         Ok(id)
     } else {
         Err(de::Error::invalid_length(id.as_str().len(), &"a message id of 1 to 64 bytes"))
     }
 }
 
-/// A queued body that is not a [`Message`]: somebody else wrote into the queue.
+/// Accepts `null` for an omitted field.
+fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// A queued body that is not a [`Message`]: a foreign publisher wrote it.
 #[derive(Debug, thiserror::Error)]
 #[error("the queued body is not a message")]
 pub struct MessageError(#[from] serde_json::Error);
 
 impl Message {
-    /// Reads a queued body.
+    /// Parses a queued body.
     ///
     /// # Errors
-    /// [`MessageError`] when a field is missing or of another type.
+    /// [`MessageError`] when a field is missing or has the wrong type.
     pub fn from_slice(body: &[u8]) -> Result<Self, MessageError> {
-        Ok(serde_json::from_slice(body)?)
+        let Ok(text) = std::str::from_utf8(body) else { return Ok(serde_json::from_slice(body)?) };
+        Ok(serde_json::from_str(&well_formed(text))?)
     }
 
-    /// Whether it is a copy for its sender, in whose queue it is: what the user has said to somebody else.
+    /// Sets the acceptance time, in milliseconds since 1970, if the message has none.
+    #[must_use]
+    pub fn timed(self, now: u64) -> Self {
+        Self { time: if self.time == 0 { now } else { self.time }, ..self }
+    }
+
+    /// Whether it is the sender's own copy, in the sender's queue.
     #[must_use]
     pub fn is_own_of(&self, user: &UserId) -> bool {
         self.from.names(user) && (self.room.is_some() || !self.to.names(user))
     }
 
-    /// Tells it from every message that is not the same.
+    /// The deduplication key.
     #[must_use]
-    pub fn identity(&self) -> Identity<'_> {
-        Identity::new(&self.from, &self.id)
+    pub fn identity(&self) -> MessageIdentity<'_> {
+        MessageIdentity::new(&self.from, &self.id)
     }
 
-    /// Whether both are one message, of which one may be a second try.
+    /// Whether both are the same message, one of them possibly a retry.
     #[must_use]
-    pub fn is_same_as(&self, other: &Self) -> bool {
-        self.id.send() == other.id.send() && self.from.to_text() == other.from.to_text()
+    pub fn is_duplicate_of(&self, other: &Self) -> bool {
+        self.id.dedup_key() == other.id.dedup_key() && self.from.to_text() == other.from.to_text()
     }
 
-    /// The same, for anybody but its sender.
+    /// The message as everybody but its sender receives it.
     #[must_use]
     pub fn without_rno(self) -> Self {
         Self { rno: None, ..self }
@@ -150,7 +175,7 @@ impl Message {
     /// The body to queue.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
-        crate::server::json(self).into_bytes()
+        crate::frame::json(self).into_bytes()
     }
 }
 
@@ -170,15 +195,37 @@ mod tests {
             (message("7", first), message("8", first), false),
             (message("7", "m-1"), message("7", "m-2"), false),
         ] {
-            assert_eq!((one.is_same_as(&other), one.identity() == other.identity()), (is_same, is_same), "{other:?}");
+            assert_eq!(
+                (one.is_duplicate_of(&other), one.identity() == other.identity()),
+                (is_same, is_same),
+                "{other:?}"
+            );
         }
     }
 
     #[test]
-    fn a_body_whose_id_no_client_could_acknowledge_is_no_message() {
+    fn body_of_a_back_end_may_leave_status_and_time_out() {
+        let read = |more: &str| {
+            Message::from_slice(
+                format!(r#"{{"uId":"billing","pId":2,"msg":"hi \ud83d","mId":"m-1"{more}}}"#).as_bytes(),
+            )
+        };
+        for more in ["", r#","rStatus":null,"msgTime":null"#] {
+            let message = read(more).unwrap().timed(1_700_000_000_123);
+            assert_eq!((message.status, message.time), (Status::Accepted, 1_700_000_000_123));
+            assert_eq!(message.msg, "hi \u{fffd}");
+        }
+        assert_eq!(read(r#","msgTime":7"#).unwrap().timed(8).time, 7);
+        for wrong in [r#","rStatus":"1""#, r#","rStatus":5"#, r#","msgTime":"now""#, r#","msgTime":-1"#] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn body_with_unacknowledgeable_id_is_refused() {
         let body = |id: &str| format!(r#"{{"uId":1,"pId":2,"msg":"hi","rStatus":1,"msgTime":0,"mId":"{id}"}}"#);
-        assert!(Message::from_slice(body(&"x".repeat(MAX_MESSAGE_ID)).as_bytes()).is_ok());
-        for id in [String::new(), "x".repeat(MAX_MESSAGE_ID + 1)] {
+        assert!(Message::from_slice(body(&"x".repeat(MAX_MESSAGE_ID_BYTES)).as_bytes()).is_ok());
+        for id in [String::new(), "x".repeat(MAX_MESSAGE_ID_BYTES + 1)] {
             assert!(Message::from_slice(body(&id).as_bytes()).is_err(), "{id}");
         }
     }

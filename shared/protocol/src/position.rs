@@ -1,26 +1,36 @@
-//! Where a message stands among all that were pushed to a user.
+//! Position of a message in the sequence pushed to a user.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Serialize, Serializer};
 
-/// A place in one run of pushes to a user: what `POS`, `PREV` and acks name.
+/// A position in one run of pushes to a user, used by `POS`, `PREV` and acks.
 ///
-/// A message id does not name a push well enough: a send that was tried twice may be in the queue twice, and an ack of the
-/// one copy would count for whatever came before the other. Places are counted within a run, and each drain of a queue is
-/// a run of its own; so an ack that comes too late, to another owner, means nothing.
+/// A message id is not enough: a retried send may be queued twice, and an ack of one copy would cover what precedes the
+/// other. Positions are counted per run, and each drain of a queue is a run of its own. So an ack that arrives late, at
+/// another owner, is ignored.
+///
+/// ```
+/// use kschat_protocol::Position;
+///
+/// let here: Position = "0000002a.7".parse()?;
+/// assert_eq!(here, Position { run: 42, number: 7 });
+/// assert!(here.is_after(Position { run: 42, number: 6 }));
+/// assert!(!here.is_after(Position { run: 41, number: 6 }), "positions of two runs do not compare");
+/// # Ok::<(), kschat_protocol::InvalidPosition>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Drawn at random for each run.
+    /// Random number of the run.
     pub run: u32,
     /// Counted from 1.
     pub number: u64,
 }
 
 impl Position {
-    /// Whether a client that has come here has got what stood there: what a client asks of `PREV`.
+    /// Whether a client at this position has received that one: what a client checks for `PREV`.
     #[must_use]
-    pub const fn is_beyond(self, there: Self) -> bool {
+    pub const fn is_after(self, there: Self) -> bool {
         self.run == there.run && self.number >= there.number
     }
 }
@@ -31,7 +41,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// A text that is no position.
+/// The text is not a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be the POS of a frame")]
 pub struct InvalidPosition;
@@ -43,7 +53,7 @@ impl FromStr for Position {
         let read = || {
             let (run, number) = text.split_once('.')?;
             let position = Self { run: u32::from_str_radix(run, 16).ok()?, number: number.parse().ok()? };
-            // As we write it and no other way.
+            // Only the canonical form is valid.
             (position.to_string() == text).then_some(position)
         };
         read().ok_or(InvalidPosition)
@@ -61,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_reads_back_as_it_was_written_and_no_other_way() {
+    fn position_round_trips_strictly() {
         for position in [Position { run: 0, number: 1 }, Position { run: u32::MAX, number: u64::MAX }] {
             assert_eq!(position.to_string().parse(), Ok(position));
         }

@@ -1,37 +1,10 @@
-//! The answers to what a client asks for.
+//! Replies to client requests.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Er, JsonId, MessageId, RoomId, server::json};
+use crate::{ErrorCode, JsonId, MessageId, RoomId, ServerFrame, frame::Fields};
 
-/// What all frames have in common, around what is of one kind only.
-#[derive(Serialize)]
-pub(crate) struct Frame<T> {
-    event: &'static str,
-    #[serde(rename = "RC")]
-    rc: u8,
-    #[serde(rename = "ER")]
-    er: Er,
-    #[serde(flatten)]
-    rest: T,
-    #[serde(rename = "ERMSG", skip_serializing_if = "Option::is_none")]
-    ermsg: Option<&'static str>,
-}
-
-impl<T: Serialize> Frame<T> {
-    /// The text of a frame that tells of success, or of a failure in a sentence.
-    pub(crate) fn text(event: &'static str, er: Er, rest: T) -> String {
-        let ermsg = (er != Er::Ok).then(|| er.text());
-        json(&Self { event, rc: 1, er, rest, ermsg })
-    }
-
-    /// The same without that sentence.
-    pub(crate) fn bare(event: &'static str, er: Er, rest: T) -> String {
-        json(&Self { event, rc: 1, er, rest, ermsg: None })
-    }
-}
-
-/// `RESPAUTH`: whether a fresh token was taken.
+/// `RESPAUTH`: whether a fresh token was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct AuthReply {
     #[serde(rename = "EXP", skip_serializing_if = "Option::is_none")]
@@ -39,65 +12,68 @@ pub struct AuthReply {
 }
 
 impl AuthReply {
-    /// It was, and is good until so many milliseconds after 1970, if not for ever.
+    /// Accepted; valid until this many milliseconds after 1970, or without end.
     #[must_use]
-    pub fn accepted(until: Option<u64>) -> String {
-        Frame::text("RESPAUTH", Er::Ok, Self { exp: until.map(|millis| millis / 1_000) })
+    pub fn accepted(until: Option<u64>) -> ServerFrame {
+        ServerFrame::new(
+            "RESPAUTH",
+            &Fields::explained(ErrorCode::Ok, Self { exp: until.map(|millis| millis / 1_000) }),
+        )
     }
 
-    /// It was not.
+    /// Rejected.
     #[must_use]
-    pub fn failed(er: Er) -> String {
-        Frame::text("RESPAUTH", er, Self { exp: None })
+    pub fn failed(er: ErrorCode) -> ServerFrame {
+        ServerFrame::new("RESPAUTH", &Fields::explained(er, Self { exp: None }))
     }
 }
 
-/// `RESPSTATUS`: how much of what a user sent others have got and read.
+/// `RESPSTATUS`: how far others have received and read a user's messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StatusReply {
     #[serde(rename = "LIST")]
     list: Vec<PeerStatus>,
 }
 
-/// How much one of them has.
+/// Read and delivered positions of one peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PeerStatus {
-    /// Who, in the JSON type in which the client asked.
+    /// The peer, in the JSON type of the request.
     #[serde(rename = "uId")]
     pub user: JsonId,
-    /// The last message that this one has got, as far as is known.
+    /// The last message that the peer is known to have received.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivered: Option<MessageId>,
-    /// The last one that was read.
+    /// The last message that the peer has read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read: Option<MessageId>,
 }
 
 impl StatusReply {
-    /// What is known of each of them.
+    /// Positions of each peer.
     #[must_use]
-    pub fn of(list: Vec<PeerStatus>) -> String {
-        Frame::text("RESPSTATUS", Er::Ok, Self { list })
+    pub fn of(list: Vec<PeerStatus>) -> ServerFrame {
+        ServerFrame::new("RESPSTATUS", &Fields::explained(ErrorCode::Ok, Self { list }))
     }
 }
 
-/// `RESPPRESENCE`: who is there.
+/// `RESPPRESENCE`: who is online.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PresenceReply {
     #[serde(rename = "LIST")]
     list: Vec<PeerPresence>,
 }
 
-/// Whether one user is there.
+/// Presence of one user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerPresence {
-    /// Who, in the JSON type in which the client asked, if it did.
+    /// The user, in the JSON type of the request, if there was one.
     #[serde(rename = "uId")]
     pub user: JsonId,
-    /// Whether there is a connection: 1 or 0.
+    /// Whether the user has a connection: 1 or 0.
     #[serde(serialize_with = "as_digit", deserialize_with = "from_digit")]
     pub on: bool,
-    /// When the last one ended, in milliseconds since 1970, if that is known.
+    /// When the last connection ended, in milliseconds since 1970, if known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last: Option<u64>,
 }
@@ -112,14 +88,14 @@ fn from_digit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Err
 }
 
 impl PresenceReply {
-    /// What is known of each of them.
+    /// Presence of each user.
     #[must_use]
-    pub fn of(list: Vec<PeerPresence>) -> String {
-        Frame::text("RESPPRESENCE", Er::Ok, Self { list })
+    pub fn of(list: Vec<PeerPresence>) -> ServerFrame {
+        ServerFrame::new("RESPPRESENCE", &Fields::explained(ErrorCode::Ok, Self { list }))
     }
 }
 
-/// `RESPROOM`: what became of a request about rooms.
+/// `RESPROOM`: the result of a room request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub struct RoomReply {
@@ -130,29 +106,32 @@ pub struct RoomReply {
     list: Option<Vec<String>>,
 }
 
-/// What was asked about rooms.
+/// Kind of a room request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RoomOp {
-    /// To be in one.
+    /// Join a room.
     Join,
-    /// To be in one no more.
+    /// Leave a room.
     Leave,
-    /// Which ones.
+    /// List the user's rooms.
     List,
 }
 
 impl RoomReply {
-    /// The user is in the room now, or out of it; or why not.
+    /// The user has joined or left the room; or the error.
     #[must_use]
-    pub fn of(op: RoomOp, gid: Option<JsonId>, er: Er) -> String {
-        Frame::text("RESPROOM", er, Self { op, gid, list: None })
+    pub fn of(op: RoomOp, gid: Option<JsonId>, er: ErrorCode) -> ServerFrame {
+        ServerFrame::new("RESPROOM", &Fields::explained(er, Self { op, gid, list: None }))
     }
 
-    /// In which rooms the user is.
+    /// The user's rooms.
     #[must_use]
-    pub fn list(rooms: impl IntoIterator<Item = RoomId>) -> String {
+    pub fn list(rooms: impl IntoIterator<Item = RoomId>) -> ServerFrame {
         let list = rooms.into_iter().map(|room| room.as_str().to_owned()).collect();
-        Frame::text("RESPROOM", Er::Ok, Self { op: RoomOp::List, gid: None, list: Some(list) })
+        ServerFrame::new(
+            "RESPROOM",
+            &Fields::explained(ErrorCode::Ok, Self { op: RoomOp::List, gid: None, list: Some(list) }),
+        )
     }
 }

@@ -1,67 +1,67 @@
-//! What a client can ask for, apart from sending and acknowledging.
+//! Client requests other than sends and acks.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    Er, FieldError, FrameError, JsonId, MessageId, RoomId, UserId,
-    client::{Faults, invalid, message_id, required, room, switch, user},
-    limits::MAX_ASKED,
+    ErrorCode, FieldError, FrameError, JsonId, MessageId, RoomId, UserId,
+    client::{FieldErrors, invalid, message_id, read_flag, required, room, user},
+    limits::MAX_USERS_PER_REQUEST,
 };
 
-/// One thing that a client asks for.
+/// A client request.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Here is a fresh token of mine: let me go on.
+    /// Renews the session with a fresh token.
     Auth {
-        /// The token, before anything in it is believed.
+        /// The unverified token.
         token: String,
     },
-    /// I am writing to somebody, or have stopped.
+    /// The user is typing to somebody, or has stopped.
     Typing {
-        /// To whom.
+        /// The recipient.
         to: UserId,
-        /// Whether it goes on.
+        /// Whether typing continues.
         on: bool,
     },
-    /// I have read all that somebody sent to me.
+    /// The user has read all messages of a sender.
     Read {
-        /// Who sent it.
+        /// The sender.
         peer: UserId,
         /// The same in the client's JSON type.
         pid: JsonId,
-        /// Up to which message.
+        /// The last message that was read.
         message: MessageId,
     },
-    /// How much of what I sent to them have these got and read?
+    /// Asks how far peers have received and read the user's messages.
     Status {
-        /// Each of them, also in the client's JSON type.
+        /// The peers, each also in the client's JSON type.
         peers: Vec<(JsonId, UserId)>,
     },
-    /// Who of these is there? Tell me for a while when that changes.
+    /// Asks who is online, and watches for changes for a while.
     Presence {
-        /// Each of them, also in the client's JSON type.
+        /// The users, each also in the client's JSON type.
         users: Vec<(JsonId, UserId)>,
     },
-    /// Let me hear what is said in a room.
+    /// Joins a room.
     Join {
-        /// Which one.
+        /// The room.
         room: RoomId,
         /// The same in the client's JSON type.
         gid: JsonId,
     },
-    /// I do not want to hear it any more.
+    /// Leaves a room.
     Leave {
-        /// Which one.
+        /// The room.
         room: RoomId,
         /// The same in the client's JSON type.
         gid: JsonId,
     },
-    /// In which rooms am I?
+    /// Lists the user's rooms.
     Rooms,
 }
 
-/// Shows neither tokens nor users.
+/// Omits tokens and users.
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -77,7 +77,7 @@ impl std::fmt::Debug for Request {
     }
 }
 
-/// The fields of all requests, each kept as it came.
+/// The raw fields of all requests.
 #[derive(Deserialize)]
 struct RawRequest<'a> {
     #[serde(borrow)]
@@ -97,12 +97,15 @@ struct RawRequest<'a> {
 }
 
 impl Request {
-    /// Reads the request of that name; the text was found to be an object with that action before.
+    /// Parses the request of that action; the text is already known to be an object with that action.
     pub(crate) fn parse(action: &str, text: &str) -> Result<Self, FrameError> {
-        let raw: RawRequest<'_> = serde_json::from_str(text).map_err(|_| FrameError::whole(Er::Malformed))?;
-        let mut faults = Faults::default();
+        let raw: RawRequest<'_> =
+            serde_json::from_str(text).map_err(|_| FrameError::for_frame(ErrorCode::Malformed))?;
+        let mut faults = FieldErrors::default();
         let request = match action {
-            "auth" => faults.keep(required("token", raw.token).and_then(token)).map(|token| Self::Auth { token }),
+            "auth" => {
+                faults.collect_error(required("token", raw.token).and_then(token)).map(|token| Self::Auth { token })
+            }
             "typing" => raw.typing(&mut faults),
             "read" => raw.read(&mut faults),
             "status" => raw.status(&mut faults),
@@ -110,46 +113,46 @@ impl Request {
             "join" => raw.room(&mut faults).map(|(gid, room)| Self::Join { room, gid }),
             "leave" => raw.room(&mut faults).map(|(gid, room)| Self::Leave { room, gid }),
             "rooms" => Some(Self::Rooms),
-            _ => return Err(FrameError::whole(Er::UnknownAction)),
+            _ => return Err(FrameError::for_frame(ErrorCode::UnknownAction)),
         };
-        request.ok_or_else(|| faults.into_refusal())
+        request.ok_or_else(|| faults.into_frame_error())
     }
 }
 
 impl RawRequest<'_> {
-    fn typing(&self, faults: &mut Faults) -> Option<Request> {
-        let to = faults.keep(required("pId", self.pid).and_then(|raw| user("pId", raw)));
-        let on = faults.keep(required("on", self.on).and_then(|raw| switch("on", raw)));
+    fn typing(&self, faults: &mut FieldErrors) -> Option<Request> {
+        let to = faults.collect_error(required("pId", self.pid).and_then(|raw| user("pId", raw)));
+        let on = faults.collect_error(required("on", self.on).and_then(|raw| read_flag("on", raw)));
         Some(Request::Typing { to: to?.1, on: on? })
     }
 
-    fn read(&self, faults: &mut Faults) -> Option<Request> {
-        let peer = faults.keep(required("pId", self.pid).and_then(|raw| user("pId", raw)));
-        let message = faults.keep(required("mId", self.mid).and_then(message_id));
+    fn read(&self, faults: &mut FieldErrors) -> Option<Request> {
+        let peer = faults.collect_error(required("pId", self.pid).and_then(|raw| user("pId", raw)));
+        let message = faults.collect_error(required("mId", self.mid).and_then(message_id));
         let (pid, peer) = peer?;
         Some(Request::Read { peer, pid, message: message? })
     }
 
-    fn status(&self, faults: &mut Faults) -> Option<Request> {
-        let peers = faults.keep(required("pIds", self.pids).and_then(|raw| users("pIds", raw)))?;
+    fn status(&self, faults: &mut FieldErrors) -> Option<Request> {
+        let peers = faults.collect_error(required("pIds", self.pids).and_then(|raw| users("pIds", raw)))?;
         Some(Request::Status { peers })
     }
 
-    fn room(&self, faults: &mut Faults) -> Option<(JsonId, RoomId)> {
-        faults.keep(required("gId", self.gid).and_then(room))
+    fn room(&self, faults: &mut FieldErrors) -> Option<(JsonId, RoomId)> {
+        faults.collect_error(required("gId", self.gid).and_then(room))
     }
 
-    fn presence(&self, faults: &mut Faults) -> Option<Request> {
-        let users = faults.keep(required("uIds", self.uids).and_then(|raw| users("uIds", raw)))?;
+    fn presence(&self, faults: &mut FieldErrors) -> Option<Request> {
+        let users = faults.collect_error(required("uIds", self.uids).and_then(|raw| users("uIds", raw)))?;
         Some(Request::Presence { users })
     }
 }
 
-/// A list of users.
+/// Parses a list of users.
 fn users(field: &'static str, raw: &RawValue) -> Result<Vec<(JsonId, UserId)>, FieldError> {
     let list: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|_| invalid(field, "must be an array"))?;
-    if !(1..=MAX_ASKED).contains(&list.len()) {
-        return Err(invalid(field, format!("must name 1 to {MAX_ASKED} users")));
+    if !(1..=MAX_USERS_PER_REQUEST).contains(&list.len()) {
+        return Err(invalid(field, format!("must name 1 to {MAX_USERS_PER_REQUEST} users")));
     }
     list.into_iter().map(|raw| user(field, raw)).collect()
 }
@@ -171,27 +174,27 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_read_by_its_action_and_a_wrong_field_is_told() {
+    fn request_parses_and_reports_invalid_field() {
         let token = "ey".to_owned();
         assert_eq!(request(r#"{"action":"auth","token":"ey"}"#), Ok(Request::Auth { token }));
         for wrong in [r#"{"action":"auth"}"#, r#"{"action":"auth","token":7}"#] {
             let error = request(wrong).unwrap_err();
-            assert_eq!((error.code, error.fields[0].field, error.is_send), (Er::InvalidField, "token", false));
+            assert_eq!((error.code, error.fields[0].field, error.is_send), (ErrorCode::InvalidField, "token", false));
         }
         let to = UserId::try_from("7").unwrap();
         assert_eq!(request(r#"{"action":"typing","pId":7,"on":false}"#), Ok(Request::Typing { to, on: false }));
         let error = request(r#"{"action":"typing","pId":"","on":1}"#).unwrap_err();
         assert_eq!(error.fields.iter().map(|fault| fault.field).collect::<Vec<_>>(), ["pId", "on"]);
-        for wrong in ["7", "[]", "[1.5]", "[\"\"]", &format!("[7{}]", ",7".repeat(MAX_ASKED))] {
+        for wrong in ["7", "[]", "[1.5]", "[\"\"]", &format!("[7{}]", ",7".repeat(MAX_USERS_PER_REQUEST))] {
             let error = request(&format!(r#"{{"action":"status","pIds":{wrong}}}"#)).unwrap_err();
-            assert_eq!((error.code, error.fields[0].field), (Er::InvalidField, "pIds"), "{wrong}");
+            assert_eq!((error.code, error.fields[0].field), (ErrorCode::InvalidField, "pIds"), "{wrong}");
         }
-        assert_eq!(request(r#"{"action":"fly"}"#).unwrap_err().code, Er::UnknownAction);
-        assert_eq!(request(r#"{"action":"auth","token":"a","token":"b"}"#).unwrap_err().code, Er::Malformed);
+        assert_eq!(request(r#"{"action":"fly"}"#).unwrap_err().code, ErrorCode::UnknownAction);
+        assert_eq!(request(r#"{"action":"auth","token":"a","token":"b"}"#).unwrap_err().code, ErrorCode::Malformed);
     }
 
     #[test]
-    fn a_token_is_not_shown_by_chance() {
+    fn auth_request_debug_hides_token() {
         assert_eq!(format!("{:?}", Request::Auth { token: "secret".to_owned() }), "Auth");
     }
 }

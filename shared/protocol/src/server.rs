@@ -1,30 +1,34 @@
-//! Frames that a client gets.
-//!
-//! `RC` is 1 in every one of them, as in the seed, also when it failed: only `ER` tells.
+//! Results of sends, errors, and the frame that carries messages.
 
 use serde::Serialize;
 
 use crate::{
-    Er, FieldError, FrameError, JsonId, Message, MessageId, Position, Recipient, SendFrame, Status, TraceContext,
-    limits::{MAX_FRAME, MAX_WRAPPING},
+    ErrorCode, FieldError, FrameError, JsonId, Message, MessageId, Position, Recipient, SendFrame, ServerFrame, Status,
+    TraceContext,
+    frame::{Callback, json},
+    limits::{MAX_FRAME_BYTES, MAX_SOCKET_IO_OVERHEAD_BYTES},
 };
 
-/// Writes what cannot fail to be written: our own types have text keys and finite numbers.
-pub(crate) fn json<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_default()
-}
-
-/// `RESPPONG`: the answer to `{"action":"ping"}`. The edge itself gives it, without any function.
+/// `RESPPONG`: the answer to `{"action":"ping"}`. The edge itself sends it, without any function.
 pub const PONG: &str = r#"{"event":"RESPPONG","RC":1,"ER":0}"#;
 
-/// `RESPSEND`: what became of one send.
+/// `RESPSEND`: the result of one send.
+///
+/// ```
+/// use kschat_protocol::{ClientFrame, ErrorCode, SendReply, ServerFrame};
+///
+/// let Ok(ClientFrame::Send(send)) = ClientFrame::parse(r#"{"uId":1,"pId":2,"msg":"hi","rno":42}"#) else {
+///     panic!("not a send")
+/// };
+/// // The ids keep the JSON types that the sender chose.
+/// let reply = ServerFrame::from(SendReply::failed(ErrorCode::BrokerUnavailable, send));
+/// assert!(reply.fields().starts_with(r#"{"RC":1,"ER":2,"SID":1,"RID":2,"RANDOMNO":42"#));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub struct SendReply {
-    #[serde(rename = "event")]
-    event: &'static str,
     rc: u8,
-    er: Er,
+    er: ErrorCode,
     #[serde(skip_serializing_if = "Option::is_none")]
     sid: Option<JsonId>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,9 +56,8 @@ pub struct SendReply {
 }
 
 impl SendReply {
-    fn empty(er: Er) -> Self {
+    fn empty(er: ErrorCode) -> Self {
         Self {
-            event: "RESPSEND",
             rc: 1,
             er,
             sid: None,
@@ -72,7 +75,7 @@ impl SendReply {
         }
     }
 
-    /// The broker keeps the message. `repeated` says that an earlier send with this `rno` had brought it.
+    /// The broker has confirmed the message. `repeated`: an earlier send with this `rno` had already brought it.
     #[must_use]
     pub fn accepted(message: Message, repeated: bool) -> Self {
         Self {
@@ -85,13 +88,13 @@ impl SendReply {
             status: Some(message.status),
             mid: Some(message.id),
             dup: repeated.then_some(1),
-            ..Self::empty(Er::Ok)
+            ..Self::empty(ErrorCode::Ok)
         }
     }
 
-    /// A well-formed send that failed: the sender gets back what it needs to find and repeat it.
+    /// A valid send that failed: the reply has what the sender needs to find and retry it.
     #[must_use]
-    pub fn failed(er: Er, frame: SendFrame) -> Self {
+    pub fn failed(er: ErrorCode, frame: SendFrame) -> Self {
         let (rid, gid) = match frame.recipient {
             Recipient::User(_) => (Some(frame.pid), None),
             Recipient::Room(_) => (None, Some(frame.pid)),
@@ -99,77 +102,70 @@ impl SendReply {
         Self { sid: Some(frame.uid), rid, gid, randomno: frame.rno, ermsg: Some(er.text()), ..Self::empty(er) }
     }
 
-    /// A well-formed send of which its sender has made too many; it may be repeated in so many milliseconds, if that is
-    /// known.
+    /// A valid send beyond the rate limit; the sender may retry in this many milliseconds, if known.
     #[must_use]
-    pub fn refused(er: Er, retry: Option<u64>, frame: SendFrame) -> Self {
+    pub fn refused(er: ErrorCode, retry: Option<u64>, frame: SendFrame) -> Self {
         Self { retry, ..Self::failed(er, frame) }
     }
 
-    /// A version-2 send that doesn't name its message.
+    /// A version-2 send without an `rno`.
     #[must_use]
     pub fn without_rno(frame: SendFrame) -> Self {
-        let field = FieldError { field: "rno", code: Er::InvalidField, text: "required".to_owned() };
-        Self { errs: vec![field], ..Self::failed(Er::InvalidField, frame) }
+        let field = FieldError { field: "rno", code: ErrorCode::InvalidField, text: "required".to_owned() };
+        Self { errs: vec![field], ..Self::failed(ErrorCode::InvalidField, frame) }
     }
 
-    /// What became of it.
+    /// The resulting status.
     #[must_use]
-    pub const fn code(&self) -> Er {
+    pub const fn code(&self) -> ErrorCode {
         self.er
-    }
-
-    /// The frame as text.
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        json(self)
     }
 }
 
-/// `RESPERROR`: the answer to a frame that can't be understood.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+impl From<SendReply> for ServerFrame {
+    fn from(reply: SendReply) -> Self {
+        let fields = json(&reply);
+        let sender = if reply.er == ErrorCode::Ok { reply.sid } else { None };
+        Self::with_callback("RESPSEND", fields, Callback::Send(sender))
+    }
+}
+
+/// `RESPERROR`: the answer to an unintelligible frame, and to a request that has no reply of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub struct ErrorFrame {
-    #[serde(rename = "event")]
-    event: &'static str,
     rc: u8,
-    er: Er,
+    er: ErrorCode,
     ermsg: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<u64>,
 }
 
 impl ErrorFrame {
-    /// Whether a frame is one of these.
-    #[must_use]
-    pub fn is(frame: &str) -> bool {
-        frame.starts_with(r#"{"event":"RESPERROR""#)
-    }
-
     /// The frame for a code.
     #[must_use]
-    pub fn new(er: Er) -> Self {
-        Self { event: "RESPERROR", rc: 1, er, ermsg: er.text(), retry: None }
+    pub const fn new(er: ErrorCode) -> Self {
+        Self { rc: 1, er, ermsg: er.text(), retry: None }
     }
 
-    /// The frame for a client that asks too often: it may ask again in so many milliseconds.
+    /// The frame for a rate-limited client, which may retry in this many milliseconds.
     #[must_use]
-    pub fn rate_limited(retry: u64) -> Self {
-        Self { retry: Some(retry), ..Self::new(Er::RateLimited) }
-    }
-
-    /// The frame as text.
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        json(self)
+    pub const fn rate_limited(retry: u64) -> Self {
+        Self { retry: Some(retry), ..Self::new(ErrorCode::RateLimited) }
     }
 }
 
-/// The text that answers a frame which did not parse: a `RESPSEND` if it meant to send, else a `RESPERROR`.
+impl From<ErrorFrame> for ServerFrame {
+    fn from(error: ErrorFrame) -> Self {
+        Self::new("RESPERROR", &error)
+    }
+}
+
+/// The answer to a frame that did not parse: a `RESPSEND` for a send, else a `RESPERROR`.
 #[must_use]
-pub fn refusal(error: FrameError) -> String {
+pub fn frame_error_reply(error: FrameError) -> ServerFrame {
     if !error.is_send {
-        return ErrorFrame::new(error.code).to_text();
+        return ErrorFrame::new(error.code).into();
     }
     SendReply {
         randomno: error.rno,
@@ -177,20 +173,33 @@ pub fn refusal(error: FrameError) -> String {
         errs: error.fields,
         ..SendReply::empty(error.code)
     }
-    .to_text()
+    .into()
 }
 
-const HEAD: &str = r#"{"event":"RESPRECEIVER","RC":1,"ER":0,"#;
-const LIST: &str = r#""MSG":["#;
-const TAIL: &str = r#"],"POS":""#;
+const RECEIVER_FRAME_HEAD: &str = r#"{"RC":1,"ER":0,"#;
+const RECEIVER_FRAME_LIST: &str = r#""MSG":["#;
+const RECEIVER_FRAME_TAIL: &str = r#"],"POS":""#;
 
-/// What the longest position and the end of the frame take after [`TAIL`], and what makes an event of the frame.
-const ROOM: usize = 8 + 1 + 20 + 2 + MAX_WRAPPING;
+/// Bytes for the longest position and the end of the frame after [`RECEIVER_FRAME_TAIL`], for the name of the event, and
+/// for the packet around it.
+const RECEIVER_FRAME_RESERVE_BYTES: usize = 8 + 1 + 20 + 2 + 23 + MAX_SOCKET_IO_OVERHEAD_BYTES;
 
-/// `RESPRECEIVER`: messages on their way to a connection, as many as one frame of the edge holds.
+/// `RESPRECEIVER`: messages to a connection, as many as one frame of the edge holds.
+///
+/// ```
+/// use kschat_protocol::{Message, Position, ReceiverFrame};
+///
+/// let message = Message::from_slice(br#"{"uId":"alice","pId":"bob","msg":"hi","mId":"m-1"}"#)?;
+/// let mut frame = ReceiverFrame::after(None);
+/// assert!(frame.push(&message, false), "one frame holds every valid message");
+/// let text = frame.finish(Position { run: 1, number: 1 }).to_text();
+/// assert!(text.starts_with(r#"{"event":"RESPRECEIVER","RC":1,"ER":0,"MSG":[{"uId":"alice""#));
+/// assert!(text.ends_with(r#""POS":"00000001.1"}"#));
+/// # Ok::<(), kschat_protocol::MessageError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ReceiverFrame {
-    text: String,
+    fields: String,
     count: usize,
 }
 
@@ -205,53 +214,54 @@ struct Item<'a> {
 }
 
 impl ReceiverFrame {
-    /// A frame without any message yet. It names the place of the message that was pushed before it, if that one is not
-    /// acknowledged: a client that has not come so far has missed a frame, and lets this one pass, as both will come
-    /// again in their order.
+    /// Starts an empty frame. It names the position of the previously pushed message, if that one is unacknowledged. A
+    /// client that is not that far has missed a frame and skips this one: both are redelivered in order.
     #[must_use]
     pub fn after(previous: Option<Position>) -> Self {
         let previous = previous.map(|position| format!(r#""PREV":"{position}","#)).unwrap_or_default();
-        Self { text: format!("{HEAD}{previous}{LIST}"), count: 0 }
+        Self { fields: format!("{RECEIVER_FRAME_HEAD}{previous}{RECEIVER_FRAME_LIST}"), count: 0 }
     }
 
-    /// Adds a message unless the frame would grow past [`MAX_FRAME`]; says whether it did.
+    /// Adds a message unless the frame would exceed [`MAX_FRAME_BYTES`]; returns whether it was added.
     ///
-    /// A single message that is too large for any frame is never added: the first `push` tells.
+    /// A message that is too large for any frame is never added: the first `push` returns false.
     #[must_use]
     pub fn push(&mut self, message: &Message, redelivered: bool) -> bool {
         let traceparent = message.trace.as_ref();
         let is_plain = !redelivered && traceparent.is_none();
         let item = if is_plain { json(message) } else { json(&Item { message, redelivered, traceparent }) };
         let comma = usize::from(self.count > 0);
-        if self.text.len() + comma + item.len() + TAIL.len() + ROOM > MAX_FRAME {
+        if self.fields.len() + comma + item.len() + RECEIVER_FRAME_TAIL.len() + RECEIVER_FRAME_RESERVE_BYTES
+            > MAX_FRAME_BYTES
+        {
             return false;
         }
         if self.count > 0 {
-            self.text.push(',');
+            self.fields.push(',');
         }
-        self.text.push_str(&item);
+        self.fields.push_str(&item);
         self.count += 1;
         true
     }
 
-    /// How many messages it carries.
+    /// Number of messages.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether it carries none.
+    /// Whether the frame is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The frame as text, with the place of its last message.
+    /// Completes the frame with the position of its last message.
     #[must_use]
-    pub fn into_text(mut self, position: Position) -> String {
-        self.text.push_str(TAIL);
-        self.text.push_str(&position.to_string());
-        self.text.push_str("\"}");
-        self.text
+    pub fn finish(mut self, position: Position) -> ServerFrame {
+        self.fields.push_str(RECEIVER_FRAME_TAIL);
+        self.fields.push_str(&position.to_string());
+        self.fields.push_str("\"}");
+        ServerFrame::with_callback("RESPRECEIVER", self.fields, Callback::Ack(position))
     }
 }

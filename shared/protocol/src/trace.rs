@@ -1,33 +1,33 @@
-//! Which trace something belongs to, as W3C's "Trace Context" writes it.
+//! Trace context as W3C "Trace Context" defines it.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// The longest `tracestate` that is carried on, in bytes: what the recommendation asks of everybody to carry.
+/// The longest propagated `tracestate`, in bytes: the minimum that the recommendation requires.
 ///
 /// Source: W3C Trace Context, section 3.3.1.5.
-pub const MAX_TRACESTATE: usize = 512;
+pub const MAX_TRACESTATE_BYTES: usize = 512;
 
-/// Entries of a `tracestate` at most.
+/// Maximum entries of a `tracestate`.
 ///
 /// Source: W3C Trace Context, section 3.3.1.1.
-const MAX_MEMBERS: usize = 32;
+const MAX_TRACESTATE_MEMBERS: usize = 32;
 
-/// The longest key and the longest value of an entry.
-const MAX_PART: usize = 256;
+/// Maximum bytes of an entry's key and of its value.
+const MAX_TRACESTATE_PART_BYTES: usize = 256;
 
-/// The length of a `traceparent` of version 00, the only one there is.
-const LENGTH: usize = 55;
+/// Length of a `traceparent` of version 00, the only version so far.
+const TRACEPARENT_LENGTH: usize = 55;
 
-/// The flag of a trace that is recorded.
-const SAMPLED: u8 = 0b01;
+/// The flag of a sampled trace.
+const SAMPLED_FLAG: u8 = 0b01;
 
-/// Flags that have a meaning: sampled, random.
+/// The defined flags: sampled, random.
 const KNOWN_FLAGS: u8 = 0b11;
 
-/// The place in a trace from which somebody goes on.
+/// A position in a trace, from which spans continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace: u128,
@@ -37,22 +37,21 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// A place in a trace; `None` where an id is zero, which names nothing. Vendors' entries that are not valid are
-    /// left out all together.
+    /// Creates a context; `None` if an id is zero, which is invalid. Invalid vendor entries are dropped as a whole.
     #[must_use]
     pub fn new(trace: u128, parent: u64, flags: u8, state: Option<&str>) -> Option<Self> {
         let state = state.filter(|state| is_state(state)).map(str::to_owned);
         (trace != 0 && parent != 0).then_some(Self { trace, parent, flags: flags & KNOWN_FLAGS, state })
     }
 
-    /// Reads the two fields; `None` unless the first is valid. A wrong second one is left out.
+    /// Parses the two fields; `None` unless the first is valid. An invalid second one is dropped.
     #[must_use]
     pub fn read(traceparent: &str, tracestate: Option<&str>) -> Option<Self> {
-        let (known, rest) = traceparent.split_at_checked(LENGTH)?;
+        let (known, rest) = traceparent.split_at_checked(TRACEPARENT_LENGTH)?;
         let mut parts = known.split('-');
         let mut hex = |length: usize| parts.next().filter(|part| part.len() == length && is_lower_hex(part));
         let (version, trace, parent, flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
-        // A later version may say more behind what we know; of ours that is all.
+        // A later version may append fields; version 00 may not.
         let is_sound = match version {
             "ff" => false,
             "00" => rest.is_empty(),
@@ -65,7 +64,7 @@ impl TraceContext {
         Self::new(trace, parent, u8::from_str_radix(flags, 16).ok()?, tracestate)
     }
 
-    /// Reads the fields `traceparent` and `tracestate` of a client's frame, whatever else is in it.
+    /// Reads the fields `traceparent` and `tracestate` of a client's frame and ignores the others.
     #[must_use]
     pub fn in_frame(text: &str) -> Option<Self> {
         let TraceFields { traceparent, tracestate } = serde_json::from_str(text).ok()?;
@@ -77,9 +76,9 @@ impl TraceContext {
         Self::read(&text(traceparent?)?, tracestate.and_then(text).as_deref())
     }
 
-    /// Reads what Lambda says in `X-Amzn-Trace-Id`, as `Root=1-5759e988-bd86…;Parent=53995c3f42cd8ad8;Sampled=1`.
+    /// Parses Lambda's `X-Amzn-Trace-Id`, such as `Root=1-5759e988-bd86…;Parent=53995c3f42cd8ad8;Sampled=1`.
     ///
-    /// Source: AWS X-Ray, "Tracing header"; the parts of its trace id are those of W3C's.
+    /// Source: AWS X-Ray, "Tracing header"; its trace id has the parts of W3C's.
     #[must_use]
     pub fn read_xray(header: &str) -> Option<Self> {
         let field = |name: &str| {
@@ -90,25 +89,25 @@ impl TraceContext {
         Self::read(&format!("00-{root}-{}-{flags}", field("Parent")), None)
     }
 
-    /// The trace.
+    /// The trace id.
     #[must_use]
     pub const fn trace_id(&self) -> u128 {
         self.trace
     }
 
-    /// The step in it.
+    /// The parent span id.
     #[must_use]
     pub const fn parent_id(&self) -> u64 {
         self.parent
     }
 
-    /// Whether it is recorded.
+    /// Whether the trace is sampled.
     #[must_use]
     pub const fn is_sampled(&self) -> bool {
-        self.flags & SAMPLED != 0
+        self.flags & SAMPLED_FLAG != 0
     }
 
-    /// Whether it is recorded, and how its id was drawn.
+    /// The trace flags: sampled, random id.
     #[must_use]
     pub const fn flags(&self) -> u8 {
         self.flags
@@ -141,7 +140,7 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// As its `traceparent`.
+/// Serializes as its `traceparent`.
 impl Serialize for TraceContext {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -161,8 +160,8 @@ fn is_state(state: &str) -> bool {
         keys.push(key.to_owned());
         is_new && is_state_key(key) && is_state_value(value)
     };
-    (1..=MAX_TRACESTATE).contains(&state.len())
-        && members.len() <= MAX_MEMBERS
+    (1..=MAX_TRACESTATE_BYTES).contains(&state.len())
+        && members.len() <= MAX_TRACESTATE_MEMBERS
         && members.into_iter().all(&mut is_member)
         && !keys.is_empty()
 }
@@ -174,12 +173,12 @@ fn is_state_key(key: &str) -> bool {
         part.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
             && part.bytes().all(is_inner)
     };
-    key.len() <= MAX_PART && is_part(system) && tenant.is_none_or(is_part)
+    key.len() <= MAX_TRACESTATE_PART_BYTES && is_part(system) && tenant.is_none_or(is_part)
 }
 
 fn is_state_value(value: &str) -> bool {
     let is_inner = |byte| matches!(byte, b' '..=b'~') && !matches!(byte, b',' | b'=');
-    (1..=MAX_PART).contains(&value.len()) && value.bytes().all(is_inner)
+    (1..=MAX_TRACESTATE_PART_BYTES).contains(&value.len()) && value.bytes().all(is_inner)
 }
 
 #[cfg(test)]
@@ -189,7 +188,7 @@ mod tests {
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn a_valid_trace_is_carried_on_as_it_came() {
+    fn valid_traceparent_round_trips() {
         let context = TraceContext::read(PARENT, Some("congo=t61rcWkgMzE,rojo@v1=00f0 67")).unwrap();
         assert_eq!(context.traceparent(), PARENT);
         assert_eq!(context.tracestate(), Some("congo=t61rcWkgMzE,rojo@v1=00f0 67"));
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_is_read_as_far_as_it_is_known_and_unknown_flags_are_dropped() {
+    fn newer_traceparent_version_is_read_leniently() {
         let later = PARENT.replacen("00-", "cc-", 1);
         for text in [later.clone(), format!("{later}-what-the-future-will-bring")] {
             assert_eq!(TraceContext::read(&text, None).unwrap().traceparent(), PARENT);
@@ -207,11 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_trace_is_ignored() {
+    fn invalid_traceparent_is_ignored() {
         let zeros = |from: usize, to: usize| format!("{}{}{}", &PARENT[..from], "0".repeat(to - from), &PARENT[to..]);
         for wrong in [
             String::new(),
-            "x".repeat(LENGTH),
+            "x".repeat(TRACEPARENT_LENGTH),
             "ü".repeat(40),
             PARENT.to_uppercase(),
             PARENT.replace('-', "_"),
@@ -227,8 +226,8 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_state_does_not_cost_the_trace() {
-        let long = format!("a={}", "v".repeat(MAX_TRACESTATE));
+    fn invalid_tracestate_keeps_traceparent() {
+        let long = format!("a={}", "v".repeat(MAX_TRACESTATE_BYTES));
         let many = (0..33).map(|key| format!("k{key}=v")).collect::<Vec<_>>().join(",");
         for wrong in ["", ",", "a", "a=", "A=1", "=1", "a=1,a=2", "a=b=c", "a@=1", "a=\u{7f}", "ü=1", &long, &many] {
             let context = TraceContext::read(PARENT, Some(wrong)).unwrap();
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_says_which_trace_it_belongs_to() {
+    fn trace_context_is_read_from_frame() {
         let frame = |fields: &str| TraceContext::in_frame(&format!(r#"{{"action":"send",{fields}}}"#));
         let valid = frame(&format!(r#""traceparent":"{PARENT}","tracestate":"a=1""#)).unwrap();
         assert_eq!((valid.traceparent().as_str(), valid.tracestate()), (PARENT, Some("a=1")));
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lambda_says_is_read_too() {
+    fn xray_header_is_parsed() {
         let header = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1;Lineage=1:2:3";
         let context = TraceContext::read_xray(header).unwrap();
         assert_eq!(context.traceparent(), "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01");

@@ -1,4 +1,4 @@
-//! What can go wrong, and when: drawn from a seed.
+//! Kinds of faults, and their schedule from a seed.
 
 use std::{fmt, ops::Range, str::FromStr, time::Duration};
 
@@ -7,45 +7,45 @@ use fastrand::Rng;
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// A consumer dies as in a power cut, and is started again.
+    /// A consumer is killed as in a power cut, and restarted.
     ConsumerKill,
-    /// A consumer is asked to stop, as in a deployment, and is started again.
+    /// A consumer is asked to stop, as in a deployment, and restarted.
     ConsumerStop,
-    /// A consumer stands still, for longer than the broker waits or not, and goes on.
+    /// A consumer is frozen, shorter or longer than the broker's timeout, and thawed.
     ConsumerFreeze,
-    /// All consumers die; for a while there is none.
+    /// All consumers are killed; for a while there is none.
     ConsumersGone,
-    /// The broker dies as in a power cut, and comes back on its data.
+    /// The broker is killed as in a power cut, and restarted on its data.
     BrokerKill,
-    /// The broker is stopped in good order, as for maintenance, and comes back.
+    /// The broker is stopped gracefully, as for maintenance, and restarted.
     BrokerStop,
-    /// The registry dies, and comes back on its data.
+    /// The registry is killed, and restarted on its data.
     RegistryKill,
-    /// The registry loses everything.
+    /// The registry loses all data.
     RegistryFlush,
-    /// Function processes stand still with events in their hands, and go on.
+    /// Function processes are frozen during invocations, and thawed.
     FunctionFreeze,
-    /// Function processes die with events in their hands; others take their place.
+    /// Function processes are killed during invocations, and replaced.
     FunctionKill,
-    /// The edge says that clients are gone; soon they are.
+    /// The edge reports clients as gone; soon they are.
     PostGone,
-    /// The edge is too busy for pushes.
+    /// The edge throttles pushes.
     PostBusy,
-    /// The edge fails.
+    /// The edge fails pushes.
     PostFail,
-    /// Sockets are half open: pushes are taken, and never seen.
+    /// Sockets are half open: pushes are accepted and lost.
     PostSwallow,
-    /// Pushes take long.
+    /// Pushes are slow.
     PostSlow,
-    /// Clients leave, and nobody is told.
+    /// Clients disconnect without an event.
     DisconnectLost,
-    /// Functions fail without having seen the event.
+    /// Invocations fail before the function receives the event.
     InvokeFail,
-    /// Functions get the event late, some after the edge has given up on them.
+    /// Functions receive events late, some after the edge has timed out.
     InvokeFreeze,
-    /// Functions get the event twice.
+    /// Functions receive events twice.
     InvokeTwice,
-    /// Clients' connections break off without a word.
+    /// Clients' connections are cut abruptly.
     ClientCut,
 }
 
@@ -79,18 +79,18 @@ const NAMES: [(Class, &str); 20] = [
     (ClientCut, "client-cut"),
 ];
 
-/// How long a fault lasts, in milliseconds: shorter and longer than the heartbeat and the edge's patience.
-const LASTS: Range<u64> = 500..6_000;
+/// Duration of a fault, in milliseconds: around the heartbeat and the edge's timeouts.
+const FAULT_DURATION_MILLIS: Range<u64> = 500..6_000;
 
 impl Class {
-    /// Every kind that can happen: functions in this process neither freeze nor die.
+    /// Every kind that is possible: functions in this process neither freeze nor die.
     #[must_use]
     pub fn all(has_lambda: bool) -> Vec<Self> {
         let all = NAMES.iter().map(|(class, _)| *class);
         all.filter(|class| has_lambda || !class.needs_lambda()).collect()
     }
 
-    /// Whether it takes function processes.
+    /// Whether it needs function processes.
     #[must_use]
     pub fn needs_lambda(self) -> bool {
         matches!(self, FunctionFreeze | FunctionKill)
@@ -113,16 +113,16 @@ impl FromStr for Class {
     }
 }
 
-/// One fault, with all that chance decides about it.
+/// A fault with its random parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
-    /// What it is.
+    /// Kind of the fault.
     pub class: Class,
-    /// How long it lasts.
+    /// Duration of the fault.
     pub lasts: Duration,
-    /// How many per cent of the cases are hit, where not all are.
+    /// Percentage of cases that it hits, where not all are.
     pub share: u64,
-    /// Which of several is hit.
+    /// Which of several targets it hits.
     pub which: usize,
 }
 
@@ -140,18 +140,18 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Draws faults: from one seed always the same ones.
+/// Draws faults deterministically from a seed.
 pub struct Schedule {
     random: Rng,
     classes: Vec<Class>,
-    /// What is left of this round: each kind has its turn before one comes again.
+    /// The rest of this round: each kind occurs once before any repeats.
     round: Vec<Class>,
-    /// How long it is quiet between two faults, in milliseconds.
+    /// Pause between two faults, in milliseconds.
     pause: Range<u64>,
 }
 
 impl Schedule {
-    /// A schedule of those kinds of fault.
+    /// Creates a schedule of those kinds of fault.
     #[must_use]
     pub fn new(seed: u64, classes: Vec<Class>, pause: &Range<Duration>) -> Self {
         let millis = |time: Duration| u64::try_from(time.as_millis()).expect("a short time");
@@ -159,7 +159,7 @@ impl Schedule {
         Self { random: Rng::with_seed(seed), classes, round: Vec::new(), pause }
     }
 
-    /// The next fault, and how long it is quiet before.
+    /// The pause before the next fault, and the fault.
     pub fn draw(&mut self) -> (Duration, Fault) {
         if self.round.is_empty() {
             self.round.clone_from(&self.classes);
@@ -167,7 +167,7 @@ impl Schedule {
         }
         let class = self.round.pop().expect("there is a kind of fault");
         let pause = Duration::from_millis(self.random.u64(self.pause.clone()));
-        let lasts = Duration::from_millis(self.random.u64(LASTS));
+        let lasts = Duration::from_millis(self.random.u64(FAULT_DURATION_MILLIS));
         (pause, Fault { class, lasts, share: self.random.u64(5..50), which: self.random.usize(..1_000) })
     }
 }
@@ -183,13 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_draws_the_same_faults_again_and_another_one_others() {
+    fn fault_schedule_is_deterministic_per_seed() {
         assert_eq!(draws(42), draws(42));
         assert_ne!(draws(42), draws(43));
     }
 
     #[test]
-    fn every_kind_has_its_turn_and_its_name() {
+    fn fault_schedule_covers_every_class() {
         let drawn = draws(1);
         for class in Class::all(true) {
             assert_eq!(drawn.iter().filter(|(_, fault)| fault.class == class).count(), 10, "{class}");

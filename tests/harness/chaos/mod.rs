@@ -1,8 +1,8 @@
-//! Load, while parts of a deployment die, freeze, forget and misbehave.
+//! Load with injected faults.
 //!
-//! [`run`] starts a [`world`] of real processes, has the load generator of `kschat load` send through it, and strikes
-//! it with what [`faults`] draws from a seed. Afterwards everything is put right, and the oracle says whether a message
-//! was lost, shown twice or out of order.
+//! [`run`] starts a [`world`] of real processes, sends through it with the load generator of `kschat load`, and injects
+//! [`faults`] drawn from a seed. Afterwards it repairs everything, and the oracle checks for lost, duplicated or
+//! reordered messages.
 
 pub mod faults;
 mod report;
@@ -18,87 +18,87 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use kschat::load::{self, Plan, Until};
+use kschat_load::{Plan, Until, oracle::Report};
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::stack::SECRET;
 use faults::{Class, Fault, Schedule};
-pub use report::{Strike, Verdict};
+pub use report::{InjectedFault, Verdict};
 use world::World;
 
-/// Faults at once at most.
-const AT_ONCE: usize = 3;
+/// Maximum concurrent faults.
+const MAX_CONCURRENT_FAULTS: usize = 3;
 
-/// How long nothing may arrive after all is put right, until what is missing counts as lost.
-const SETTLE: Duration = Duration::from_secs(90);
+/// Time without any arrival, after all repairs, until missing messages count as lost.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How long it goes on before the first fault, and after the last one.
-const CALM: Duration = Duration::from_secs(3);
+/// Time before the first fault, and after the last one.
+const CALM_PERIOD: Duration = Duration::from_secs(3);
 
-/// How often it is looked whether there are faults enough.
-const LOOK: Duration = Duration::from_millis(200);
+/// Interval of checks for the end of fault injection.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How faults follow one another.
+/// Concurrency of faults.
 #[derive(Clone, Debug)]
 pub enum Mode {
-    /// One at a time, each kind once, then it ends.
+    /// One at a time, each kind once.
     Alone,
-    /// Several at a time, for that long; without it, as long as messages are sent.
+    /// Several at a time, for that long; without a time, while messages are sent.
     Mixed(Option<Duration>),
 }
 
-/// What is to be done.
+/// Parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Decides which faults there are, and when.
+    /// Seed of the faults.
     pub seed: u64,
     /// The kinds of fault.
     pub classes: Vec<Class>,
-    /// How faults follow one another.
+    /// Concurrency of faults.
     pub mode: Mode,
-    /// How long it is quiet between two faults.
+    /// Pause between two faults.
     pub pause: Range<Duration>,
-    /// How many messages are sent. Without it, as many as it takes until the faults are over.
+    /// Number of messages. Without it, as many as are sent until the faults are over.
     pub messages: Option<u64>,
-    /// Users.
+    /// Number of users.
     pub users: usize,
-    /// Messages a second.
+    /// Messages per second.
     pub rate: Option<f64>,
-    /// Consumer processes.
+    /// Number of consumer processes.
     pub consumers: usize,
-    /// Whether functions are processes of their own.
+    /// Whether functions run in separate processes.
     pub lambda: bool,
 }
 
-/// Does it, and says what happens. What ends badly names the seed.
+/// Executes a run, and reports its progress. A failed verdict names the seed.
 pub async fn run(options: Options, say: impl Fn(String)) -> Verdict {
     say(format!("seed {}", options.seed));
     let world = Arc::new(World::start(options.consumers, options.lambda).await);
-    let told = CancellationToken::new();
+    let finished = CancellationToken::new();
     let all_sent = Arc::new(AtomicBool::new(false));
     let plan = Plan {
         url: world.stack.websocket_url(),
         secret: SECRET.to_owned(),
         users: options.users,
         rate: options.rate,
-        until: options.messages.map_or_else(|| Until::Told(told.clone()), Until::Messages),
-        settle: SETTLE,
+        until: options.messages.map_or_else(|| Until::Cancelled(finished.clone()), Until::Messages),
+        settle: SETTLE_TIMEOUT,
         cutter: world.cutter.clone(),
         ..Plan::default()
     };
-    let trouble = Trouble { world: world.clone(), options: options.clone(), all_sent: all_sent.clone() };
+    let trouble = FaultInjector { world: world.clone(), options: options.clone(), all_sent: all_sent.clone() };
     let striking = async {
         let strikes = trouble.make(&say).await;
-        told.cancel();
+        finished.cancel();
         strikes
     };
-    let tell = |report: &load::oracle::Report| {
+    let tell = |report: &Report| {
         all_sent.store(report.finished_senders == report.senders, Relaxed);
-        let load::oracle::Report { accepted, received, lost, reconnects, .. } = report;
+        let Report { accepted, received, lost, reconnects, .. } = report;
         say(format!("{accepted:9} accepted {received:9} received {lost:6} under way {reconnects:6} reconnects"));
     };
-    let (outcome, strikes) = tokio::join!(load::run(plan, tell), striking);
+    let (outcome, strikes) = tokio::join!(kschat_load::run(plan, tell), striking);
     let outcome = outcome.unwrap_or_else(|error| panic!("the load can't run, with seed {}: {error}", options.seed));
     let deaths = world.deaths();
     let is_clean = outcome.clean && deaths.is_empty();
@@ -109,24 +109,24 @@ pub async fn run(options: Options, say: impl Fn(String)) -> Verdict {
     Verdict { options, outcome, strikes, deaths, logs }
 }
 
-/// Faults on their way.
-struct Trouble {
+/// Injects faults during a run.
+struct FaultInjector {
     world: Arc<World>,
     options: Options,
     all_sent: Arc<AtomicBool>,
 }
 
-impl Trouble {
-    /// Makes faults until there are enough; returns when all is put right.
-    async fn make(self, say: impl Fn(String)) -> Vec<Strike> {
+impl FaultInjector {
+    /// Injects faults until the end; returns when all are repaired.
+    async fn make(self, say: impl Fn(String)) -> Vec<InjectedFault> {
         let Options { seed, classes, mode, pause, .. } = &self.options;
         let mut schedule = Schedule::new(*seed, classes.clone(), pause);
         let (at_once, mut left) = match mode {
             Mode::Alone => (1, classes.len()),
-            Mode::Mixed(_) => (AT_ONCE, usize::MAX),
+            Mode::Mixed(_) => (MAX_CONCURRENT_FAULTS, usize::MAX),
         };
         let (mut under_way, mut strikes) = (FuturesUnordered::new(), Vec::new());
-        sleep(CALM).await;
+        sleep(CALM_PERIOD).await;
         let began = Instant::now();
         let is_over = || match mode {
             Mode::Mixed(Some(time)) => began.elapsed() >= *time,
@@ -139,7 +139,7 @@ impl Trouble {
             tokio::select! {
                 Some(strike) = under_way.next(), if !under_way.is_empty() => {
                     strikes.push(strike);
-                    // One at a time: what it did to the messages is its own.
+                    // In sequence: pause after this fault, so that effects are separable.
                     since = if at_once == 1 { Instant::now() } else { since };
                 }
                 () = sleep_until((since + quiet).into()), if under_way.len() < at_once => {
@@ -148,22 +148,22 @@ impl Trouble {
                     (quiet, fault) = schedule.draw();
                     since = Instant::now();
                 }
-                () = sleep(LOOK) => {}
+                () = sleep(POLL_INTERVAL) => {}
             }
         }
         strikes.extend(under_way.collect::<Vec<_>>().await);
         say("no more faults: everything is put right".to_owned());
-        sleep(CALM).await;
-        strikes.sort_by_key(|strike: &Strike| strike.from);
+        sleep(CALM_PERIOD).await;
+        strikes.sort_by_key(|strike: &InjectedFault| strike.from);
         strikes
     }
 }
 
-async fn strike(world: &World, fault: Fault, say: &impl Fn(String)) -> Strike {
+async fn strike(world: &World, fault: Fault, say: &impl Fn(String)) -> InjectedFault {
     world.is_ready_for(&fault).await;
     let from = Instant::now();
     say(format!("  >> {fault}"));
     world.strike(&fault).await;
     say(format!("  << {}", fault.class));
-    Strike { fault, from, to: Instant::now() }
+    InjectedFault { fault, from, to: Instant::now() }
 }

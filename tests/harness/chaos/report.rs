@@ -1,4 +1,4 @@
-//! What has come of it.
+//! Result of a run with faults.
 
 use std::{
     fmt,
@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kschat::load::{
+use kschat_load::{
     oracle::Outcome,
     plot::{self, Mark},
     timeline::Times,
@@ -18,42 +18,42 @@ use super::{
     faults::{Class, Fault},
 };
 
-/// For so long after its end a fault may still be felt.
-const AFTERMATH: Duration = Duration::from_secs(5);
+/// How long after its end a fault may still affect latency.
+const AFTEREFFECT_DURATION: Duration = Duration::from_secs(5);
 
-/// A fault that has happened.
+/// A fault that was injected.
 #[derive(Clone, Debug)]
-pub struct Strike {
-    /// What it was.
+pub struct InjectedFault {
+    /// The fault.
     pub fault: Fault,
     /// When it began.
     pub from: Instant,
-    /// When it was put right.
+    /// When it was repaired.
     pub to: Instant,
 }
 
-impl Strike {
+impl InjectedFault {
     fn is_felt(&self, at: Instant) -> bool {
-        // A step of the timeline is as long as a second: the one in which it began counts.
-        (self.from - Duration::from_secs(1)..self.to + AFTERMATH).contains(&at)
+        // A timeline step lasts a second: the one in which the fault began counts.
+        (self.from - Duration::from_secs(1)..self.to + AFTEREFFECT_DURATION).contains(&at)
     }
 }
 
-/// What has come of a run.
+/// Result of a run.
 pub struct Verdict {
-    /// What was to be done.
+    /// The parameters.
     pub options: Options,
-    /// What has become of the messages.
+    /// Result of the load.
     pub outcome: Outcome,
-    /// What went wrong on purpose.
-    pub strikes: Vec<Strike>,
-    /// What went wrong by itself.
+    /// The injected faults.
+    pub strikes: Vec<InjectedFault>,
+    /// Unexpected process exits.
     pub deaths: Vec<String>,
-    /// Where the consumers' logs are, if something is not as it should be.
+    /// The consumers' logs, if anything failed.
     pub logs: Option<PathBuf>,
 }
 
-/// What a kind of fault, or its absence, means for latency.
+/// Latency under a kind of fault, or without any.
 struct Cost {
     name: String,
     strikes: usize,
@@ -61,13 +61,13 @@ struct Cost {
 }
 
 impl Verdict {
-    /// Whether no message was lost, doubled or out of order, and nothing has ended by itself.
+    /// Whether no message was lost, duplicated or out of order, and no process died unexpectedly.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.outcome.clean && self.deaths.is_empty()
     }
 
-    /// How the same faults can be drawn again.
+    /// How to reproduce the same faults.
     #[must_use]
     pub fn replay(&self) -> String {
         let Options { seed, classes, mode, pause, messages, users, rate, consumers, lambda } = &self.options;
@@ -87,7 +87,7 @@ impl Verdict {
         )
     }
 
-    /// Latency in quiet seconds, and in those in which each kind of fault was felt.
+    /// Latency in seconds without faults, and in those affected by each kind.
     fn costs(&self) -> Vec<Cost> {
         let timeline = &self.outcome.timeline;
         let quiet = timeline.times(|at| !self.strikes.iter().any(|strike| strike.is_felt(at)));
@@ -100,7 +100,7 @@ impl Verdict {
         costs
     }
 
-    /// All figures, for a program.
+    /// All results, as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         let began = self.outcome.timeline.began;
@@ -129,12 +129,12 @@ impl Verdict {
         })
     }
 
-    /// A picture of latency over the time, with the faults.
+    /// A plot of latency over time, with the faults.
     #[must_use]
     pub fn svg(&self) -> String {
         let began = self.outcome.timeline.began;
         let since = |at: Instant| at.saturating_duration_since(began).as_secs_f64();
-        let mark = |strike: &Strike| {
+        let mark = |strike: &InjectedFault| {
             let (lane, from, to) = (strike.fault.class.to_string(), since(strike.from), since(strike.to));
             Mark { lane, from, to }
         };
@@ -159,7 +159,7 @@ impl fmt::Display for Verdict {
             let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| times.quantile(share));
             writeln!(f, "{name:18} {strikes:7} {:9} {p50:10.1} {p99:10.1} {max:10.1}", times.count())?;
         }
-        let seconds = AFTERMATH.as_secs();
+        let seconds = AFTEREFFECT_DURATION.as_secs();
         writeln!(f, "(a fault counts until {seconds} s after its end; of faults that overlap, each counts)")?;
         for death in &self.deaths {
             writeln!(f, "{death}")?;

@@ -1,4 +1,4 @@
-//! A whole deployment whose parts can be broken while it works.
+//! A whole deployment whose components can be broken under load.
 
 use std::{
     path::PathBuf,
@@ -6,11 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kschat::{
-    edge::Settings,
-    load::Cutter,
-    stack::{Options, Stack},
-};
+use kschat::stack::{Options, Stack};
+use kschat_edge::Settings;
+use kschat_load::ConnectionCutter;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -20,49 +18,49 @@ use tokio::{
 
 use super::faults::{Class, Fault};
 use crate::{
-    PATIENCE,
+    EVENTUALLY_TIMEOUT,
     lambda::Lambda,
     rabbitmq::RabbitMq,
     redis::Redis,
     stack::{Consumer, Services, options},
 };
 
-/// After which silence the broker gives a process up.
+/// Heartbeat after which the broker drops a silent process.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// How long the edge waits for a function: some freezes are longer.
+/// The edge's timeout for a function: some freezes are longer.
 const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// For so long the broker is left alone once it is back: it takes seconds to come back, and while it is away nothing
-/// else can be seen.
-const BROKER_REST: Duration = Duration::from_secs(10);
+/// How long the broker runs between two faults: it takes seconds to restart, and meanwhile no other fault is
+/// observable.
+const MIN_BROKER_UPTIME: Duration = Duration::from_secs(10);
 
-/// The functions whose processes can be broken.
+/// Functions whose processes can be broken.
 const FUNCTIONS: [&str; 2] = ["send", "connect"];
 
 /// RabbitMQ, Redis, consumers, functions and the edge.
 pub struct World {
     /// The edge.
     pub stack: Stack,
-    /// Breaks off clients' connections.
-    pub cutter: Cutter,
+    /// Cuts clients' connections.
+    pub cutter: ConnectionCutter,
     rabbitmq: Mutex<RabbitMq>,
-    /// When the broker has come back.
+    /// When the broker was restarted.
     broker_back: StdMutex<Option<Instant>>,
     redis: Mutex<Redis>,
     consumers: Vec<Mutex<Consumer>>,
     lambda: Option<Lambda>,
     variables: Vec<(&'static str, String)>,
     logs: TempDir,
-    /// Consumers that have been started.
+    /// Number of consumers started.
     started: StdMutex<usize>,
-    /// What has ended though nobody has ended it.
+    /// Unexpected process exits.
     deaths: StdMutex<Vec<String>>,
     http: reqwest::Client,
 }
 
 impl World {
-    /// Starts everything; with function processes, or functions in this one.
+    /// Starts everything, with functions in separate processes or in this one.
     pub async fn start(consumers: usize, has_lambda: bool) -> Self {
         let mut services = Services::start().await;
         services.heartbeat = Some(HEARTBEAT);
@@ -77,7 +75,7 @@ impl World {
         let logs = TempDir::with_prefix("kschat-chaos-").expect("a temporary folder");
         let mut world = Self {
             stack,
-            cutter: Cutter::default(),
+            cutter: ConnectionCutter::default(),
             rabbitmq: Mutex::new(rabbitmq),
             broker_back: StdMutex::default(),
             redis: Mutex::new(redis),
@@ -97,36 +95,36 @@ impl World {
         world
     }
 
-    /// Starts a consumer, and does not wait for it: the broker may be away.
+    /// Starts a consumer without waiting for it: the broker may be down.
     fn consumer(&self) -> Consumer {
-        let mut started = self.started.lock().expect("nobody panics here");
+        let mut started = self.started.lock().expect("the lock is not poisoned");
         *started += 1;
         let log = self.logs.path().join(format!("consumer-{started}.log"));
         Consumer::spawn(self.variables.clone(), &self.stack.callback_url(), &log)
     }
 
-    /// What has ended by itself.
+    /// Unexpected process exits.
     #[must_use]
     pub fn deaths(&self) -> Vec<String> {
-        self.deaths.lock().expect("nobody panics here").clone()
+        self.deaths.lock().expect("the lock is not poisoned").clone()
     }
 
-    /// Ends everything; with `keep`, the consumers' logs outlive it, and it says where they are.
+    /// Ends everything; with `keep`, returns where the consumers' logs are kept.
     pub async fn end(self, keep: bool) -> Option<PathBuf> {
         drop(self.consumers);
         self.stack.stop().await;
         keep.then(|| self.logs.keep())
     }
 
-    /// Waits until a fault can be made.
+    /// Waits until a fault can be injected.
     pub async fn is_ready_for(&self, fault: &Fault) {
         if !matches!(fault.class, Class::BrokerKill | Class::BrokerStop) {
             return;
         }
         loop {
             let rabbitmq = self.rabbitmq.lock().await;
-            let back = *self.broker_back.lock().expect("nobody panics here");
-            let left = back.and_then(|back| BROKER_REST.checked_sub(back.elapsed()));
+            let back = *self.broker_back.lock().expect("the lock is not poisoned");
+            let left = back.and_then(|back| MIN_BROKER_UPTIME.checked_sub(back.elapsed()));
             drop(rabbitmq);
             match left {
                 Some(left) => sleep(left).await,
@@ -144,10 +142,10 @@ impl World {
         }
         sleep(lasts).await;
         rabbitmq.run().await;
-        *self.broker_back.lock().expect("nobody panics here") = Some(Instant::now());
+        *self.broker_back.lock().expect("the lock is not poisoned") = Some(Instant::now());
     }
 
-    /// Does what a fault says, and puts it right again. Faults may overlap; those of one part wait for one another.
+    /// Injects a fault, and repairs it. Faults may overlap; those of one component wait for one another.
     pub async fn strike(&self, fault: &Fault) {
         let Fault { class, lasts, share, which } = fault;
         let (lasts, share) = (*lasts, *share);
@@ -160,7 +158,7 @@ impl World {
                 sleep(lasts).await;
                 consumer.process.signal("CONT");
             }
-            Class::ConsumersGone => self.have_no_consumer(lasts).await,
+            Class::ConsumersGone => self.stop_all_consumers(lasts).await,
             Class::BrokerKill => self.restart_broker(lasts, false).await,
             Class::BrokerStop => self.restart_broker(lasts, true).await,
             Class::RegistryKill => {
@@ -177,38 +175,42 @@ impl World {
             }
             Class::FunctionKill => self.lambda().replace(),
             Class::PostGone => {
-                self.rule(&format!("post=410 share={share}%"), lasts).await;
-                // They were gone in truth: whoever lives on must come again.
+                self.add_temporary_rule(&format!("post=410 share={share}%"), lasts).await;
+                // Make the reports true: surviving clients must reconnect.
                 self.cutter.cut(1.0);
             }
-            Class::PostBusy => self.rule(&format!("post=429 share={share}%"), lasts).await,
-            Class::PostFail => self.rule(&format!("post=500 share={share}%"), lasts).await,
-            Class::PostSwallow => self.rule(&format!("post=swallow share={share}%"), lasts).await,
-            Class::PostSlow => self.rule(&format!("post=delay:700ms share={share}%"), lasts).await,
+            Class::PostBusy => self.add_temporary_rule(&format!("post=429 share={share}%"), lasts).await,
+            Class::PostFail => self.add_temporary_rule(&format!("post=500 share={share}%"), lasts).await,
+            Class::PostSwallow => self.add_temporary_rule(&format!("post=swallow share={share}%"), lasts).await,
+            Class::PostSlow => self.add_temporary_rule(&format!("post=delay:700ms share={share}%"), lasts).await,
             Class::DisconnectLost => {
                 let cut = async {
                     sleep(lasts / 2).await;
                     self.cutter.cut(share as f64 / 100.0);
                 };
-                tokio::join!(self.rule("disconnect=drop", lasts), cut);
+                tokio::join!(self.add_temporary_rule("disconnect=drop", lasts), cut);
             }
-            Class::InvokeFail => self.rule(&format!("invoke=fail share={share}%"), lasts).await,
+            Class::InvokeFail => self.add_temporary_rule(&format!("invoke=fail share={share}%"), lasts).await,
             Class::InvokeFreeze => {
                 let time = lasts.as_millis();
-                self.rule(&format!("invoke=freeze:{time}ms share={share}%"), lasts.max(INTEGRATION_TIMEOUT)).await;
+                self.add_temporary_rule(
+                    &format!("invoke=freeze:{time}ms share={share}%"),
+                    lasts.max(INTEGRATION_TIMEOUT),
+                )
+                .await;
             }
-            Class::InvokeTwice => self.rule(&format!("invoke=duplicate share={share}%"), lasts).await,
+            Class::InvokeTwice => self.add_temporary_rule(&format!("invoke=duplicate share={share}%"), lasts).await,
             Class::ClientCut => self.cutter.cut(share as f64 / 100.0),
         }
     }
 
-    /// One of the consumers; one that has ended by itself is noted, and started again.
+    /// One of the consumers; a dead one is recorded, and restarted.
     async fn living(&self, which: usize) -> tokio::sync::MutexGuard<'_, Consumer> {
         let mut consumer = self.consumers[which % self.consumers.len()].lock().await;
         if !consumer.process.is_running() {
-            let printed = consumer.process.printed();
+            let printed = consumer.process.output();
             let last = printed.lines().last().unwrap_or_default();
-            let mut deaths = self.deaths.lock().expect("nobody panics here");
+            let mut deaths = self.deaths.lock().expect("the lock is not poisoned");
             deaths.push(format!("a consumer has ended by itself; its last words: {last}"));
             drop(deaths);
             *consumer = self.consumer();
@@ -227,7 +229,7 @@ impl World {
         *consumer = self.consumer();
     }
 
-    async fn have_no_consumer(&self, lasts: Duration) {
+    async fn stop_all_consumers(&self, lasts: Duration) {
         let mut all = Vec::new();
         for which in 0..self.consumers.len() {
             all.push(self.living(which).await);
@@ -244,11 +246,11 @@ impl World {
     }
 
     fn lambda(&self) -> &Lambda {
-        self.lambda.as_ref().expect("this kind of fault takes function processes")
+        self.lambda.as_ref().expect("this kind of fault needs function processes")
     }
 
-    /// Has a fault rule in force at the edge for that time.
-    async fn rule(&self, rule: &str, lasts: Duration) {
+    /// Activates a fault rule at the edge for that time.
+    async fn add_temporary_rule(&self, rule: &str, lasts: Duration) {
         let url = format!("http://{}/_edge/faults", self.stack.address());
         let (kind, body) = ("application/json", json!({ "rule": rule }).to_string());
         let added = self.http.post(&url).header("content-type", kind).body(body).send().await.expect("an answer");
@@ -267,5 +269,9 @@ async fn stop(consumer: &Consumer) {
             sleep(Duration::from_millis(50)).await;
         }
     };
-    assert!(timeout(PATIENCE, ended).await.is_ok(), "a consumer does not stop:\n{}", consumer.process.printed());
+    assert!(
+        timeout(EVENTUALLY_TIMEOUT, ended).await.is_ok(),
+        "a consumer does not stop:\n{}",
+        consumer.process.output()
+    );
 }

@@ -1,33 +1,33 @@
-//! What can go wrong: by bad luck, which the protocol must bear, and by mistake, which the search must find.
+//! Faults that the protocol must survive, and mistakes that the search must find.
 
-/// How often each thing goes wrong at most.
+/// Maximum number of each fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Luck {
+pub struct Faults {
     /// A publish, or its confirm, is lost.
     pub unconfirmed: u8,
-    /// A consumer is killed; another, or the same started anew, goes on.
+    /// A consumer is killed; another one, or the same restarted, continues.
     pub killed: u8,
-    /// A consumer is stopped for as long as it likes, and goes on where it was.
+    /// A consumer is frozen for any time, and continues where it was.
     pub frozen: u8,
-    /// A consumer loses its connection to the broker, and does not know it.
+    /// A consumer loses its connection to the broker, and does not notice.
     pub cut_off: u8,
-    /// A consumer is asked for its partition.
+    /// A consumer is asked to hand over its partition.
     pub handed_over: u8,
-    /// The edge says that it has taken a frame, and it reaches nobody.
+    /// The edge accepts a frame, and delivers it to nobody.
     pub swallowed: u8,
-    /// A frame is posted twice, as the first answer was lost.
+    /// A frame is posted twice, as the first response was lost.
     pub doubled: u8,
-    /// A device loses its connection; what is under way to it, and its ack, are lost.
+    /// A device loses its connection; frames in flight to it, and its ack, are lost.
     pub left: u8,
     /// An ack is lost.
     pub unacked: u8,
 }
 
-macro_rules! less_luck {
+macro_rules! spend_fault {
     ($($name:ident),*) => {
-        impl Luck {
+        impl Faults {
             $(
-                /// What luck is left once that has happened, if it can.
+                /// The remaining faults after this one, if it can happen.
                 pub(crate) fn $name(self) -> Option<Self> {
                     self.$name.checked_sub(1).map(|$name| Self { $name, ..self })
                 }
@@ -36,37 +36,37 @@ macro_rules! less_luck {
     };
 }
 
-less_luck!(unconfirmed, killed, frozen, cut_off, handed_over, swallowed, doubled, left, unacked);
+spend_fault!(unconfirmed, killed, frozen, cut_off, handed_over, swallowed, doubled, left, unacked);
 
-/// What a protocol could get wrong.
+/// A mistake that a protocol could make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
-    /// A message leaves the queue when the edge has taken it.
-    TakenIsDelivered,
+    /// A message leaves the queue once the edge has accepted it.
+    TreatsPostAsDelivery,
     /// A frame does not name its predecessor.
-    NamesNoPredecessor,
-    /// What is given back goes to the end of the queue.
-    GivesBackToTheEnd,
-    /// A device shows whatever comes.
-    ShowsWhateverComes,
-    /// A device acknowledges a frame that it lets pass.
-    AcksWhatItLetsPass,
-    /// What is not acknowledged is never pushed again.
-    NeverRepeats,
-    /// The lock is released before what is on loan has been given back.
-    ReleasesBeforeGivingBack,
-    /// A new owner takes from the queue before the broker has taken back what the last one had on loan.
-    OpensBesideLoans,
-    /// A sender that hears nothing takes its message for accepted.
-    BelievesWithoutConfirm,
-    /// The queue is deleted if it is empty, without having been taken out of the routing first.
+    OmitsPredecessor,
+    /// Requeued messages go to the end of the queue.
+    RequeuesAtTail,
+    /// A device shows all that arrives.
+    ShowsOutOfOrder,
+    /// A device acknowledges a frame that it skips.
+    AcksSkippedMessages,
+    /// Unacknowledged messages are never redelivered.
+    NeverRedelivers,
+    /// The lock is released before unacked deliveries are requeued.
+    ReleasesBeforeRequeue,
+    /// A new owner consumes before the broker has requeued the last owner's unacked deliveries.
+    OpensBesideInFlight,
+    /// A sender without a reply assumes that its message was accepted.
+    SkipsConfirm,
+    /// The queue is deleted if it is empty, without being unbound first.
     DeletesWithoutUnbinding,
-    /// The queue is deleted whatever it holds.
+    /// The queue is deleted even if it holds messages.
     DeletesWhatIsFull,
-    /// Senders make the queue that they miss, and not the owner alone.
-    AnybodyDeclares,
-    /// The second copy of a message settles the first one when it is dropped.
+    /// Senders create a missing queue, instead of the owner alone.
+    SenderDeclaresQueue,
+    /// Dropping a second copy of a message settles the first one.
     DropSettlesTheFirst,
-    /// A consumer that was frozen for long goes on pushing what it holds, as if it owned the partition.
-    NeverLooksAtTheLease,
+    /// A consumer that was frozen for long continues to push, as if it owned the partition.
+    IgnoresLease,
 }

@@ -1,12 +1,12 @@
-//! What makes two messages the same: an honest and a hostile sender, one receiver who is also in a room.
+//! Message identity: an honest and a hostile sender, and one receiver who is also in a room.
 //!
-//! A message has a sender, a recipient (the receiver, or the room), an `rno` and a content. Its identity is the sender and a
-//! tail, a keyed hash over all four. The registry knows the claims of `rno`s, and may lose them between two tries of a
-//! send; the consumer drops copies of what it has pushed or lately settled, and the client of what it has shown.
+//! A message has a sender, a recipient (the receiver, or the room), an `rno` and a content. Its identity is the sender
+//! and a tail, a keyed hash over all four. The registry stores claims of `rno`s, and may lose them between two tries of
+//! a send. The consumer drops copies of what it pushed or recently settled, the client of what it has shown.
 
 use crate::search::Model;
 
-/// Messages that there could be, by number: a bit for each of the four.
+/// A possible message, by number: a bit for each of the four parts.
 pub type Kind = u8;
 
 /// The bits of a [`Kind`].
@@ -18,59 +18,59 @@ pub const RNO: u8 = 4;
 /// Set for the second content.
 pub const CONTENT: u8 = 8;
 
-/// In tails: which key was used.
+/// In tails: the key that was used.
 const KEY: u8 = 16;
 
 const TRIES: usize = 2;
 const QUEUED: usize = 4;
 const UNACKED: usize = 2;
 
-/// How often each thing goes wrong at most.
+/// Maximum number of each fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
     /// The registry loses all claims.
     pub claims_lost: u8,
     /// A publish, or its confirm, is lost.
     pub unconfirmed: u8,
-    /// The edge says that it has taken a frame, and it reaches nobody.
+    /// The edge accepts a frame, and delivers it to nobody.
     pub swallowed: u8,
-    /// What was pushed and not acknowledged goes back to the queue.
+    /// Unacknowledged messages are requeued.
     pub requeued: u8,
-    /// Another key is used from now on.
+    /// The key changes.
     pub key_rotated: u8,
 }
 
-/// What could be wrong.
+/// A mistake that a protocol could make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
-    /// A repetition of a send that was not confirmed yet is answered as if it was.
+    /// A retry of an unconfirmed send is answered as if it was confirmed.
     TakesPendingForDone,
-    /// A repetition of an `rno` is answered as if it was the first send, whatever it says.
+    /// A retry of an `rno` is answered like the first send, whatever its content.
     ClaimsByRnoAlone,
-    /// A copy that is dropped settles what was pushed before it, too.
+    /// Dropping a copy also settles messages pushed before it.
     DropSettlesTheFirst,
-    /// The consumer remembers what it has pushed, and not what is settled.
+    /// The consumer remembers pushed messages, not settled ones.
     RemembersWhatWasPushed,
 }
 
-/// The protocol, and how much happens.
+/// The protocol and its bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
-    /// What the honest and the hostile one may send, a bit for each [`Kind`].
+    /// Messages that the honest and the hostile sender may send, a bit for each [`Kind`].
     pub kinds: [u16; 2],
-    /// How often they try.
+    /// Number of tries of each.
     pub tries: [u8; 2],
-    /// Over what the tail goes.
+    /// Input of the tail.
     pub tail: u8,
-    /// Whether the tail is a keyed hash. If not, the hostile one finds an `rno` for any tail that it likes.
+    /// Whether the tail is a keyed hash. If not, the hostile sender finds an `rno` for any tail.
     pub is_keyed: bool,
-    /// Whether the consumer compares the sender beside the tail.
+    /// Whether the consumer compares senders besides tails.
     pub consumer_compares_sender: bool,
     /// Whether the client does.
     pub client_compares_sender: bool,
-    /// What can go wrong.
+    /// Possible faults.
     pub faults: Faults,
-    /// What the protocol gets wrong.
+    /// The protocol's mistake.
     pub mistake: Option<Mistake>,
 }
 
@@ -87,18 +87,18 @@ struct Claim {
     is_done: bool,
 }
 
-/// A send under way.
+/// A send in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Try {
     message: Message,
     is_confirmed: bool,
 }
 
-/// Messages in a row.
+/// A sequence of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Row<const N: usize>([Option<Message>; N]);
 
-/// Everything at one moment.
+/// State of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// By sender and `rno`.
@@ -106,9 +106,9 @@ pub struct State {
     tries: [Option<Try>; TRIES],
     queue: Row<QUEUED>,
     unacked: Row<UNACKED>,
-    /// What the consumer remembers as settled.
+    /// The message that the consumer remembers as settled.
     settled: Option<Message>,
-    /// What the client has shown, with the tails.
+    /// Messages that the client has shown, with their tails.
     seen: Row<QUEUED>,
     /// In sets of kinds.
     accepted: u16,
@@ -119,9 +119,9 @@ pub struct State {
     wrong: Option<&'static str>,
 }
 
-/// What can happen. The number is a kind, or that of a try.
+/// A step. The number is a kind, or that of a try.
 #[derive(Clone, Copy, Debug)]
-#[expect(missing_docs, reason = "each is explained where it happens")]
+#[expect(missing_docs, reason = "each is documented where it is taken")]
 pub enum Step {
     Send(Kind),
     Forge(Kind, u8),
@@ -193,7 +193,7 @@ impl Identity {
         Message { kind, tail: kind & self.tail | state.key }
     }
 
-    /// Who sends claims the `rno`; what was claimed before stands for this send if it says the same.
+    /// A sender claims the `rno`; an earlier claim stands for this send if the content is the same.
     fn senders(&self, state: &State, steps: &mut Steps) {
         for who in 0..2 {
             let Some(left) = state.left[who].checked_sub(1) else { continue };
@@ -256,8 +256,8 @@ impl Identity {
         steps.extend(faults.map(|faults| (Step::LosePublish(at), State { faults, ..ended(*state) })));
     }
 
-    /// Drops a copy of what waits for its ack or was lately settled; the broker keeps the first one until it is
-    /// acknowledged. Pushes what is new.
+    /// Drops a copy of a message that is unacknowledged or recently settled; the broker keeps the first copy until it
+    /// is acknowledged. Pushes new messages.
     fn consumer(&self, state: &State, steps: &mut Steps) {
         if let Some(message) = state.queue.iter().next() {
             let taken = State { queue: state.queue.without_first(), ..*state };
@@ -297,7 +297,7 @@ impl Identity {
         state.seen.iter().any(|one| is_same(one, message, self.client_compares_sender))
     }
 
-    /// The client shows what is new to it.
+    /// The client shows a message that is new to it.
     fn show(&self, mut state: State, message: Message) -> State {
         if self.has_seen(&state, message) {
             return state;
@@ -308,7 +308,7 @@ impl Identity {
         State { shown: state.shown | 1 << message.kind, seen: state.seen.with(message), ..state }
     }
 
-    /// Whoever forges tails may harm itself.
+    /// Whoever forges tails may only harm itself.
     fn is_cared_for(&self, kind: Kind) -> bool {
         self.is_keyed || sender(kind) == 0
     }

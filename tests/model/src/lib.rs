@@ -1,10 +1,10 @@
-//! The protocols of kschat as models, and a search through all that can happen to them.
+//! Models of kschat's protocols, and an exhaustive search of their states.
 //!
-//! [`protocol`] says, as short as a specification, what each part does to deliver: the broker, the consumers that share one
-//! partition, the devices of one user, and the senders, as often as [`faults`] allow. Smaller models beside it have one
-//! subject each: [`identity`] tells copies from messages that look alike, [`queues`] makes and removes the queue of a user who
-//! is away, [`rooms`] keeps binding and membership together, [`sessions`] what the registry knows of connections. [`search`]
-//! tries everything that can happen, in every order.
+//! [`protocol`] specifies what each part does to deliver messages: the broker, the consumers that share one partition,
+//! the devices of one user, and the senders, with as many faults as [`faults`] allows. Smaller models have one subject
+//! each: [`identity`] distinguishes copies from messages that look alike, [`queues`] creates and deletes an offline
+//! user's queue, [`rooms`] keeps bindings and memberships consistent, [`sessions`] covers the registry's connections.
+//! [`search`] tries all steps in every order.
 
 pub mod faults;
 pub mod identity;

@@ -1,55 +1,55 @@
-//! How the queue of a user who is away comes and goes: two processes own the partition one after the other, two senders
-//! publish, and a sender makes the queue itself when nobody owns the partition.
+//! Life cycle of an offline user's queue: two processes own the partition in turn, two senders publish, and a sender
+//! creates the queue itself while the partition has no owner.
 //!
-//! The broker confirms what it has routed, and a queue that is deleted before it lands drops it. So the queue is deleted
-//! only by who alone makes it. That no owner removes anything before the senders are through who saw none is a matter of
-//! time (`LINGER`), and a condition here.
+//! The broker confirms after routing, and deleting the queue before the message is enqueued loses it. So only the
+//! process that alone creates the queue deletes it. No owner removes a queue before senders that saw no owner are done:
+//! a delay in reality (`QUEUE_REMOVAL_DELAY`), a condition here.
 
 use crate::search::Model;
 
 const OWNERS: usize = 2;
 const SENDERS: usize = 2;
 
-/// How often each thing goes wrong at most.
+/// Maximum number of each fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
     /// An owner is killed.
     pub killed: u8,
-    /// An owner is asked for the partition.
+    /// An owner is asked to hand over the partition.
     pub handed_over: u8,
-    /// The broker takes longer to do something than an owner waits for it.
+    /// The broker executes a command after the owner's timeout.
     pub late: u8,
     /// A sender dies.
     pub died: u8,
 }
 
-/// What could be wrong.
+/// A mistake that a protocol could make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
-    /// The queue is deleted without having been taken out of the routing.
+    /// The queue is deleted without being unbound.
     DeletesWithoutUnbinding,
-    /// The queue is deleted before what is on its way has landed.
+    /// The queue is deleted before messages in flight are enqueued.
     DeletesWithoutWaiting,
-    /// A new owner removes queues at once, whatever senders have seen before.
+    /// A new owner removes queues at once, despite senders that saw no owner.
     RemovesAtOnce,
-    /// An owner goes on while what it has asked for may still be done.
+    /// An owner continues while a command that timed out may still be executed.
     GoesOnBesideLateCommands,
-    /// An owner gives the partition away while what it has asked for may still be done.
+    /// An owner releases the partition while such a command may still be executed.
     ReleasesBesideLateCommands,
-    /// The lock of a killed owner is free before the broker is through with what the owner had asked for.
+    /// The lock of a killed owner is released before the broker has executed its commands.
     UnlocksBesideLateCommands,
-    /// Senders make the queue that they miss, and do not ask whether there is an owner.
+    /// Senders create a missing queue without checking for an owner.
     MakesBesideAnOwner,
-    /// A sender that makes the queue notes only afterwards that somebody must look at it.
+    /// A sender that creates the queue records only afterwards that it must be checked.
     NotesAfterMaking,
 }
 
-/// The protocol, and how much happens.
+/// The protocol and its bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Queues {
-    /// What can go wrong.
+    /// Possible faults.
     pub faults: Faults,
-    /// What the protocol gets wrong.
+    /// The protocol's mistake.
     pub mistake: Option<Mistake>,
 }
 
@@ -57,7 +57,7 @@ pub struct Queues {
 enum Queue {
     #[default]
     Gone,
-    /// It is there, and nothing is routed to it.
+    /// It exists without a binding.
     Unbound,
     Bound,
 }
@@ -66,12 +66,12 @@ enum Queue {
 enum Sender {
     #[default]
     Publishing,
-    /// Its message had no route, and nobody owns the partition.
+    /// Its message was unroutable, and the partition has no owner.
     Alone,
-    /// It has noted that there will be a queue to look at.
+    /// It has recorded that the queue must be checked.
     Noted,
     Declared,
-    /// It has bound the queue, and not noted that.
+    /// It has bound the queue, and not recorded it.
     Unnoted,
     Heard,
     Dead,
@@ -82,13 +82,13 @@ enum Owner {
     #[default]
     Out,
     Idle,
-    /// It has asked for that, and waits.
+    /// It waits for the broker to execute a command.
     Asks(Command),
-    /// What it has asked for is not answered in time.
+    /// Its command timed out.
     Unsure,
-    /// The queue is out of the routing.
+    /// The queue is unbound.
     Unbound,
-    /// What was on its way has landed.
+    /// Messages in flight have been enqueued.
     Waited,
 }
 
@@ -98,31 +98,31 @@ enum Command {
     Delete,
 }
 
-/// Everything at one moment.
+/// State of the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
     queue: Queue,
-    /// Messages, in sets: confirmed, on the way to the queue, in it, and taken by the user.
+    /// Messages, in sets: confirmed, in flight to the queue, in it, and received by the user.
     confirmed: u8,
     routed: u8,
     ready: u8,
     taken: u8,
     senders: [Sender; SENDERS],
     owners: [Owner; OWNERS],
-    /// Who has the exclusive consumer; the broker may be slow to see that it is dead.
+    /// The owner with the exclusive lock; the broker may notice its death late.
     lock: Option<u8>,
-    /// What each owner has asked for, and the broker has not done.
+    /// Pending commands of each owner.
     commands: [Option<Command>; OWNERS],
     /// A sender has asked the owner for the queue.
     is_wanted: bool,
-    /// Somebody is going to look at the queue.
+    /// The queue is recorded for a check.
     is_noted: bool,
     faults: Faults,
 }
 
-/// What can happen. The number is a sender's or an owner's.
+/// A step. The number is a sender's or an owner's.
 #[derive(Clone, Copy, Debug)]
-#[expect(missing_docs, reason = "each is explained where it happens")]
+#[expect(missing_docs, reason = "each is documented where it is taken")]
 pub enum Step {
     Publish(usize),
     Ask(usize),
@@ -164,14 +164,14 @@ impl State {
         next
     }
 
-    /// What the owner asks the broker for.
+    /// The owner sends a command to the broker.
     fn asking(&self, o: usize, command: Command) -> Self {
         let mut next = self.with_owner(o, Owner::Asks(command));
         next.commands[o] = Some(command);
         next
     }
 
-    /// The owner makes the queue, and notes that it must be looked at.
+    /// The owner creates the queue, and records that it must be checked.
     fn with_queue(self) -> Self {
         Self { queue: Queue::Bound, is_wanted: false, is_noted: true, ..self }
     }
@@ -186,7 +186,7 @@ impl Queues {
         self.mistake == Some(mistake)
     }
 
-    /// A mandatory publish. Without a route the owner is asked for the queue; the sender makes it if there is none.
+    /// A mandatory publish. If unroutable, the owner is asked for the queue; without one the sender creates it.
     fn sender(&self, state: &State, s: usize, steps: &mut Steps) {
         let declared = if state.queue == Queue::Gone { Queue::Unbound } else { state.queue };
         match state.senders[s] {
@@ -211,7 +211,7 @@ impl Queues {
             Sender::Declared => {
                 let late = self.is(Mistake::NotesAfterMaking);
                 let then = state.with_sender(s, if late { Sender::Unnoted } else { Sender::Publishing });
-                // A queue that is gone again can't be bound, and the sender begins anew.
+                // A deleted queue can't be bound, so the sender restarts.
                 let queue = if state.queue == Queue::Gone { Queue::Gone } else { Queue::Bound };
                 steps.push((Step::Bind(s), State { queue, ..then }));
             }
@@ -242,7 +242,7 @@ impl Queues {
                     steps.push((Step::TimeOut(o), State { faults, ..then(Owner::Unsure) }));
                 }
             }
-            // It closes the channel, after which the broker does nothing more of what it was asked for there.
+            // It closes the channel; the broker then drops the channel's pending commands.
             Owner::Unsure => {
                 if state.commands[o].is_none() || self.is(Mistake::GoesOnBesideLateCommands) {
                     steps.push((Step::GetOver(o), then(Owner::Idle)));
@@ -262,8 +262,8 @@ impl Queues {
         self.end(state, o, steps);
     }
 
-    /// An owner makes the queue that a sender asks for, or for a user who has come, who takes all there is. It removes the
-    /// queue when it is empty, and not before all senders are through who saw no owner.
+    /// An owner creates the queue on a sender's request, or for a user who connects and receives everything. It removes
+    /// an empty queue, but only after all senders that saw no owner are done.
     fn idle(&self, state: &State, o: usize, steps: &mut Steps) {
         if state.queue != Queue::Bound || state.is_wanted {
             steps.push((Step::MakeQueue(o), state.with_queue()));
@@ -296,7 +296,7 @@ impl Queues {
         }
     }
 
-    /// What the broker does when it gets to it.
+    /// The broker executes a pending command.
     fn broker(&self, state: &State, o: usize, steps: &mut Steps) {
         let is_dead = state.owners[o] == Owner::Out;
         if is_dead
@@ -325,7 +325,7 @@ impl Queues {
             Command::Delete => {
                 let is_deleted = state.ready == 0;
                 if is_deleted {
-                    // What is on its way gets lost with it.
+                    // Messages in flight are lost with it.
                     (done.queue, done.routed) = (Queue::Gone, 0);
                 }
                 if is_awaited {
@@ -365,7 +365,7 @@ impl Model for Queues {
         if state.confirmed & !(state.routed | state.ready | state.taken) != 0 {
             Some("a message was confirmed, and is gone")
         } else if state.ready != 0 && !state.is_noted && !is_owned && state.senders.iter().all(Sender::is_through) {
-            Some("a message waits in a queue at which nobody will look")
+            Some("a message waits in a queue that will not be checked")
         } else {
             None
         }

@@ -1,64 +1,64 @@
-//! Rooms: one user, one room. The registry knows the membership, the broker the binding, and several processes change
-//! both: the functions of the user's devices and the owner, each of which may die between any two steps.
+//! Model of rooms: one user, one room. The registry stores the membership, the broker the binding. Several processes
+//! change both: the functions of the user's devices and the owner, each of which may die between two steps.
 //!
-//! Whoever changes the binding reads the membership again afterwards, and goes on until both agree. That a user has left
-//! is remembered, so that the next owner removes a binding that somebody has made late and could not remove any more.
+//! Whoever changes the binding re-reads the membership afterwards, until both agree. The registry remembers who left,
+//! so that the next owner removes a binding that was added late and never removed.
 
 use crate::search::Model;
 
-/// Functions at once.
+/// Maximum concurrent functions.
 const FUNCTIONS: usize = 2;
 
-/// How often each thing goes wrong at most.
+/// Maximum number of each fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
     /// A function, or the owner, dies.
     pub died: u8,
-    /// The broker has not answered in time, the function repeats what it has asked for, and the broker does both.
+    /// The broker answers after the timeout, the function retries, and the broker executes both.
     pub late: u8,
     /// The broker loses the queue with its bindings.
     pub queue_lost: u8,
-    /// The registry can't be read by the owner.
+    /// The owner can't read the registry.
     pub unread: u8,
 }
 
-/// What could be wrong.
+/// A mistake that a protocol could make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
-    /// Who leaves is unbound first; then the membership is removed.
+    /// A leave unbinds first; then the membership is removed.
     LeavesByUnbindingFirst,
-    /// Who joins is bound, and nobody looks whether it has left meanwhile.
+    /// A join binds, and does not check for a concurrent leave.
     JoinsWithoutReadingAgain,
-    /// Who leaves is unbound, and nobody looks whether it has joined meanwhile.
+    /// A leave unbinds, and does not check for a concurrent join.
     LeavesWithoutReadingAgain,
-    /// A sender whose message has no route binds, and does not look whether the user is a member.
+    /// A send without a route binds, and does not check the membership.
     SendsWithoutReading,
-    /// A sender whose message has no route looks whether the user is a member, and then binds.
+    /// A send without a route checks the membership, and then binds.
     SendsWithoutReadingAgain,
-    /// The owner binds what it has read, and does not look again.
+    /// The owner binds what it has read, and does not read again.
     OpensWithoutReadingAgain,
-    /// The owner goes on without the memberships if they can't be read.
+    /// The owner continues without memberships if they can't be read.
     OpensWithoutReading,
-    /// Nobody remembers who has left.
+    /// The registry does not remember who left.
     ForgetsWhoHasLeft,
-    /// The owner deletes the queue of a user who was in no room, and does not look again.
+    /// The owner deletes the queue of a user in no room, and does not read again.
     DeletesWithoutReadingAgain,
 }
 
-/// The protocol, and how much happens.
+/// The protocol and its bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Rooms {
-    /// How often the user joins.
+    /// Number of joins.
     pub joins: u8,
-    /// How often it leaves.
+    /// Number of leaves.
     pub leaves: u8,
-    /// How often it says something in the room.
+    /// Number of sends to the room.
     pub sends: u8,
-    /// How often it connects.
+    /// Number of connects.
     pub visits: u8,
-    /// What can go wrong.
+    /// Possible faults.
     pub faults: Faults,
-    /// What the protocol gets wrong.
+    /// The protocol's mistake.
     pub mistake: Option<Mistake>,
 }
 
@@ -69,16 +69,16 @@ enum Kind {
     Send,
 }
 
-/// What a function does next.
+/// Next step of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Next {
     /// Changes the membership, or reads it before a send.
     Begin,
     /// Binds if it is true, else unbinds.
     Bind(bool),
-    /// Looks whether that is what the registry says.
+    /// Compares the binding with the registry.
     Check(bool),
-    /// Removes the membership, by mistake as late as that.
+    /// Removes the membership; only by mistake this late.
     Forget,
 }
 
@@ -88,7 +88,7 @@ struct Function {
     next: Next,
 }
 
-/// What the registry says of the user and the room.
+/// The registry's state of the user and the room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Registry {
     is_member: bool,
@@ -97,29 +97,29 @@ struct Registry {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Owner {
-    /// It does nothing for the user.
+    /// The user is not served.
     #[default]
     Idle,
-    /// It has made sure that there is a queue.
+    /// It has ensured that the queue exists.
     Opened,
-    /// It has read that.
+    /// It has read this state.
     Read(Registry),
     /// It has bound or unbound accordingly.
     Bound(Registry),
     Serving,
-    /// The user is away, and was in no room: the queue is about to be deleted.
+    /// The user is offline and was in no room: the queue is about to be deleted.
     Retiring,
     Deleted,
 }
 
-/// What the last answer has promised, if no membership has changed since.
+/// What the last reply guarantees, unless the membership has changed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Promise {
     Joined,
     Left,
 }
 
-/// Everything at one moment.
+/// State of the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
     registry: Registry,
@@ -129,9 +129,9 @@ pub struct State {
     functions: [Option<Function>; FUNCTIONS],
     owner: Owner,
     promise: Option<Promise>,
-    /// What the broker will still do, for nobody who waits.
+    /// A command that the broker will still execute after its timeout.
     late: Option<bool>,
-    /// Something died half done: until an owner has begun anew to open the queue (2), and is through with it (1).
+    /// A process died midway: until an owner has started to open the queue again (2), and has finished (1).
     unsettled: u8,
     joins: u8,
     leaves: u8,
@@ -140,9 +140,9 @@ pub struct State {
     faults: Faults,
 }
 
-/// What can happen. The number is a function's.
+/// A step. The number is a function's.
 #[derive(Clone, Copy, Debug)]
-#[expect(missing_docs, reason = "each is explained where it happens")]
+#[expect(missing_docs, reason = "each is documented where it is taken")]
 pub enum Step {
     Connect,
     Disconnect,
@@ -188,7 +188,7 @@ impl State {
         Self { is_bound: is_bound && self.has_queue, ..self }
     }
 
-    /// The function has answered: what it says is true at this moment, or it promises nothing.
+    /// The function replies: the reply is true at this moment, or guarantees nothing.
     fn answered(&self, f: usize, kind: Kind) -> Self {
         let promise = match (kind, self.registry.is_member) {
             (Kind::Join, true) => Some(Promise::Joined),
@@ -198,7 +198,7 @@ impl State {
         Self { promise, ..self.with_function(f, None) }
     }
 
-    /// Nobody is about to do anything.
+    /// Whether no process is midway.
     fn is_quiet(&self) -> bool {
         let is_owner_through = self.owner == if self.is_online { Owner::Serving } else { Owner::Idle };
         let is_settled = self.unsettled == 0 && self.late.is_none();
@@ -215,7 +215,7 @@ impl Rooms {
         self.mistake == Some(mistake)
     }
 
-    /// The user comes and goes, and asks for what it likes on several devices at once.
+    /// Steps of the user: it connects and disconnects, and makes requests on several devices at once.
     fn user(&self, state: &State, steps: &mut Steps) {
         if state.is_online {
             steps.push((Step::Disconnect, State { is_online: false, ..*state }));
@@ -282,7 +282,7 @@ impl Rooms {
             Kind::Leave => (Step::ChangeMembership(f), then(state.with_membership(false), Next::Bind(false))),
             Kind::Send => {
                 let may = state.registry.is_member || self.is(Mistake::SendsWithoutReading);
-                // The message has a route, or none and the sender says that it is there.
+                // The message is routable, or unroutable and the sender is a member.
                 let binds = may && !state.is_bound;
                 let next = if binds { then(*state, Next::Bind(true)) } else { state.with_function(f, None) };
                 (Step::ReadBeforeSend(f), next)
@@ -328,7 +328,7 @@ impl Rooms {
         }
     }
 
-    /// The owner binds what it reads, and unbinds what was left, until it reads the same once more.
+    /// The owner binds what it reads, and unbinds what was left, until a second read agrees.
     fn open(&self, state: &State, steps: &mut Steps) {
         let owned = |owner| State { owner, ..*state };
         match state.owner {
@@ -351,7 +351,7 @@ impl Rooms {
             }
             Owner::Bound(registry) => {
                 let mut now = if self.is(Mistake::OpensWithoutReadingAgain) { registry } else { self.read(state) };
-                // What it has bound itself it knows, too.
+                // It also knows what it has bound itself.
                 now.has_left |= registry.is_member && !now.is_member;
                 let is_through = now.is_member == registry.is_member;
                 let next = if is_through { owned(Owner::Serving).settled() } else { owned(Owner::Read(now)) };
@@ -380,7 +380,7 @@ impl Rooms {
 }
 
 impl State {
-    /// The owner is through, and has begun after whatever died.
+    /// The owner is done, if it began after the death of the other process.
     fn settled(self) -> Self {
         let is_through = self.owner == Owner::Serving && self.unsettled == 1;
         Self { unsettled: if is_through { 0 } else { self.unsettled }, ..self }

@@ -1,4 +1,4 @@
-//! A breadth-first search through every state that a model can get into.
+//! Breadth-first search of all reachable states of a model.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -6,46 +6,46 @@ use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
 };
 
-/// What is searched.
+/// A model to search.
 pub trait Model {
-    /// Everything that there is at one moment.
+    /// State of the model.
     type State: Copy + Eq + Hash + fmt::Debug;
-    /// What can happen.
+    /// A step between two states.
     type Step: Copy + fmt::Debug;
 
-    /// How everything begins.
+    /// The initial state.
     fn start(&self) -> Self::State;
 
-    /// Everything that can happen next, each with what it leads to.
+    /// Possible next steps, each with its resulting state.
     fn steps(&self, state: &Self::State) -> Vec<(Self::Step, Self::State)>;
 
-    /// What must not be, if it is so.
+    /// The violated invariant, if any.
     fn wrong(&self, state: &Self::State) -> Option<&'static str>;
 
-    /// Whether everything that was to be done is done.
+    /// Whether all work is done.
     fn is_done(&self, state: &Self::State) -> bool;
 
-    /// Whether the step is bad luck: the way to the end must not need any.
+    /// Whether the step is a fault: the end must be reachable without any.
     fn is_fault(&self, step: &Self::Step) -> bool;
 }
 
-/// How much was searched.
+/// Size of a search.
 #[derive(Clone, Copy, Debug)]
 pub struct Searched {
-    /// Different states.
+    /// Number of distinct states.
     pub states: usize,
-    /// Steps between them.
+    /// Number of steps between them.
     pub steps: usize,
 }
 
-/// A way to a state that must not be. Of those ways it is among the shortest.
+/// A shortest path to a state that violates an invariant.
 #[derive(Clone, Debug)]
 pub struct Counterexample<M: Model> {
-    /// What is wrong with the last state.
+    /// The invariant that the last state violates.
     pub wrong: &'static str,
-    /// What has happened.
+    /// The steps.
     pub steps: Vec<M::Step>,
-    /// What it has led to.
+    /// The last state.
     pub last: M::State,
 }
 
@@ -57,17 +57,17 @@ impl<M: Model> fmt::Display for Counterexample<M> {
     }
 }
 
-/// Looks at every state. Nothing wrong is reachable, and from everywhere there is a way to the end without faults.
+/// Searches all states: none violates an invariant, and from each the end is reachable without faults.
 ///
 /// # Errors
-/// The way to the first state for which that is not so.
+/// The path to the first state that fails.
 pub fn search<M: Model>(model: &M) -> Result<Searched, Box<Counterexample<M>>> {
     let mut reached = Reached::from(model.start());
     let (mut at, mut steps) = (0, 0);
     while at < reached.states.len() {
         let state = reached.states[at];
         if let Some(wrong) = model.wrong(&state) {
-            return Err(reached.way::<M>(at, wrong));
+            return Err(reached.path_to::<M>(at, wrong));
         }
         for (step, next) in model.steps(&state) {
             reached.add(at, step, next, model.is_fault(&step));
@@ -76,16 +76,16 @@ pub fn search<M: Model>(model: &M) -> Result<Searched, Box<Counterexample<M>>> {
         at += 1;
     }
     match reached.stranded(|state| model.is_done(state)) {
-        Some(at) => Err(reached.way::<M>(at, "from here there is no way to the end")),
+        Some(at) => Err(reached.path_to::<M>(at, "from here there is no way to the end")),
         None => Ok(Searched { states: reached.states.len(), steps }),
     }
 }
 
-/// Hashes states: the standard hasher bears hostile input, and takes most of the time.
+/// Hashes states: the standard hasher resists hostile input, and would take most of the time.
 #[derive(Default)]
-struct Quick(u64);
+struct FastHasher(u64);
 
-impl Hasher for Quick {
+impl Hasher for FastHasher {
     fn write(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
     }
@@ -115,13 +115,13 @@ impl Hasher for Quick {
     }
 }
 
-/// All states so far, in the order in which they were found.
+/// All states so far, in order of discovery.
 struct Reached<State, Step> {
     states: Vec<State>,
-    numbers: HashMap<State, usize, BuildHasherDefault<Quick>>,
-    /// From where, and by which step, each was found first.
+    numbers: HashMap<State, usize, BuildHasherDefault<FastHasher>>,
+    /// The predecessor and the step by which each state was found first.
     origins: Vec<Option<(usize, Step)>>,
-    /// From where each can be reached without a fault.
+    /// The states from which each is reachable without a fault.
     before: Vec<Vec<usize>>,
 }
 
@@ -148,7 +148,7 @@ impl<State: Copy + Eq + Hash, Step: Copy> Reached<State, Step> {
         }
     }
 
-    /// The first state from which the end can't be reached.
+    /// The first state from which the end is unreachable.
     fn stranded(&self, is_done: impl Fn(&State) -> bool) -> Option<usize> {
         let mut can_end: Vec<bool> = self.states.iter().map(is_done).collect();
         let mut to_visit: VecDeque<usize> = (0..self.states.len()).filter(|at| can_end[*at]).collect();
@@ -162,7 +162,7 @@ impl<State: Copy + Eq + Hash, Step: Copy> Reached<State, Step> {
         can_end.iter().position(|can_end| !can_end)
     }
 
-    fn way<M: Model<State = State, Step = Step>>(&self, to: usize, wrong: &'static str) -> Box<Counterexample<M>> {
+    fn path_to<M: Model<State = State, Step = Step>>(&self, to: usize, wrong: &'static str) -> Box<Counterexample<M>> {
         let (mut steps, mut at) = (Vec::new(), to);
         while let Some((before, step)) = self.origins[at] {
             steps.push(step);

@@ -1,105 +1,105 @@
-//! Sessions: what the registry knows of each connection, and everybody who changes it at the same time.
+//! Model of sessions: the registry's connections, and all processes that change them concurrently.
 //!
-//! Each function is one atomic step of the registry with a condition, and [`Mistake`] says what becomes of it otherwise.
-//! A connection is in its handshake, open or closed at the edge; the registry may lose everything; the owners keep what
-//! they have read last and write it back. A token is a number: the greater one ends later, and lists other rooms.
+//! Each function is one atomic, conditional step of the registry; [`Mistake`] shows what fails otherwise. A connection
+//! is in its handshake, open or closed at the edge. The registry may lose all data; owners keep what they read last and
+//! write it back. A token is a number: a greater one expires later, and lists other rooms.
 
 use crate::search::Model;
 
-/// Connections at most.
+/// Maximum number of connections.
 pub const CONNECTIONS: usize = 3;
 
-/// The named users; each has an owner.
+/// Named users; each has an owner.
 const USERS: usize = 2;
 
-/// Owners: those of the named users, and the one of the unauthenticated connections.
+/// Owners: those of the named users, and that of the unauthenticated connections.
 const OWNERS: usize = USERS + 1;
 
-/// Who is behind a connection that has not said so yet.
+/// User of an unauthenticated connection.
 const UNAUTHENTICATED: usize = USERS;
 
-/// Invocations that are between two steps.
+/// Maximum invocations that are between two steps.
 const IN_FLIGHT: usize = 2;
 
-/// The token with which everybody connects. There is one that ends sooner, and one that ends later.
+/// The token of every handshake. One other token expires sooner, another later.
 const FIRST_TOKEN: u8 = 1;
 const TOKENS: u8 = 3;
 
-/// How often each thing goes wrong at most.
+/// Maximum number of each fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
-    /// The registry loses everything.
+    /// The registry loses all data.
     pub flushed: u8,
     /// A function dies before it has answered a handshake.
     pub died: u8,
-    /// The edge never says that a connection has ended.
+    /// The edge never reports the end of a connection.
     pub unheard: u8,
-    /// An owner is killed; the next one knows what the registry knows.
+    /// An owner is killed; the next one starts from the registry.
     pub killed: u8,
 }
 
-/// What could be wrong.
+/// A mistake that a protocol could make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
-    /// A handshake counts the user's connections first, and registers its own in a later step.
+    /// A handshake counts the user's connections, and registers its own in a later step.
     CountsThenCreates,
-    /// A handshake registers a connection whose end was processed before.
+    /// A handshake registers a connection whose end is already processed.
     CreatesWhatHasEnded,
-    /// A user who has reached the limit is refused without a look at whether its connections are open.
+    /// A user at the limit is refused without probing its connections.
     RefusesWithoutProbing,
-    /// A connection whose handshake is not over is taken for gone, as the edge says so.
+    /// A connection in its handshake counts as gone, as the edge answers 410.
     ProbesHandshakes,
     /// A renewal reads the session, and writes it in a later step.
     ReadsThenRenews,
-    /// A renewal keeps the later end, and the rooms of the token that was brought last.
+    /// A renewal keeps the later expiry, and the rooms of the newest token.
     KeepsTheLaterEnd,
-    /// A connection is forgotten under its provisional user, and registered under its own in a later step.
+    /// A connection is removed from its provisional user, and registered under its own in a later step.
     RemovesThenRegisters,
-    /// A token in a CONNECT packet names also a connection that has a user.
+    /// A token in a CONNECT packet also renames a connection that has a user.
     NamesWhatIsNamed,
-    /// A token in a CONNECT packet names a connection of which the registry knows nothing.
+    /// A token in a CONNECT packet names a connection that the registry does not know.
     NamesWhatIsUnknown,
-    /// The end of a connection is processed by reading whose it is, and removing it from there in a later step.
+    /// The end of a connection is processed by reading its user, and removing it in a later step.
     ReadsThenRemoves,
-    /// An owner writes back also what the registry knows already.
+    /// An owner also writes back what the registry already knows.
     RestoresWhatIsKnown,
-    /// An owner writes back whatever number of connections it holds.
+    /// An owner writes back connections beyond the limit.
     RestoresBeyondTheLimit,
-    /// An owner writes back a connection whose end was processed since the loss.
+    /// An owner writes back a connection whose end was processed since the data loss.
     RestoresWhatHasEnded,
-    /// An owner writes back a connection whose end was processed before the loss, of which it had not heard.
+    /// An owner writes back a connection whose end was processed, unknown to it, before the data loss.
     RestoresWithoutProbing,
     /// The owner of unauthenticated connections writes them back, too.
     RestoresTheUnauthenticated,
-    /// An owner that is to write back looks first, and believes what it sees.
+    /// An owner that is about to write back reads first, and trusts the result.
     LooksBeforeItRestores,
 }
 
-/// The protocol, and how much happens.
+/// The protocol and its bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Sessions {
-    /// Connections of the first user, which brings its token in the handshake.
-    pub named: usize,
-    /// Connections that bring their token later.
-    pub unnamed: usize,
-    /// Sessions that a user may have.
+    /// Connections of the first user, which authenticates in the handshake.
+    pub authenticated: usize,
+    /// Connections that authenticate later.
+    pub unauthenticated: usize,
+    /// Maximum sessions of a user.
     pub limit: usize,
-    /// Tokens that are brought for a renewal.
+    /// Number of tokens for renewals.
     pub renewals: u8,
-    /// CONNECT packets with a token.
-    pub namings: u8,
-    /// What can go wrong.
+    /// Number of CONNECT packets with a token.
+    pub authentications: u8,
+    /// Possible faults.
     pub faults: Faults,
-    /// What the protocol gets wrong.
+    /// The protocol's mistake.
     pub mistake: Option<Mistake>,
 }
 
-/// What the edge knows of a connection.
+/// The edge's state of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Edge {
     #[default]
     Unused,
-    /// The function of the handshake has not returned: whoever asks for the connection hears 410.
+    /// The handshake's function has not returned: calls for the connection are answered 410.
     Handshake,
     Open,
     Closed,
@@ -108,7 +108,7 @@ enum Edge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Session {
     user: u8,
-    /// The token that says when it ends.
+    /// The token that determines its expiry.
     end: u8,
     /// The token that lists its rooms.
     rooms: u8,
@@ -117,42 +117,42 @@ struct Session {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Connection {
     edge: Edge,
-    /// In the registry, under the connection.
+    /// Registry: the session of the connection.
     session: Option<Session>,
-    /// In the registry: the users among whose connections it stands, in a set.
+    /// Registry: users that list this connection, in a set.
     listed: u8,
-    /// In the registry, for a while: its end was processed.
+    /// Registry, for a while: its end was processed.
     has_ended: bool,
-    /// The edge will say that it has ended.
+    /// The edge will report its end.
     end_is_due: bool,
     /// Its end was processed.
     end_is_processed: bool,
-    /// The function of its handshake has registered it, or is through with it otherwise.
+    /// The handshake's function has registered it, or has finished otherwise.
     is_created: bool,
-    /// It was open at some time, so that its client may have asked for something.
+    /// It was open once, so its client may have sent a request.
     was_open: bool,
-    /// All users that it ever was of, in a set.
+    /// All users that it ever belonged to, in a set.
     ever: u8,
-    /// The end that the last accepted renewal has promised.
+    /// The expiry that the last accepted renewal has promised.
     promised: u8,
 }
 
-/// What the owner of a user keeps.
+/// State of a user's owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Owner {
-    /// The sessions as it has read them last.
+    /// The sessions as last read.
     held: [Option<Session>; CONNECTIONS],
-    /// It has seen the mark in the registry that is gone when everything is.
-    has_seen_mark: bool,
-    /// It has seen that everything is lost, and is to write back what it holds.
+    /// It has seen its epoch marker in the registry, which a data loss removes.
+    has_seen_marker: bool,
+    /// It has detected a data loss, and is writing back what it holds.
     restores: bool,
-    /// Connections that it has just read, until it has looked for the mark, in a set.
+    /// Connections just read, until it has checked the epoch marker, in a set.
     looked: Option<u8>,
-    /// Connections that it is about to write back, as the edge has called them open, in a set.
+    /// Connections that it is about to write back, as the edge reports them open, in a set.
     probed: u8,
 }
 
-/// A function between two steps, which only mistakes need.
+/// A function between two steps; only mistakes have such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Flight {
     Create(u8, Session),
@@ -160,26 +160,26 @@ enum Flight {
     Remove(u8, u8),
 }
 
-/// Everything at one moment.
+/// State of the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
     connections: [Connection; CONNECTIONS],
     owners: [Owner; OWNERS],
-    /// Each owner's mark in the registry, in a set.
-    marks: u8,
+    /// Each owner's epoch marker in the registry, in a set.
+    epoch_markers: u8,
     flights: [Option<Flight>; IN_FLIGHT],
-    /// The tokens below have ended.
+    /// Tokens below this one have expired.
     ended: u8,
     renewals: u8,
-    namings: u8,
+    authentications: u8,
     was_flushed: bool,
     wrong: Option<&'static str>,
     faults: Faults,
 }
 
-/// What can happen. The numbers are a connection's, an owner's or a user's, a token's.
+/// A step. The numbers are a connection's, an owner's or a user's, a token's.
 #[derive(Clone, Copy, Debug)]
-#[expect(missing_docs, reason = "each is explained where it happens")]
+#[expect(missing_docs, reason = "each is documented where it is taken")]
 pub enum Step {
     Handshake(usize),
     Create(usize),
@@ -223,7 +223,7 @@ impl Connection {
         self.listed & bit(user) != 0
     }
 
-    /// Stands in the registry under that session, beside what else stands there.
+    /// Writes the session to the registry, and leaves other entries.
     fn write(&mut self, session: Session) {
         self.session = Some(session);
         self.listed |= bit(session.user.into());
@@ -261,7 +261,7 @@ impl State {
     }
 
     fn is_marked(&self, o: usize) -> bool {
-        self.marks & bit(o) != 0
+        self.epoch_markers & bit(o) != 0
     }
 }
 
@@ -271,14 +271,14 @@ impl Sessions {
     }
 
     fn user(&self, c: usize) -> usize {
-        if c < self.named { 0 } else { UNAUTHENTICATED }
+        if c < self.authenticated { 0 } else { UNAUTHENTICATED }
     }
 
     fn has_room(&self, state: &State, user: usize) -> bool {
         user == UNAUTHENTICATED || state.count(user) < self.limit
     }
 
-    /// A client begins a handshake, and leaves whenever it likes.
+    /// A client starts a handshake, and disconnects at any time.
     fn client(&self, state: &State, c: usize, steps: &mut Steps) {
         match state.connections[c].edge {
             Edge::Unused => {
@@ -293,8 +293,8 @@ impl Sessions {
         }
     }
 
-    /// Registers the connection of a handshake under the limit, unless it has ended meanwhile; and answers. A client that
-    /// has left does not stop the function. A user who has reached the limit is refused when all its connections are open.
+    /// Registers the connection of a handshake within the limit, unless it has already ended; and answers. A disconnect
+    /// does not stop the function. A user at the limit is refused if all its connections are open.
     fn handshake(&self, state: &State, c: usize, steps: &mut Steps) {
         let (connection, user) = (state.connections[c], self.user(c));
         let is_waiting = connection.edge == Edge::Handshake;
@@ -342,8 +342,8 @@ impl Sessions {
         steps.extend(gone.into_iter().map(|other| (Step::Probe(other), state.with(other, Connection::remove))));
     }
 
-    /// The edge says that a connection has ended, or it does not. Noted is that also of one that the registry does not
-    /// know, so that nobody registers it any more.
+    /// The edge may report the end of a connection. It is also recorded for one that the registry does not know, so
+    /// that it can't be registered later.
     fn end(&self, state: &State, c: usize, steps: &mut Steps) {
         let connection = state.connections[c];
         if !connection.end_is_due {
@@ -365,7 +365,7 @@ impl Sessions {
         steps.push((Step::ProcessEnd(c), heard.with(c, ended)));
     }
 
-    /// A fresh token of the same user: its end and its rooms, or nothing of it.
+    /// A fresh token of the same user: both its expiry and its rooms, or neither.
     fn renew(&self, state: &State, c: usize, steps: &mut Steps) {
         let (Some(left), connection) = (state.renewals.checked_sub(1), state.connections[c]) else { return };
         let Some(session) = connection.session.filter(|session| usize::from(session.user) != UNAUTHENTICATED) else {
@@ -396,10 +396,10 @@ impl Sessions {
         }
     }
 
-    /// A token in a CONNECT packet: what is unauthenticated, and only that, gets its user.
+    /// A token in a CONNECT packet gives an unauthenticated connection its user, and no other.
     fn name(&self, state: &State, c: usize, steps: &mut Steps) {
-        let (Some(namings), connection) = (state.namings.checked_sub(1), state.connections[c]) else { return };
-        if !connection.was_open || c < self.named {
+        let (Some(namings), connection) = (state.authentications.checked_sub(1), state.connections[c]) else { return };
+        if !connection.was_open || c < self.authenticated {
             return;
         }
         let session = connection.session;
@@ -407,7 +407,7 @@ impl Sessions {
         let is_unknown = session.is_none() && self.is(Mistake::NamesWhatIsUnknown) && connection.edge == Edge::Open;
         let is_named = session.is_some() && self.is(Mistake::NamesWhatIsNamed);
         for user in (0..USERS).filter(|user| self.has_room(state, *user)) {
-            let asked = State { namings, ..*state };
+            let asked = State { authentications: namings, ..*state };
             let named = Session::of(user, FIRST_TOKEN);
             if is_unauthenticated && self.is(Mistake::RemovesThenRegisters) {
                 let removed = asked.with(c, |connection| connection.listed = 0);
@@ -446,8 +446,8 @@ impl Sessions {
         }
     }
 
-    /// An owner reads who is there, and then looks for the mark: without it, or when it is to write back, nobody has left
-    /// who is not in the registry.
+    /// An owner reads its connections, and then checks the epoch marker: without it, or while writing back, a
+    /// connection missing from the registry does not count as gone.
     fn owner(&self, state: &State, o: usize, steps: &mut Steps) {
         let owner = state.owners[o];
         match owner.looked {
@@ -459,7 +459,7 @@ impl Sessions {
         }
         for c in (0..CONNECTIONS).filter(|c| owner.held[*c].is_some()) {
             if state.connections[c].edge == Edge::Closed {
-                // A push that gets 410.
+                // A push is answered 410.
                 let forgotten = state.with_owner(o, |owner| owner.held[c] = None);
                 steps.push((Step::Forget(o, c), forgotten.with(c, Connection::remove)));
             }
@@ -473,15 +473,15 @@ impl Sessions {
         }
         self.watch(state, o, steps);
         if let Some(killed) = state.faults.killed.checked_sub(1) {
-            // The next one sets the mark at once: without it nobody is believed to have left.
-            let next = state.with_owner(o, |owner| *owner = Owner { has_seen_mark: true, ..Owner::default() });
+            // The next owner sets the epoch marker at once: without it no connection counts as gone.
+            let next = state.with_owner(o, |owner| *owner = Owner { has_seen_marker: true, ..Owner::default() });
             let faults = Faults { killed, ..state.faults };
-            steps.push((Step::Kill(o), State { faults, marks: state.marks | bit(o), ..next }));
+            steps.push((Step::Kill(o), State { faults, epoch_markers: state.epoch_markers | bit(o), ..next }));
         }
     }
 
-    /// Whoever is unauthenticated for long is forgotten, and closed.
-    fn lobby(&self, state: &State, steps: &mut Steps) {
+    /// Removes and closes connections that stay unauthenticated.
+    fn pending_auth(&self, state: &State, steps: &mut Steps) {
         for c in (0..CONNECTIONS).filter(|c| state.connections[*c].is_of(UNAUTHENTICATED)) {
             if state.connections[c].edge == Edge::Closed {
                 steps.push((Step::Forget(UNAUTHENTICATED, c), state.with(c, Connection::remove)));
@@ -508,20 +508,20 @@ impl Sessions {
         next
     }
 
-    /// Whoever has seen the mark and misses it writes back what it holds; the mark is set again at the next look.
+    /// An owner that misses its epoch marker writes back what it holds, and sets the marker at the next check.
     fn watch(&self, state: &State, o: usize, steps: &mut Steps) {
         let owner = state.owners[o];
-        if !owner.has_seen_mark {
-            let marked = state.with_owner(o, |owner| owner.has_seen_mark = true);
-            steps.push((Step::Watch(o), State { marks: state.marks | bit(o), ..marked }));
+        if !owner.has_seen_marker {
+            let marked = state.with_owner(o, |owner| owner.has_seen_marker = true);
+            steps.push((Step::Watch(o), State { epoch_markers: state.epoch_markers | bit(o), ..marked }));
         } else if !state.is_marked(o) {
-            let lost = |owner: &mut Owner| (owner.has_seen_mark, owner.restores) = (false, true);
+            let lost = |owner: &mut Owner| (owner.has_seen_marker, owner.restores) = (false, true);
             steps.push((Step::Watch(o), state.with_owner(o, lost)));
         }
     }
 
-    /// Registers what the registry does not know, under the limit, and unless its end was processed; what is refused is
-    /// closed.
+    /// Registers a connection that the registry does not know, within the limit, unless its end was processed; a
+    /// refused one is closed.
     fn restore(&self, state: &State, o: usize, c: usize, steps: &mut Steps) {
         let (connection, owner) = (state.connections[c], state.owners[o]);
         let Some(session) = owner.held[c] else { return };
@@ -571,12 +571,12 @@ impl Model for Sessions {
     type Step = Step;
 
     fn start(&self) -> State {
-        let owner = Owner { has_seen_mark: true, ..Owner::default() };
+        let owner = Owner { has_seen_marker: true, ..Owner::default() };
         State {
             owners: [owner; OWNERS],
-            marks: bit(OWNERS) - 1,
+            epoch_markers: bit(OWNERS) - 1,
             renewals: self.renewals,
-            namings: self.namings,
+            authentications: self.authentications,
             faults: self.faults,
             ..State::default()
         }
@@ -584,7 +584,7 @@ impl Model for Sessions {
 
     fn steps(&self, state: &State) -> Steps {
         let mut steps = Vec::new();
-        for c in 0..self.named + self.unnamed {
+        for c in 0..self.authenticated + self.unauthenticated {
             self.client(state, c, &mut steps);
             self.handshake(state, c, &mut steps);
             self.end(state, c, &mut steps);
@@ -592,17 +592,18 @@ impl Model for Sessions {
             self.name(state, c, &mut steps);
         }
         self.land(state, &mut steps);
-        self.lobby(state, &mut steps);
+        self.pending_auth(state, &mut steps);
         (0..OWNERS).filter(|o| self.serves(*o)).for_each(|o| self.owner(state, o, &mut steps));
         if self.renewals > 0 && state.ended < TOKENS {
             steps.push((Step::TokenEnds(state.ended), State { ended: state.ended + 1, ..*state }));
         }
         if let Some(flushed) = state.faults.flushed.checked_sub(1) {
-            let mut next = State { marks: 0, was_flushed: true, faults: Faults { flushed, ..state.faults }, ..*state };
+            let mut next =
+                State { epoch_markers: 0, was_flushed: true, faults: Faults { flushed, ..state.faults }, ..*state };
             for connection in &mut next.connections {
                 connection.remove();
                 (connection.has_ended, connection.promised) = (false, 0);
-                // Whoever left in its handshake, and is registered after the loss, stands there until the next probe.
+                // A client that left in its handshake, and is registered after the loss, stays until the next probe.
                 connection.end_is_processed &= connection.is_created;
             }
             steps.push((Step::Flush, next));
@@ -640,7 +641,7 @@ impl Model for Sessions {
     fn is_done(&self, state: &State) -> bool {
         let is_over =
             |one: &Connection| one.edge == Edge::Closed && !one.end_is_due && one.listed == 0 && one.session.is_none();
-        let used = &state.connections[..self.named + self.unnamed];
+        let used = &state.connections[..self.authenticated + self.unauthenticated];
         used.iter().all(is_over) && state.flights.iter().all(Option::is_none)
     }
 
@@ -650,13 +651,13 @@ impl Model for Sessions {
 }
 
 impl Sessions {
-    /// Whether anybody may be of that owner's user. That of unauthenticated connections holds nothing that matters, as
-    /// long as it writes nothing back.
+    /// Whether any connection may belong to that owner's user. The owner of unauthenticated connections only matters if
+    /// it writes back.
     fn serves(&self, o: usize) -> bool {
         match o {
             0 => true,
-            UNAUTHENTICATED => self.unnamed > 0 && self.is(Mistake::RestoresTheUnauthenticated),
-            _ => self.unnamed > 0,
+            UNAUTHENTICATED => self.unauthenticated > 0 && self.is(Mistake::RestoresTheUnauthenticated),
+            _ => self.unauthenticated > 0,
         }
     }
 }

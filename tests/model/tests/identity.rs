@@ -1,7 +1,7 @@
-//! Everything that can happen to messages that look alike, within the bounds of each fixture: what was accepted is shown,
-//! and what is the same is shown once. And every mistake is found.
+//! Exhaustive search of message identity, within the bounds of each fixture: accepted messages are shown, copies are
+//! shown once, and every mistake is found.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 mod common;
 
@@ -20,7 +20,7 @@ const fn set(kinds: &[u8]) -> u16 {
     set
 }
 
-/// The honest one tries three times, and has two contents for one `rno`.
+/// The honest sender tries three times, and has two contents for one `rno`.
 const ALONE: Identity = Identity {
     kinds: [set(&[0, CONTENT]), 0],
     tries: [3, 0],
@@ -35,11 +35,11 @@ const ALONE: Identity = Identity {
 /// Messages that differ in one part each.
 const MIXED: Identity = Identity { kinds: [set(&[0, RECIPIENT, RNO, CONTENT]), 0], tries: [3, 0], ..ALONE };
 
-/// The hostile one says the same as the honest one.
+/// The hostile sender sends the same messages as the honest one.
 const HOSTILE: Identity =
     Identity { kinds: [set(&[0, CONTENT]), set(&[SENDER, SENDER | RNO])], tries: [2, 1], ..ALONE };
 
-/// Nobody looks at the sender, as clients of the release before do not.
+/// Nobody compares senders, as clients of the previous release do not.
 const BY_TAIL: Identity = Identity { consumer_compares_sender: false, client_compares_sender: false, ..HOSTILE };
 
 const LOST: &str = "a message was accepted, is not shown, and is gone";
@@ -62,15 +62,15 @@ fn messages_of_one_sender_are_shown_once() {
 fn hostile_sender_hides_no_message() {
     let faults = Faults { claims_lost: 1, unconfirmed: 1, ..NONE };
     holds(Identity { faults, ..HOSTILE });
-    // Either would do: clients of the release before compare tails only, and the sender is part of the tail.
+    // Tails alone suffice, too: clients of the previous release compare only those, and they include the sender.
     holds(Identity { faults, ..BY_TAIL });
-    // And a hostile one who knew the key would find no tail of another's, as the sender is compared.
+    // Even with the key a hostile sender finds no colliding identity, as senders are compared.
     holds(Identity { is_keyed: false, faults, ..HOSTILE });
 }
 
-/// A repetition in spite of a lost claim is known by its tail: not if the key has changed since.
+/// A retry after a lost claim is recognized by its tail, unless the key has changed since.
 #[test]
-fn new_key_shows_twice_only_what_the_registry_has_lost() {
+fn key_rotation_duplicates_only_lost_claims() {
     holds(Identity { faults: Faults { key_rotated: 1, unconfirmed: 1, swallowed: 1, ..NONE }, ..ALONE });
     let lost = Faults { claims_lost: 1, key_rotated: 1, ..NONE };
     finds("a message is shown twice", Identity { faults: lost, ..ALONE });

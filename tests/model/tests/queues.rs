@@ -1,7 +1,7 @@
-//! Everything that can happen while the queue of a user who is away comes and goes: what was confirmed is kept, and
-//! somebody will look at what waits. And every mistake is found.
+//! Exhaustive search of an offline user's queue: confirmed messages are kept, a queue with messages will be checked,
+//! and every mistake is found.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 mod common;
 
@@ -19,14 +19,14 @@ fn finds(mistake: Mistake, wrong: &str, faults: Faults) {
 }
 
 #[test]
-fn queues_made_by_senders_and_removed_by_owners_lose_nothing() {
+fn queue_creation_and_removal_lose_nothing() {
     holds(Faults { killed: 2, handed_over: 1, late: 2, died: 1 });
 }
 
 #[test]
 fn queue_mistakes_are_found() {
     let lost = "a message was confirmed, and is gone";
-    let unseen = "a message waits in a queue at which nobody will look";
+    let unseen = "a message waits in a queue that will not be checked";
     finds(Mistake::DeletesWithoutUnbinding, lost, NONE);
     finds(Mistake::DeletesWithoutWaiting, lost, NONE);
     finds(Mistake::RemovesAtOnce, lost, NONE);

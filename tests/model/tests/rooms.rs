@@ -1,7 +1,7 @@
-//! Everything that can happen to a membership and its binding, within the bounds of each fixture: when things are quiet,
-//! a user whose `join` was accepted is bound, and one whose `leave` was accepted is not. And every mistake is found.
+//! Exhaustive search of a membership and its binding, within the bounds of each fixture: once all is quiet, a user
+//! whose `join` was accepted is bound, one whose `leave` was accepted is not, and every mistake is found.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 mod common;
 
@@ -36,7 +36,7 @@ fn bindings_survive_processes_that_die() {
 }
 
 #[test]
-fn bindings_survive_a_slow_broker_and_a_lost_queue() {
+fn bindings_survive_slow_broker_and_queue_loss() {
     holds(Rooms { sends: 0, faults: Faults { late: 1, ..NONE }, ..BUSY });
     holds(Rooms { faults: Faults { queue_lost: 1, unread: 1, ..NONE }, ..QUIET });
 }

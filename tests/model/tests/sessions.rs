@@ -1,8 +1,7 @@
-//! Everything that can happen to sessions, within the bounds of each fixture: no user has more than the limit, no
-//! connection is present after its end or belongs to two users, and no rooms outlive their token. And every mistake is
-//! found.
+//! Exhaustive search of sessions, within the bounds of each fixture: no user exceeds the limit, no connection is
+//! present after its end or belongs to two users, no rooms outlive their token, and every mistake is found.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 mod common;
 
@@ -10,14 +9,22 @@ use kschat_model::sessions::{Faults, Mistake, Sessions};
 
 const NONE: Faults = Faults { flushed: 0, died: 0, unheard: 0, killed: 0 };
 
-/// A user with one connection, which may have one.
-const ONE: Sessions = Sessions { named: 1, unnamed: 0, limit: 1, renewals: 0, namings: 0, faults: NONE, mistake: None };
+/// A user with one connection, whose limit is one.
+const ONE: Sessions = Sessions {
+    authenticated: 1,
+    unauthenticated: 0,
+    limit: 1,
+    renewals: 0,
+    authentications: 0,
+    faults: NONE,
+    mistake: None,
+};
 
-/// A user with two connections, which may have one.
-const TWO: Sessions = Sessions { named: 2, ..ONE };
+/// A user with two connections, whose limit is one.
+const TWO: Sessions = Sessions { authenticated: 2, ..ONE };
 
 /// A connection that is unauthenticated at first, and one with a token of the first user.
-const UNNAMED: Sessions = Sessions { unnamed: 1, namings: 2, ..ONE };
+const UNNAMED: Sessions = Sessions { unauthenticated: 1, authentications: 2, ..ONE };
 
 fn holds(sessions: Sessions) {
     common::holds(&sessions, 1_000);
@@ -30,8 +37,8 @@ fn finds(mistake: Mistake, wrong: &str, sessions: Sessions) {
 
 #[test]
 fn handshakes_at_once_keep_the_limit() {
-    holds(Sessions { named: 3, faults: Faults { died: 1, unheard: 1, ..NONE }, ..ONE });
-    holds(Sessions { named: 3, limit: 2, ..ONE });
+    holds(Sessions { authenticated: 3, faults: Faults { died: 1, unheard: 1, ..NONE }, ..ONE });
+    holds(Sessions { authenticated: 3, limit: 2, ..ONE });
 }
 
 #[test]
@@ -42,7 +49,7 @@ fn renewals_keep_end_and_rooms_together() {
 #[test]
 fn connect_packets_give_one_user() {
     holds(Sessions { renewals: 1, faults: Faults { died: 1, ..NONE }, ..UNNAMED });
-    holds(Sessions { named: 0, faults: Faults { flushed: 1, died: 1, ..NONE }, ..UNNAMED });
+    holds(Sessions { authenticated: 0, faults: Faults { flushed: 1, died: 1, ..NONE }, ..UNNAMED });
 }
 
 #[test]
@@ -69,7 +76,7 @@ fn session_mistakes_are_found() {
     finds(Mistake::KeepsTheLaterEnd, "rooms outlive the token that lists them", renewing);
 
     let flushed = Sessions { faults: Faults { flushed: 1, ..NONE }, ..UNNAMED };
-    finds(Mistake::RemovesThenRegisters, ghost, Sessions { named: 0, ..UNNAMED });
+    finds(Mistake::RemovesThenRegisters, ghost, Sessions { authenticated: 0, ..UNNAMED });
     finds(Mistake::NamesWhatIsNamed, two_users, UNNAMED);
     finds(Mistake::ReadsThenRemoves, ghost, UNNAMED);
     finds(Mistake::NamesWhatIsUnknown, two_users, flushed);

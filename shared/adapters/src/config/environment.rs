@@ -1,8 +1,8 @@
-//! Variables, and all that is wrong with them.
+//! Environment variables, and the problems found in them.
 
 use std::{collections::HashMap, ffi::OsString, fmt, path::PathBuf, str::FromStr};
 
-/// Everything that is wrong with a configuration, a line each.
+/// All problems of a configuration, one per line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError(Vec<String>);
 
@@ -15,36 +15,47 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Variables, and what was found wrong with them so far.
+/// Variables, and the problems found so far.
+///
+/// ```
+/// use kschat_adapters::config::{Backends, Environment};
+///
+/// let variables = [("REDIS_URL", "redis://127.0.0.1:6379"), ("PARTITIONS", "0")];
+/// let mut env = Environment::from_variables(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
+/// let backends = Backends::read(&mut env);
+/// // All problems are reported at once.
+/// let error = env.finish(backends).unwrap_err().to_string();
+/// assert!(error.contains("AMQP_URL: is not set") && error.contains("PARTITIONS: must be from 1 to 1024"));
+/// ```
 pub struct Environment {
     variables: HashMap<String, String>,
     problems: Vec<String>,
 }
 
 impl Environment {
-    /// The process's own.
+    /// The variables of this process.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     #[must_use]
     pub fn read() -> Self {
-        // What is no text can be none of ours.
+        // No variable of ours has a value that is not text.
         let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         Self::from_variables(std::env::vars_os().filter_map(text))
     }
 
-    /// Given ones, for tests and embedders.
+    /// Given variables, for tests and embedders.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let variables = variables.into_iter().filter(|(_, value)| is_given(value)).collect();
         Self { variables, problems: Vec::new() }
     }
 
-    /// Puts what the command line says in the place of what the environment says.
+    /// Overrides a variable by a command-line value.
     pub fn set(&mut self, name: &str, value: Option<String>) {
         if let Some(value) = value.filter(|value| is_given(value)) {
             self.variables.insert(name.to_owned(), value);
         }
     }
 
-    /// Notes one more thing that is wrong.
+    /// Adds a problem.
     pub fn problem(&mut self, name: &str, problem: impl fmt::Display) {
         let problem = format!("{name}: {problem}");
         // Two parts of a process may read the same variable.
@@ -59,7 +70,7 @@ impl Environment {
         self.text("JWT_SECRET").map(str::to_owned)
     }
 
-    /// The folder in which a user of this machine keeps settings of programs, if there is one.
+    /// The folder for a user's program settings on this machine, if there is one.
     ///
     /// Source: XDG Base Directory Specification; on Windows, the known folder of roaming data.
     #[must_use]
@@ -70,7 +81,7 @@ impl Environment {
         named("XDG_CONFIG_HOME").or_else(windows).or_else(|| home().map(|home| home.join(".config")))
     }
 
-    /// The settings, unless anything was wrong on the way.
+    /// The settings, unless there were problems.
     ///
     /// # Errors
     /// [`ConfigError`] with every problem.
@@ -78,9 +89,9 @@ impl Environment {
         settings.filter(|_| self.problems.is_empty()).ok_or(ConfigError(self.problems))
     }
 
-    /// What is set under a name that is only handed on.
+    /// The value of a variable that is only passed on.
     #[must_use]
-    pub fn given(&self, name: &str) -> Option<&str> {
+    pub fn raw(&self, name: &str) -> Option<&str> {
         self.text(name)
     }
 
@@ -92,7 +103,7 @@ impl Environment {
         self.variables.contains_key(name)
     }
 
-    /// A value that has a default. What is wrong with it is told without the value, which may be a secret.
+    /// A value that has a default. Its problem is reported without the value, which may be a secret.
     pub(super) fn optional<T: FromStr>(&mut self, name: &str, default: T) -> Option<T>
     where
         T::Err: fmt::Display,
@@ -137,8 +148,8 @@ impl Environment {
     }
 }
 
-/// What is set to nothing is not set: templates render absent parameters that way, and an empty secret would
-/// be a key that everybody knows.
+/// An empty variable counts as unset: templates render absent parameters that way, and an empty secret would be a key
+/// that everybody knows.
 fn is_given(value: &str) -> bool {
     !value.trim().is_empty()
 }

@@ -1,38 +1,41 @@
-//! An issuer's keys, fetched from where it publishes them.
+//! An issuer's published keys, fetched from their URL.
 //!
-//! They are fetched when the first token comes, kept, and fetched again when they are old or a token names a key that
-//! is not among them: so an issuer may change its keys at any time, and a key that it has withdrawn is soon forgotten.
+//! They are fetched for the first token, cached, and fetched again when they are old or a token names an unknown key.
+//! So an issuer may change its keys at any time, and a withdrawn key is soon dropped.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use hyper::{Request, StatusCode, Uri, body::Bytes};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use hyper::{Request, Response, StatusCode, Uri, body::Bytes, header::LOCATION};
+use jsonwebtoken::Algorithm;
 use kschat_core::ports::{BoxError, TokenError};
 use tokio::time::{Instant, timeout};
 
-use super::keys::KeySet;
+use super::key_set::KeySet;
 use crate::http::Http;
 
-/// How long a fetch may take: a handshake waits for it.
-const FETCH: Duration = Duration::from_secs(3);
+/// The timeout of a fetch: a handshake waits for it.
+const JWKS_FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How old keys may be before they are fetched again: for so long a withdrawn key is believed at most.
-const FRESH: Duration = Duration::from_secs(10 * 60);
+/// The age at which keys are fetched again: a withdrawn key is accepted for this long at most.
+const JWKS_MAX_AGE: Duration = Duration::from_secs(10 * 60);
 
-/// How old keys may become while the issuer can't be reached.
-const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// The maximum age of keys while the issuer is unavailable.
+const JWKS_MAX_STALE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How soon a fetch follows the end of another at most, whatever keys tokens name, and whether or not that one failed.
-const AGAIN: Duration = Duration::from_secs(30);
+/// The minimum time from the end of a fetch to the next one, whatever keys tokens name, and whether or not it failed.
+const JWKS_MIN_FETCH_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How soon a fetch follows the end of one that has failed, as long as no keys are known.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The minimum time from the end of a failed fetch to the next one, while no keys are known.
+const JWKS_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What an issuer may answer, in bytes.
-const MAX_KEYS: usize = 256 * 1024;
+/// Redirects that a fetch follows at most.
+const MAX_REDIRECTS: usize = 3;
+
+/// The maximum size of an issuer's response after decompression, in bytes.
+const MAX_JWKS_RESPONSE_BYTES: usize = 256 * 1024;
 
 /// Keys behind a URL.
 pub(super) struct RemoteKeys {
@@ -40,91 +43,119 @@ pub(super) struct RemoteKeys {
     algorithm: Algorithm,
     http: Http,
     // A std mutex: no guard is held across an await.
-    known: Mutex<Option<Known>>,
+    cache: Mutex<Option<CachedKeys>>,
     /// One fetch at a time; when the last one ended.
-    last: tokio::sync::Mutex<Option<Instant>>,
+    last_fetch_ended: tokio::sync::Mutex<Option<Instant>>,
 }
 
 #[derive(Clone)]
-struct Known {
+struct CachedKeys {
     keys: Arc<KeySet>,
     since: Instant,
 }
 
 impl RemoteKeys {
     pub(super) fn new(url: &str, algorithm: Algorithm) -> Result<Self, String> {
-        let url = address(url)?;
-        let http = Http::new(MAX_KEYS).map_err(|error| format!("can't be asked over TLS: {error}"))?;
-        Ok(Self { url, algorithm, http, known: Mutex::default(), last: tokio::sync::Mutex::default() })
+        let url = parse_jwks_url(url)?;
+        let http =
+            Http::new(MAX_JWKS_RESPONSE_BYTES).map_err(|error| format!("cannot be fetched over TLS: {error}"))?;
+        Ok(Self { url, algorithm, http, cache: Mutex::default(), last_fetch_ended: tokio::sync::Mutex::default() })
     }
 
-    /// The key of that name, from what is known if it is fresh.
-    pub(super) async fn get(&self, kid: &Option<String>) -> Result<DecodingKey, TokenError> {
-        if let Some(key) = self.known(FRESH).and_then(|keys| keys.get(kid).cloned()) {
-            return Ok(key);
+    /// Verifies a token with that `kid` with the cached keys if they are fresh, and with newly fetched ones if none of
+    /// those has signed it. `check` returns `None` if none of the keys has.
+    pub(super) async fn check<T>(
+        &self,
+        kid: Option<&str>,
+        check: impl Fn(&KeySet) -> Option<Result<T, TokenError>> + Sync,
+    ) -> Result<T, TokenError> {
+        if let Some(keys) = self.known(JWKS_MAX_AGE) {
+            let checked = check(&keys);
+            if checked.is_some() || keys.names(kid) {
+                return checked.unwrap_or(Err(TokenError::Invalid));
+            }
         }
-        self.refresh(kid).await;
-        let keys = self.known(KEPT).ok_or(TokenError::NoKeys)?;
-        keys.get(kid).cloned().ok_or(TokenError::Invalid)
-    }
-
-    fn knows(&self, kid: &Option<String>, age: Duration) -> bool {
-        self.known(age).is_some_and(|keys| keys.get(kid).is_some())
+        self.refresh(|keys| keys.names(kid) || check(keys).is_some()).await;
+        let keys = self.known(JWKS_MAX_STALE_AGE).ok_or(TokenError::NoKeys)?;
+        check(&keys).unwrap_or(Err(TokenError::Invalid))
     }
 
     fn known(&self, age: Duration) -> Option<Arc<KeySet>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let known = self.cache.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         (known.since.elapsed() < age).then_some(known.keys)
     }
 
-    /// Fetches the keys, unless somebody else has just brought that one, or has tried a moment ago.
+    /// Fetches the keys, unless another task has just fetched sufficient ones, or tried a moment ago.
     ///
-    /// Whose key is believed anyway does not wait for somebody else's fetch: an issuer that hangs delays one of them.
-    async fn refresh(&self, kid: &Option<String>) {
-        let mut last = if self.knows(kid, KEPT) {
-            let Ok(last) = self.last.try_lock() else { return };
+    /// A token that cached keys verify does not wait for another task's fetch: a hanging issuer delays one of them.
+    async fn refresh(&self, are_enough: impl Fn(&KeySet) -> bool) {
+        let knows = |age| self.known(age).is_some_and(|keys| are_enough(&keys));
+        let mut last = if knows(JWKS_MAX_STALE_AGE) {
+            let Ok(last) = self.last_fetch_ended.try_lock() else { return };
             last
         } else {
-            self.last.lock().await
+            self.last_fetch_ended.lock().await
         };
-        let pause = if self.known(KEPT).is_some() { AGAIN } else { AFTER_FAILURE };
+        let pause = if self.known(JWKS_MAX_STALE_AGE).is_some() { JWKS_MIN_FETCH_INTERVAL } else { JWKS_RETRY_DELAY };
         let is_early = last.is_some_and(|ended| ended.elapsed() < pause);
-        if is_early || self.knows(kid, FRESH) {
+        if is_early || knows(JWKS_MAX_AGE) {
             return;
         }
         let began = Instant::now();
-        let fetched = timeout(FETCH, self.fetch()).await.map_err(BoxError::from).flatten();
-        // The end counts: a fetch may take longer than the pause.
+        let fetched = timeout(JWKS_FETCH_TIMEOUT, self.fetch()).await.map_err(BoxError::from).flatten();
+        // Counted from the end: a fetch may take longer than the interval.
         *last = Some(Instant::now());
         match fetched {
             Ok(keys) => {
-                let known = Known { keys: Arc::new(keys), since: began };
-                *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+                let known = CachedKeys { keys: Arc::new(keys), since: began };
+                *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
             }
-            Err(error) => tracing::warn!(error = &*error, "the issuer's keys can't be fetched from JWT_JWKS_URL"),
+            Err(error) => tracing::warn!(error = &*error, "fetching the issuer's keys from JWT_JWKS_URL failed"),
         }
     }
 
     async fn fetch(&self) -> Result<KeySet, BoxError> {
-        let request = Request::get(&self.url).header("accept", "application/json").body(Bytes::new())?;
-        let response = self.http.request(request).await?;
-        match response.status() {
-            StatusCode::OK => {
-                KeySet::parse(response.body(), self.algorithm).map_err(|error| format!("it {error}").into())
+        let mut url = self.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let request = Request::get(&url).header("accept", "application/json").body(Bytes::new())?;
+            let response = self.http.request(request).await?;
+            match response.status() {
+                StatusCode::OK => {
+                    return KeySet::parse(response.body(), self.algorithm)
+                        .map_err(|error| format!("it {error}").into());
+                }
+                status if status.is_redirection() => url = target(&response, &url)?,
+                status => return Err(format!("the server returned {status}").into()),
             }
-            status => Err(format!("it answers {status}").into()),
         }
+        Err(format!("it redirects more than {MAX_REDIRECTS} times").into())
     }
 }
 
-/// Keys decide who is let in, so whoever stands between must not be able to change them.
-fn address(url: &str) -> Result<Uri, String> {
-    const WANTED: &str = "must be an https URL such as https://login.example.com/.well-known/jwks.json";
-    let url: Uri = url.parse().map_err(|_| WANTED)?;
+/// The target of a redirect, which must be as secure as the configured URL.
+fn target<T>(response: &Response<T>, from: &Uri) -> Result<Uri, BoxError> {
+    let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+    let location = location.ok_or_else(|| format!("it answers {} and no address", response.status()))?;
+    let (scheme, authority) =
+        (from.scheme_str().unwrap_or_default(), from.authority().map_or("", |host| host.as_str()));
+    let absolute = if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') {
+        format!("{scheme}://{authority}{location}")
+    } else {
+        location.to_owned()
+    };
+    Ok(parse_jwks_url(&absolute).map_err(|_| "it redirects to what is no https URL")?)
+}
+
+/// Keys decide who is authenticated, so nobody in between may be able to change them.
+fn parse_jwks_url(url: &str) -> Result<Uri, String> {
+    const HTTPS_URL_HINT: &str = "must be an https URL such as https://login.example.com/.well-known/jwks.json";
+    let url: Uri = url.parse().map_err(|_| HTTPS_URL_HINT)?;
     let is_here = matches!(url.host(), Some("127.0.0.1" | "localhost" | "[::1]"));
     match url.scheme_str() {
         Some("https") if url.host().is_some() => Ok(url),
         Some("http") if is_here => Ok(url),
-        _ => Err(WANTED.to_owned()),
+        _ => Err(HTTPS_URL_HINT.to_owned()),
     }
 }

@@ -1,4 +1,4 @@
-//! Metrics as CloudWatch's embedded metric format: lines of JSON among the logs, which CloudWatch turns into metrics.
+//! Metrics in CloudWatch's embedded metric format: lines of JSON in the log, which CloudWatch turns into metrics.
 //!
 //! Source: Amazon CloudWatch, "Specification: Embedded metric format".
 
@@ -18,16 +18,16 @@ use kschat_core::{
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString};
 use serde_json::{Map, Value, json};
 
-/// Values of one metric in one line at most; more are told by how they are spread.
-const MAX_VALUES: usize = 100;
+/// Raw values of one metric in one line at most; more are written as a histogram.
+const MAX_VALUES_PER_METRIC: usize = 100;
 
 /// Metrics in one line at most.
-const MAX_METRICS: usize = 100;
+const MAX_METRICS_PER_LINE: usize = 100;
 
-/// How much wider each step of a spread is than the one before: one value tells so much of an exact one.
-const STEP: f64 = 1.2;
+/// The ratio of neighbouring bucket widths, and so the precision of a value.
+const HISTOGRAM_BUCKET_RATIO: f64 = 1.2;
 
-/// Keeps what is recorded until [`Emf::write`] takes it.
+/// Collects records until [`Emf::write`] takes them.
 #[derive(Debug)]
 pub struct Emf {
     namespace: String,
@@ -35,7 +35,7 @@ pub struct Emf {
     series: RwLock<HashMap<Key, Series>>,
 }
 
-/// One metric under one set of labels.
+/// One metric with one set of labels.
 #[derive(Clone, Debug)]
 enum Series {
     Counter(Arc<AtomicU64>),
@@ -44,14 +44,14 @@ enum Series {
 }
 
 impl Emf {
-    /// Keeps metrics for a namespace of CloudWatch.
+    /// Collects metrics for a namespace of CloudWatch.
     #[must_use]
     pub fn new(namespace: String) -> Self {
         Self { namespace, series: RwLock::default() }
     }
 
-    /// Writes what was recorded since the last time: one line, unless two series of one metric are in it. Gauges are
-    /// told every time.
+    /// Writes the records since the last call: one line, unless it holds two series of one metric. Gauges are written
+    /// every time.
     ///
     /// # Errors
     /// Of `out`.
@@ -61,7 +61,7 @@ impl Emf {
             text.push_str(&line.to_string());
             text.push('\n');
         }
-        // At once, as others write lines there, too.
+        // In one call, as others write lines there, too.
         out.write_all(text.as_bytes())?;
         out.flush()
     }
@@ -70,7 +70,7 @@ impl Emf {
         let series = self.series.read().unwrap_or_else(PoisonError::into_inner);
         let mut taken: Vec<(&Key, Value)> =
             series.iter().filter_map(|(key, series)| Some((key, series.take()?))).collect();
-        // The same figures make the same lines.
+        // The same values make the same lines.
         taken.sort_by_key(|(key, _)| *key);
         let mut lines: Vec<Line> = Vec::new();
         for (key, value) in taken {
@@ -93,7 +93,7 @@ impl Emf {
 }
 
 impl Series {
-    /// What came since the last time; `None` if there is nothing to tell.
+    /// The records since the last call; `None` if there are none.
     fn take(&self) -> Option<Value> {
         match self {
             Self::Counter(count) => match count.swap(0, Ordering::Relaxed) {
@@ -106,28 +106,28 @@ impl Series {
     }
 }
 
-/// The values of a histogram: the values themselves as long as they are few, else how they are spread.
+/// The values of a histogram: raw while they are few, else in buckets.
 #[derive(Debug, Default)]
-struct Samples(Mutex<Spread>);
+struct Samples(Mutex<SampleBuckets>);
 
 #[derive(Debug, Default)]
-struct Spread {
-    few: Vec<f64>,
-    /// By step: how many values, and their sum.
-    steps: BTreeMap<i32, (u64, f64)>,
+struct SampleBuckets {
+    raw_values: Vec<f64>,
+    /// By bucket: the number of values, and their sum.
+    buckets: BTreeMap<i32, (u64, f64)>,
 }
 
 impl Samples {
-    fn lock(&self) -> MutexGuard<'_, Spread> {
+    fn lock(&self) -> MutexGuard<'_, SampleBuckets> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> Option<Value> {
-        let Spread { few, mut steps } = std::mem::take(&mut *self.lock());
+        let SampleBuckets { raw_values: few, buckets: mut steps } = std::mem::take(&mut *self.lock());
         if steps.is_empty() {
             return (!few.is_empty()).then(|| few.into());
         }
-        few.iter().for_each(|value| spread(&mut steps, *value));
+        few.iter().for_each(|value| add_to_bucket(&mut steps, *value));
         let values: Vec<f64> = steps.values().map(|(count, sum)| sum / *count as f64).collect();
         let counts: Vec<u64> = steps.values().map(|(count, _)| *count).collect();
         let (count, sum) = steps.values().fold((0, 0.0), |(all, total), (count, sum)| (all + count, total + sum));
@@ -141,24 +141,24 @@ impl Samples {
 impl HistogramFn for Samples {
     fn record(&self, value: f64) {
         let mut spread_out = self.lock();
-        if spread_out.few.len() < MAX_VALUES {
-            spread_out.few.push(value);
+        if spread_out.raw_values.len() < MAX_VALUES_PER_METRIC {
+            spread_out.raw_values.push(value);
         } else {
-            spread(&mut spread_out.steps, value);
+            add_to_bucket(&mut spread_out.buckets, value);
         }
     }
 }
 
-fn spread(steps: &mut BTreeMap<i32, (u64, f64)>, value: f64) {
-    // From a microsecond to a day are 139 steps; whatever is beyond counts as the step at the end.
+fn add_to_bucket(steps: &mut BTreeMap<i32, (u64, f64)>, value: f64) {
+    // From a microsecond to a day there are 139 buckets; other values count in the outermost ones.
     #[expect(clippy::cast_possible_truncation, reason = "it is within the bounds")]
-    let step = (value.max(1e-6).ln() / STEP.ln()).clamp(-80.0, 65.0).floor() as i32;
+    let step = (value.max(1e-6).ln() / HISTOGRAM_BUCKET_RATIO.ln()).clamp(-80.0, 65.0).floor() as i32;
     let (count, sum) = steps.entry(step).or_default();
     *count += 1;
     *sum += value;
 }
 
-/// One line on its way: series of different metrics that agree on every label.
+/// One line under construction: series of different metrics with the same labels.
 #[derive(Default)]
 struct Line {
     directives: Vec<Value>,
@@ -171,7 +171,9 @@ impl Line {
             Some(value) => value == label.value(),
             None => true,
         };
-        self.directives.len() < MAX_METRICS && !self.members.contains_key(key.name()) && key.labels().all(agrees)
+        self.directives.len() < MAX_METRICS_PER_LINE
+            && !self.members.contains_key(key.name())
+            && key.labels().all(agrees)
     }
 
     fn add(&mut self, namespace: &str, key: &Key, value: Value) {
@@ -231,7 +233,7 @@ mod tests {
     use std::time::Duration;
 
     use kschat_core::metrics as ours;
-    use kschat_protocol::Er;
+    use kschat_protocol::ErrorCode;
     use metrics::with_local_recorder;
 
     use super::*;
@@ -243,11 +245,11 @@ mod tests {
     }
 
     #[test]
-    fn an_invocation_makes_one_line_with_units_dimensions_and_values() {
+    fn invocation_writes_one_emf_line() {
         let emf = Emf::new("chat".to_owned());
         with_local_recorder(&emf, || {
-            ours::SENDS.add_code(Er::Ok);
-            ours::ACCEPT.took(Duration::from_millis(5));
+            ours::SENDS.add_code(ErrorCode::Ok);
+            ours::ACCEPT.record_duration(Duration::from_millis(5));
         });
         let [line] = &*lines(&emf) else { panic!("not one line") };
         assert!(line["_aws"]["Timestamp"].as_u64().unwrap() > 1_700_000_000_000);
@@ -258,11 +260,11 @@ mod tests {
         let sends = json!({ "Namespace": "chat", "Dimensions": [["er"], []],
             "Metrics": [{ "Name": "kschat_sends_total", "Unit": "Count" }] });
         assert_eq!(line["_aws"]["CloudWatchMetrics"], json!([accept, sends]));
-        assert!(lines(&emf).is_empty(), "it is told once");
+        assert!(lines(&emf).is_empty(), "a sample is written once");
     }
 
     #[test]
-    fn series_that_disagree_on_a_label_do_not_share_a_line() {
+    fn series_with_different_labels_get_separate_lines() {
         let emf = Emf::new("chat".to_owned());
         with_local_recorder(&emf, || {
             for outcome in ["reached", "reached", "gone", "busy"] {
@@ -271,23 +273,26 @@ mod tests {
             ours::MEMBERS.set(2);
         });
         let lines = lines(&emf);
-        let told: Vec<_> = lines.iter().map(|line| (&line["outcome"], &line["kschat_pushes_total"])).collect();
-        assert_eq!(told, [(&json!("busy"), &json!(1)), (&json!("gone"), &json!(1)), (&json!("reached"), &json!(2))]);
+        let outcomes: Vec<_> = lines.iter().map(|line| (&line["outcome"], &line["kschat_pushes_total"])).collect();
+        assert_eq!(
+            outcomes,
+            [(&json!("busy"), &json!(1)), (&json!("gone"), &json!(1)), (&json!("reached"), &json!(2))]
+        );
         assert_eq!(lines.iter().filter(|line| line["kschat_members"] == 2.0).count(), 1);
     }
 
     #[test]
-    fn many_values_are_told_by_how_they_are_spread_and_none_is_left_out() {
+    fn many_values_are_written_as_buckets() {
         let emf = Emf::new("chat".to_owned());
         with_local_recorder(&emf, || {
             for millis in 1..=10_000 {
-                ours::PUSH.took(Duration::from_millis(millis));
+                ours::PUSH.record_duration(Duration::from_millis(millis));
             }
         });
-        let told = &lines(&emf)[0]["kschat_push_seconds"];
-        let (values, counts) = (told["Values"].as_array().unwrap(), told["Counts"].as_array().unwrap());
-        assert!(values.len() == counts.len() && values.len() <= MAX_VALUES, "{told}");
+        let metric = &lines(&emf)[0]["kschat_push_seconds"];
+        let (values, counts) = (metric["Values"].as_array().unwrap(), metric["Counts"].as_array().unwrap());
+        assert!(values.len() == counts.len() && values.len() <= MAX_VALUES_PER_METRIC, "{metric}");
         assert_eq!(counts.iter().map(|count| count.as_u64().unwrap()).sum::<u64>(), 10_000);
-        assert!((told["Sum"].as_f64().unwrap() - 50_005.0).abs() < 1.0, "{told}");
+        assert!((metric["Sum"].as_f64().unwrap() - 50_005.0).abs() < 1.0, "{metric}");
     }
 }

@@ -1,6 +1,6 @@
-//! Where metrics go: to whoever scrapes them, and into the log for CloudWatch.
+//! Metrics collectors: for a Prometheus scraper, and in the log for CloudWatch.
 //!
-//! What is recorded is in [`kschat_core::metrics`].
+//! The metrics are defined in [`kschat_core::metrics`].
 
 mod emf;
 #[cfg(feature = "prometheus")]
@@ -14,9 +14,9 @@ pub use prometheus::Prometheus;
 
 use crate::config::MetricsSettings;
 
-/// Why metrics can't be collected.
+/// Why installing the metrics recorder failed.
 #[derive(Debug, thiserror::Error)]
-#[error("metrics can't be collected")]
+#[error("installing the metrics recorder failed")]
 pub struct MetricsError(#[source] kschat_core::ports::BoxError);
 
 impl MetricsError {
@@ -25,7 +25,7 @@ impl MetricsError {
     }
 }
 
-/// Collects for CloudWatch from now on, if that is wanted. Whoever gets it writes it out now and then.
+/// Collects for CloudWatch from now on, if that is configured. The caller writes the result at intervals.
 ///
 /// # Errors
 /// [`MetricsError`] when this process collects metrics already.
@@ -37,7 +37,7 @@ pub fn collect(settings: MetricsSettings) -> Result<Option<Arc<Emf>>, MetricsErr
 }
 
 #[cfg(feature = "prometheus")]
-pub use service::{Collected, collect_for_service};
+pub use service::{ServiceMetrics, collect_for_service};
 
 #[cfg(feature = "prometheus")]
 mod service {
@@ -50,23 +50,23 @@ mod service {
     use crate::config::MetricsSettings;
 
     /// How often a service writes its metrics into the log: CloudWatch's own resolution.
-    const EVERY: Duration = Duration::from_secs(60);
+    const EMF_WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
-    /// How often what was recorded is taken in, whether or not anybody scrapes.
-    const TIDY: Duration = Duration::from_secs(5);
+    /// How often recorded values are aggregated, whether or not a scraper comes.
+    const PROMETHEUS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-    /// The metrics of a process that stays.
-    pub struct Collected {
+    /// The metrics of a long-running process.
+    pub struct ServiceMetrics {
         /// For a scraper.
         pub prometheus: Prometheus,
         emf: Option<Arc<Emf>>,
     }
 
-    /// Collects from now on, for a scraper and, if that is wanted, for CloudWatch.
+    /// Collects from now on, for a scraper and, if configured, for CloudWatch.
     ///
     /// # Errors
     /// [`MetricsError`] when this process collects metrics already.
-    pub fn collect_for_service(settings: MetricsSettings) -> Result<Collected, MetricsError> {
+    pub fn collect_for_service(settings: MetricsSettings) -> Result<ServiceMetrics, MetricsError> {
         let (prometheus, recorder) = Prometheus::build().map_err(MetricsError::new)?;
         let emf = settings.emf.map(|namespace| Arc::new(Emf::new(namespace)));
         let fanout = FanoutBuilder::default().add_recorder(recorder);
@@ -76,29 +76,29 @@ mod service {
         };
         metrics::set_global_recorder(fanout.build()).map_err(|error| MetricsError::new(error.to_string()))?;
         kschat_core::metrics::describe();
-        Ok(Collected { prometheus, emf })
+        Ok(ServiceMetrics { prometheus, emf })
     }
 
-    impl Collected {
-        /// Keeps the figures in order, and writes them where that is wanted. It never ends by itself.
-        pub async fn keep(&self) {
-            let (mut tidy, mut write) = (interval(TIDY), interval(EVERY));
+    impl ServiceMetrics {
+        /// Aggregates the metrics at intervals, and writes them for CloudWatch if configured. Never returns.
+        pub async fn run_upkeep(&self) {
+            let (mut tidy, mut write) = (interval(PROMETHEUS_UPKEEP_INTERVAL), interval(EMF_WRITE_INTERVAL));
             write.set_missed_tick_behavior(MissedTickBehavior::Delay);
             tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            // The first tick comes at once, when there is nothing to tell.
+            // The first tick comes at once, when there is nothing to write.
             write.tick().await;
             loop {
                 tokio::select! {
-                    _ = tidy.tick() => self.prometheus.tidy(),
+                    _ = tidy.tick() => self.prometheus.run_upkeep(),
                     _ = write.tick() => self.write(),
                 }
             }
         }
 
-        /// Writes to standard output what CloudWatch shall know, if anything.
+        /// Writes the metrics for CloudWatch to standard output, if there are any.
         pub fn write(&self) {
             if let Some(Err(error)) = self.emf.as_ref().map(|emf| emf.write(&mut io::stdout())) {
-                tracing::warn!(%error, "metrics can't be written");
+                tracing::warn!(%error, "writing metrics failed");
             }
         }
     }

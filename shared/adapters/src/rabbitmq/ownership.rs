@@ -1,8 +1,8 @@
-//! Who owns which partition: the broker is the lock service.
+//! Partition ownership, with the broker as the lock service.
 //!
-//! Each partition has a control queue, and its owner is whoever consumes it *exclusively*. The broker refuses
-//! a second consumer, and a dead owner's lock falls with its connection. Pokes come in over the same queue.
-//! Every process also consumes the queue of members, whose consumer count tells how many share the work.
+//! Each partition has a control queue, and its owner is the process that consumes it *exclusively*. The broker refuses
+//! a second consumer, and a dead owner's lock ends with its connection. Owner messages come in over the same queue.
+//! Every process also consumes the members queue, whose consumer count is the number of processes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,10 +17,8 @@ use kschat_core::{
     job, metrics,
     ports::{BoxError, Ownership, OwnershipEvent},
 };
-use kschat_protocol::{AckFrame, ConnectionId, MessageId, UserId};
 use lapin::{
     Channel, Consumer,
-    message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
@@ -31,46 +29,46 @@ use tokio::{
 };
 
 use super::{
-    Consuming,
-    consuming::{FAREWELL, Link, PATIENCE},
-    notices::notice_of,
-    topology::{ACK, AGAIN, CHECK, CLOSE, MEMBERS, NOTICE, REPLY, WANTED, control_queue, look_at},
-    without_names,
+    RabbitMqConsumer,
+    connection::BROKER_REPLY_TIMEOUT,
+    consumer::{CONNECTION_CLOSE_TIMEOUT, ConsumerConnection},
+    owner_message, redact_names,
+    topology::{MEMBERS_QUEUE, control_queue, queue_counts},
 };
 
 /// How often a process looks for partitions without an owner: the larger part of a fail-over's time.
-const LOOK: Duration = Duration::from_millis(200);
+const BALANCE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long one look may go on taking partitions; the next one goes on from there.
-const SPREE: Duration = Duration::from_secs(1);
+/// How long one round may acquire partitions; the next one continues from there.
+const ACQUIRE_TIME_BUDGET: Duration = Duration::from_secs(1);
 
-/// Pokes under way to us at most, for one partition.
-const POKES: u16 = 256;
+/// Owner messages in flight for one partition at most.
+const CONTROL_QUEUE_PREFETCH: u16 = 256;
 
-/// Events that wait for the consumer at most; then pokes wait in the broker.
-const EVENTS: usize = 1_024;
+/// Events that wait for the consumer at most; beyond that control messages wait in the broker.
+const OWNERSHIP_EVENT_CAPACITY: usize = 1_024;
 
-const RECONNECT: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(5) };
+const RECONNECT_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(5) };
 
 /// This process's share of the partitions.
 #[derive(Debug)]
 pub struct PartitionOwnership {
     events: mpsc::Receiver<OwnershipEvent>,
-    orders: mpsc::UnboundedSender<Order>,
-    keeper: JoinHandle<()>,
+    commands: mpsc::UnboundedSender<OwnershipCommand>,
+    task: JoinHandle<()>,
 }
 
-enum Order {
+enum OwnershipCommand {
     Release(Partition),
     Resign,
 }
 
 impl PartitionOwnership {
-    pub(super) fn start(broker: Consuming) -> Self {
-        let (events_in, events) = mpsc::channel(EVENTS);
-        let (orders, orders_out) = mpsc::unbounded_channel();
-        let keeper = tokio::spawn(keep_on(broker, events_in, orders_out));
-        Self { events, orders, keeper }
+    pub(super) fn start(broker: RabbitMqConsumer) -> Self {
+        let (events_in, events) = mpsc::channel(OWNERSHIP_EVENT_CAPACITY);
+        let (commands, orders_out) = mpsc::unbounded_channel();
+        let task = tokio::spawn(run_supervised(broker, events_in, orders_out));
+        Self { events, commands, task }
     }
 }
 
@@ -79,272 +77,296 @@ impl Ownership for PartitionOwnership {
     async fn next(&mut self) -> OwnershipEvent {
         match self.events.recv().await {
             Some(event) => event,
-            // The keeper only ends when it is told to: nothing will change any more.
+            // The task only ends on command: nothing will change any more.
             None => std::future::pending().await,
         }
     }
 
     async fn release(&mut self, partition: Partition) {
-        // A keeper that is gone holds nothing.
-        let _ = self.orders.send(Order::Release(partition));
+        // A task that has ended holds nothing.
+        let _ = self.commands.send(OwnershipCommand::Release(partition));
     }
 
     async fn resign(&mut self) {
-        // From here on nobody listens, and the keeper must not wait for somebody who does.
+        // From here on nobody reads the events, and the task must not wait for a reader.
         self.events.close();
-        let _ = self.orders.send(Order::Resign);
-        if timeout(FAREWELL, &mut self.keeper).await.is_err() {
-            self.keeper.abort();
+        let _ = self.commands.send(OwnershipCommand::Resign);
+        if timeout(CONNECTION_CLOSE_TIMEOUT, &mut self.task).await.is_err() {
+            self.task.abort();
         }
     }
 }
 
-/// Why a term, the time of one connection, is over.
-enum TermEnd {
+/// Why a session, the time of one connection, is over.
+enum OwnershipSessionEnd {
     Resigned,
     Failed(BoxError),
 }
 
-/// Holds partitions until it is told to resign. Should it panic, its locks have gone with it: so nothing is done over that
-/// connection any more, and it begins anew.
-async fn keep_on(broker: Consuming, events: mpsc::Sender<OwnershipEvent>, mut orders: mpsc::UnboundedReceiver<Order>) {
-    while job::guard("ownership", keep(&broker, &events, &mut orders)).await.is_err() {
+/// Holds partitions until it is told to resign. If it panics, its locks end with its connection, over which nothing
+/// more is done, and it starts again.
+async fn run_supervised(
+    broker: RabbitMqConsumer,
+    events: mpsc::Sender<OwnershipEvent>,
+    mut commands: mpsc::UnboundedReceiver<OwnershipCommand>,
+) {
+    while job::catch_panic("ownership", run(&broker, &events, &mut commands)).await.is_err() {
         metrics::PARTITIONS_OWNED.set(0);
-        let link = broker.disconnect();
-        if let Some(link) = &link {
-            link.lease.end();
+        let connection = broker.disconnect();
+        if let Some(connection) = &connection {
+            connection.lease.end();
         }
         for partition in broker.partitions.all() {
             let _ = events.send(OwnershipEvent::Lost(partition)).await;
         }
-        if let Some(link) = link {
-            let _ = timeout(FAREWELL, link.close()).await;
+        if let Some(connection) = connection {
+            let _ = timeout(CONNECTION_CLOSE_TIMEOUT, connection.close()).await;
         }
-        if wait_or_resign(RECONNECT.cap, &mut orders).await {
+        if wait_or_resign(RECONNECT_BACKOFF.cap, &mut commands).await {
             return;
         }
     }
 }
 
 /// Holds partitions for one connection after another.
-async fn keep(broker: &Consuming, events: &mpsc::Sender<OwnershipEvent>, orders: &mut mpsc::UnboundedReceiver<Order>) {
+async fn run(
+    broker: &RabbitMqConsumer,
+    events: &mpsc::Sender<OwnershipEvent>,
+    commands: &mut mpsc::UnboundedReceiver<OwnershipCommand>,
+) {
     let (mut failures, mut has_connected) = (0, false);
     loop {
         let end = match broker.connect().await {
-            Ok(link) => {
+            Ok(connection) => {
                 failures = 0;
                 if std::mem::replace(&mut has_connected, true) {
                     metrics::BROKER_RECONNECTS.add(1);
                 }
-                let (lost_in, lost) = mpsc::unbounded_channel();
-                let mut term = Term {
+                let (lost_sender, lost) = mpsc::unbounded_channel();
+                let mut term = OwnershipSession {
                     broker,
-                    link: &link,
+                    connection: &connection,
                     events,
                     locks: HashMap::new(),
-                    asked: HashSet::new(),
-                    lost_in,
+                    release_requested: HashSet::new(),
+                    lost_sender,
                     verified: false,
                 };
-                let end = term.run(orders, lost).await;
+                let end = term.run(commands, lost).await;
                 term.close().await;
                 end
             }
-            Err(error) => TermEnd::Failed(error),
+            Err(error) => OwnershipSessionEnd::Failed(error),
         };
         broker.disconnect();
-        let TermEnd::Failed(error) = end else { return };
-        let error = without_names(error);
-        tracing::warn!(error = &*error as &dyn std::error::Error, "no connection to the broker; trying again");
-        if wait_or_resign(RECONNECT.wait(failures), orders).await {
+        let OwnershipSessionEnd::Failed(error) = end else { return };
+        let error = redact_names(error);
+        tracing::warn!(error = &*error as &dyn std::error::Error, "connecting to the broker failed; retrying");
+        if wait_or_resign(RECONNECT_BACKOFF.wait(failures), commands).await {
             return;
         }
         failures += 1;
     }
 }
 
-/// Waits; says whether it was told to resign meanwhile.
-async fn wait_or_resign(wait: Duration, orders: &mut mpsc::UnboundedReceiver<Order>) -> bool {
+/// Waits; returns whether it was told to resign meanwhile.
+async fn wait_or_resign(wait: Duration, commands: &mut mpsc::UnboundedReceiver<OwnershipCommand>) -> bool {
     let resigned = async {
         loop {
-            match orders.recv().await {
-                Some(Order::Release(_)) => {}
-                Some(Order::Resign) | None => return,
+            match commands.recv().await {
+                Some(OwnershipCommand::Release(_)) => {}
+                Some(OwnershipCommand::Resign) | None => return,
             }
         }
     };
     timeout(wait, resigned).await.is_ok()
 }
 
-/// One connection's time.
-struct Term<'a> {
-    broker: &'a Consuming,
-    link: &'a Link,
+/// The state of one connection.
+struct OwnershipSession<'a> {
+    broker: &'a RabbitMqConsumer,
+    connection: &'a ConsumerConnection,
     events: &'a mpsc::Sender<OwnershipEvent>,
-    locks: HashMap<Partition, Lock>,
-    /// Partitions that we were told to stop serving, and have not released yet.
-    asked: HashSet<Partition>,
-    lost_in: mpsc::UnboundedSender<Partition>,
+    locks: HashMap<Partition, PartitionLock>,
+    /// Partitions that the consumer was asked to stop serving, and has not released yet.
+    release_requested: HashSet<Partition>,
+    lost_sender: mpsc::UnboundedSender<Partition>,
     /// Whether this broker was seen to refuse a second owner.
     verified: bool,
 }
 
-/// A partition that is ours while this exists.
-struct Lock {
+/// A partition that this process owns while this exists.
+struct PartitionLock {
     channel: Channel,
-    /// What holds the lock: lapin cancels a consumer that nobody has any more.
+    /// Holds the lock: lapin cancels a consumer when its last handle is dropped.
     _consumer: Consumer,
-    pokes: AbortHandle,
+    forwarder: AbortHandle,
 }
 
-impl Term<'_> {
+impl OwnershipSession<'_> {
     async fn run(
         &mut self,
-        orders: &mut mpsc::UnboundedReceiver<Order>,
+        commands: &mut mpsc::UnboundedReceiver<OwnershipCommand>,
         mut lost: mpsc::UnboundedReceiver<Partition>,
-    ) -> TermEnd {
-        let looks = match timeout(PATIENCE, self.link.connection.create_channel()).await {
+    ) -> OwnershipSessionEnd {
+        let passive_channel = match timeout(BROKER_REPLY_TIMEOUT, self.connection.amqp.create_channel()).await {
             Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => return TermEnd::Failed(error.into()),
-            Err(late) => return TermEnd::Failed(late.into()),
+            Ok(Err(error)) => return OwnershipSessionEnd::Failed(error.into()),
+            Err(late) => return OwnershipSessionEnd::Failed(late.into()),
         };
         let options = BasicConsumeOptions::default();
-        let membership = looks.basic_consume(MEMBERS.into(), "".into(), options, FieldTable::default()).await;
-        // Held, as we are a member for as long as it lives.
+        let membership =
+            passive_channel.basic_consume(MEMBERS_QUEUE.into(), "".into(), options, FieldTable::default()).await;
+        // Kept, as it holds the membership of this process.
         let _membership = match membership {
             Ok(membership) => membership,
-            Err(error) => return TermEnd::Failed(error.into()),
+            Err(error) => return OwnershipSessionEnd::Failed(error.into()),
         };
-        let mut tick = interval(LOOK);
+        let mut tick = interval(BALANCE_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                order = orders.recv() => match order {
-                    Some(Order::Release(partition)) => self.release(partition).await,
-                    Some(Order::Resign) | None => return TermEnd::Resigned,
+                order = commands.recv() => match order {
+                    Some(OwnershipCommand::Release(partition)) => self.release(partition).await,
+                    Some(OwnershipCommand::Resign) | None => return OwnershipSessionEnd::Resigned,
                 },
-                Some(partition) = lost.recv() => self.lose(partition).await,
+                Some(partition) = lost.recv() => self.on_partition_lost(partition).await,
                 _ = tick.tick() => {
-                    if !self.link.lease.is_valid() {
-                        return TermEnd::Failed("the connection was given up, or this process had been stopped".into());
+                    if !self.connection.lease.is_valid() {
+                        return OwnershipSessionEnd::Failed("the lease ended: the connection was abandoned or this process was paused".into());
                     }
-                    match timeout(PATIENCE, self.balance(&looks)).await {
+                    match timeout(BROKER_REPLY_TIMEOUT, self.balance(&passive_channel)).await {
                         Ok(Ok(())) => {}
-                        Ok(Err(error)) => return TermEnd::Failed(error),
-                        Err(late) => return TermEnd::Failed(late.into()),
+                        Ok(Err(error)) => return OwnershipSessionEnd::Failed(error),
+                        Err(late) => return OwnershipSessionEnd::Failed(late.into()),
                     }
                 }
             }
         }
     }
 
-    /// Takes what is free up to our share; asks for what is beyond it.
-    async fn balance(&mut self, looks: &Channel) -> Result<(), BoxError> {
-        let members = look_at(looks, MEMBERS.into()).await?.1.max(1);
-        let share = share(self.broker.partitions.count(), members);
-        let mut held = self.locks.len() - self.asked.len();
+    /// Acquires free partitions up to the fair share; requests the release of those beyond it.
+    async fn balance(&mut self, passive_channel: &Channel) -> Result<(), BoxError> {
+        let members = queue_counts(passive_channel, MEMBERS_QUEUE.into()).await?.1.max(1);
+        let share = fair_share(self.broker.partitions.count(), members);
+        let mut held = self.locks.len() - self.release_requested.len();
         let mut free: Vec<Partition> =
             self.broker.partitions.all().filter(|partition| !self.locks.contains_key(partition)).collect();
-        // Two that look at the same moment should not run for the same partition.
+        // Two processes that look at the same moment should not compete for the same partition.
         fastrand::shuffle(&mut free);
-        let enough = Instant::now() + SPREE;
+        let enough = Instant::now() + ACQUIRE_TIME_BUDGET;
+        let mut acquired = Vec::new();
         for partition in free {
             if held >= share || Instant::now() >= enough {
                 break;
             }
-            if look_at(looks, control_queue(partition)).await?.1 == 0 && self.acquire(partition).await? {
+            if queue_counts(passive_channel, control_queue(partition)).await?.1 == 0 && self.acquire(partition).await? {
                 held += 1;
+                acquired.push(partition.to_string());
             }
         }
+        if !acquired.is_empty() {
+            tracing::info!(partitions = acquired.join(" "), owned = self.locks.len(), "partitions acquired");
+        }
         let surplus = held.saturating_sub(share);
-        let spare: Vec<Partition> =
-            self.locks.keys().filter(|partition| !self.asked.contains(partition)).take(surplus).copied().collect();
+        let spare: Vec<Partition> = self
+            .locks
+            .keys()
+            .filter(|partition| !self.release_requested.contains(partition))
+            .take(surplus)
+            .copied()
+            .collect();
         for partition in spare {
-            self.asked.insert(partition);
-            self.tell(OwnershipEvent::Asked(partition)).await;
+            self.release_requested.insert(partition);
+            self.emit(OwnershipEvent::ReleaseRequested(partition)).await;
         }
         metrics::MEMBERS.set(members as usize);
         metrics::PARTITIONS_OWNED.set(self.locks.len());
         Ok(())
     }
 
-    /// Tries to become the owner; says whether it did. Refused means that somebody else was faster.
+    /// Tries to become the owner; returns whether it did. A refusal means that another process was faster.
     async fn acquire(&mut self, partition: Partition) -> Result<bool, BoxError> {
-        // A refusal closes the channel, so each try has its own.
-        let channel = self.link.connection.create_channel().await?;
-        channel.basic_qos(POKES, BasicQosOptions { global: false }).await?;
-        let Ok(pokes) = consume_exclusively(&channel, partition).await else { return Ok(false) };
+        // A refusal closes the channel, so each attempt has its own.
+        let channel = self.connection.amqp.create_channel().await?;
+        channel.basic_qos(CONTROL_QUEUE_PREFETCH, BasicQosOptions { global: false }).await?;
+        let Ok(control_messages) = consume_exclusively(&channel, partition).await else { return Ok(false) };
         if !self.verified {
             self.verify(partition).await?;
         }
-        self.tell(OwnershipEvent::Acquired(partition)).await;
-        let consumer = pokes.clone();
-        let forward = tokio::spawn(forward(partition, pokes, self.events.clone(), self.lost_in.clone()));
-        self.locks.insert(partition, Lock { channel, _consumer: consumer, pokes: forward.abort_handle() });
-        tracing::info!(%partition, owned = self.locks.len(), "partition acquired");
+        self.emit(OwnershipEvent::Acquired(partition)).await;
+        let consumer = control_messages.clone();
+        let forward = tokio::spawn(forward_supervised(
+            partition,
+            control_messages,
+            self.events.clone(),
+            self.lost_sender.clone(),
+        ));
+        self.locks.insert(partition, PartitionLock { channel, _consumer: consumer, forwarder: forward.abort_handle() });
         Ok(true)
     }
 
-    /// A broker that lets two own a partition must not be used: both would push, in any order.
+    /// Checks that the broker refuses a second owner: otherwise both would push, in any order.
     async fn verify(&mut self, partition: Partition) -> Result<(), BoxError> {
-        let channel = self.link.connection.create_channel().await?;
+        let channel = self.connection.amqp.create_channel().await?;
         if consume_exclusively(&channel, partition).await.is_ok() {
-            return Err("the broker does not honour exclusive consumers: the control queues must be classic".into());
+            return Err("the broker ignores exclusive consumers: the control queues must be classic queues".into());
         }
         self.verified = true;
         Ok(())
     }
 
     async fn release(&mut self, partition: Partition) {
-        // What could not be given back goes back before the locks do, when the connection is closed.
-        if !self.link.lease.is_valid() {
+        // Messages that could not be requeued are requeued before the locks end, when the connection is closed.
+        if !self.connection.lease.is_valid() {
             return;
         }
-        // An order from before a reconnect is not about the lock that we hold now.
-        if !self.asked.remove(&partition) {
+        // A command from before a reconnect does not concern the present lock.
+        if !self.release_requested.remove(&partition) {
             return;
         }
         if let Some(lock) = self.locks.remove(&partition) {
-            lock.drop_in_order().await;
+            lock.close().await;
             tracing::info!(%partition, owned = self.locks.len(), "partition released");
         }
     }
 
-    /// The broker took the lock away, though the connection stands: its queue was deleted, say.
-    async fn lose(&mut self, partition: Partition) {
-        self.asked.remove(&partition);
+    /// Handles a lock that the broker took away although the connection stands, for example because its queue was
+    /// deleted.
+    async fn on_partition_lost(&mut self, partition: Partition) {
+        self.release_requested.remove(&partition);
         if self.locks.remove(&partition).is_some() {
             tracing::warn!(%partition, "partition lost");
-            self.tell(OwnershipEvent::Lost(partition)).await;
+            self.emit(OwnershipEvent::Lost(partition)).await;
         }
     }
 
-    async fn tell(&self, event: OwnershipEvent) {
-        // It fails only once nobody listens, which is when we are told to resign.
+    async fn emit(&self, event: OwnershipEvent) {
+        // It fails only once nobody reads the events, when this process is about to resign.
         let _ = self.events.send(event).await;
     }
 
-    /// Whatever ended the term, nothing is ours after it.
+    /// Whatever ended the session, nothing is owned after it.
     async fn close(&mut self) {
-        self.link.lease.end();
+        self.connection.lease.end();
         metrics::PARTITIONS_OWNED.set(0);
         for (partition, lock) in &self.locks {
-            lock.pokes.abort();
+            lock.forwarder.abort();
             let _ = self.events.send(OwnershipEvent::Lost(*partition)).await;
         }
         // If it can't be closed in good order, the broker will find it dead.
-        let _ = timeout(FAREWELL, self.link.close()).await;
-        // Not sooner, as a lock that is dropped is free.
+        let _ = timeout(CONNECTION_CLOSE_TIMEOUT, self.connection.close()).await;
+        // Not sooner, as dropping a lock frees the partition.
         self.locks.clear();
     }
 }
 
-impl Lock {
-    async fn drop_in_order(self) {
-        self.pokes.abort();
-        // If it can't be closed in good order, neither can anything else: the connection will be given up.
-        let _ = timeout(PATIENCE, self.channel.close(200, "released".into())).await;
+impl PartitionLock {
+    async fn close(self) {
+        self.forwarder.abort();
+        // If it can't be closed in good order, nothing else works either: the connection will be dropped.
+        let _ = timeout(BROKER_REPLY_TIMEOUT, self.channel.close(200, "released".into())).await;
     }
 }
 
@@ -353,75 +375,37 @@ async fn consume_exclusively(channel: &Channel, partition: Partition) -> Result<
     channel.basic_consume(control_queue(partition), "".into(), options, FieldTable::default()).await
 }
 
-/// How many partitions each of the members holds at most.
-fn share(partitions: u16, members: u32) -> usize {
+/// The maximum number of partitions of each member.
+fn fair_share(partitions: u16, members: u32) -> usize {
     usize::from(partitions).div_ceil(usize::try_from(members).unwrap_or(usize::MAX))
 }
 
-/// Hands on the pokes of one partition for as long as it is ours.
-async fn forward(
+/// Forwards the control messages of one partition for as long as it is owned.
+async fn forward_supervised(
     partition: Partition,
-    pokes: Consumer,
+    control_messages: Consumer,
     events: mpsc::Sender<OwnershipEvent>,
     lost: mpsc::UnboundedSender<Partition>,
 ) {
-    // However it ends: the keeper may be gone already.
-    let _ = job::guard("forward", hand_on(pokes, events)).await;
+    // However it ends: the ownership task may have ended already.
+    let _ = job::catch_panic("forward", forward_control_messages(control_messages, events)).await;
     let _ = lost.send(partition);
 }
 
-async fn hand_on(mut pokes: Consumer, events: mpsc::Sender<OwnershipEvent>) {
-    while let Some(Ok(poke)) = pokes.next().await {
-        match read(&poke) {
-            Some(event) => {
-                if events.send(event).await.is_err() {
+async fn forward_control_messages(mut control_messages: Consumer, events: mpsc::Sender<OwnershipEvent>) {
+    while let Some(Ok(message)) = control_messages.next().await {
+        match owner_message::decode(&message.properties, &message.data) {
+            Some((user, message)) => {
+                if events.send(OwnershipEvent::Message(user, message)).await.is_err() {
                     return;
                 }
             }
-            None => tracing::warn!("a control message can't be understood and is dropped"),
+            None => tracing::warn!("dropping an unreadable control message"),
         }
-        if poke.acker.ack(BasicAckOptions::default()).await.is_err() {
+        if message.acker.ack(BasicAckOptions::default()).await.is_err() {
             return;
         }
     }
-}
-
-/// What a control message says.
-fn read(note: &Delivery) -> Option<OwnershipEvent> {
-    let kind = note.properties.kind();
-    if kind.as_ref().is_some_and(|kind| kind.as_str() == REPLY) {
-        return read_reply(note);
-    }
-    let user = UserId::read_back(std::str::from_utf8(&note.data).ok()?.to_owned()).ok()?;
-    let Some(kind) = kind else { return Some(OwnershipEvent::Poked(user)) };
-    let message = note.properties.message_id().as_ref().map(|id| MessageId::from(id.as_str().to_owned()));
-    let position = note.properties.correlation_id().as_ref().and_then(|place| place.as_str().parse().ok());
-    match kind.as_str() {
-        ACK if message.is_some() || position.is_some() => {
-            Some(OwnershipEvent::Acked(user, AckFrame { message, position, again: false }))
-        }
-        AGAIN => Some(OwnershipEvent::Acked(user, AckFrame { message, position, again: true })),
-        WANTED => {
-            let asker = note.properties.message_id().as_ref().and_then(|id| UserId::try_from(id.as_str()).ok());
-            Some(OwnershipEvent::Wanted(user, asker))
-        }
-        CLOSE => Some(OwnershipEvent::Closing(user, named_connection(note)?)),
-        CHECK => Some(OwnershipEvent::Checking(user)),
-        NOTICE => Some(OwnershipEvent::Noticed(user, notice_of(&note.properties)?)),
-        _ => None,
-    }
-}
-
-/// The connection that a control message names, if it names one; nothing if that can't be one.
-fn named_connection(note: &Delivery) -> Option<Option<ConnectionId>> {
-    let name = note.properties.correlation_id().as_ref();
-    name.map(|name| ConnectionId::try_from(name.as_str())).transpose().ok()
-}
-
-fn read_reply(note: &Delivery) -> Option<OwnershipEvent> {
-    let user = UserId::try_from(note.properties.message_id().as_ref()?.as_str()).ok()?;
-    let connection = ConnectionId::try_from(note.properties.correlation_id().as_ref()?.as_str()).ok()?;
-    Some(OwnershipEvent::Replied(user, connection, String::from_utf8(note.data.clone()).ok()?))
 }
 
 #[cfg(test)]
@@ -429,7 +413,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_share_evenly_and_nothing_is_left_over() {
-        assert_eq!([share(16, 1), share(16, 2), share(16, 3), share(16, 17)], [16, 8, 6, 1]);
+    fn partitions_are_shared_evenly() {
+        assert_eq!([fair_share(16, 1), fair_share(16, 2), fair_share(16, 3), fair_share(16, 17)], [16, 8, 6, 1]);
     }
 }

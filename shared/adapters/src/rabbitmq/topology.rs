@@ -1,4 +1,4 @@
-//! Names, and the declarations behind them. Every declaration may be repeated.
+//! Names and declarations of exchanges and queues. Every declaration is idempotent.
 
 use std::time::Duration;
 
@@ -11,69 +11,45 @@ use lapin::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
-use super::{QueueSettings, queues::code};
+use super::{QueueSettings, connection::reply_code};
 
-/// The type of a control message that is an ack: its message id is the acknowledged one. Without a type, it is a poke.
-pub(super) const ACK: &str = "ack";
-
-/// The type of an ack whose client has missed something; it may have no message id.
-pub(super) const AGAIN: &str = "again";
-
-pub(super) const EXCHANGE: &str = "kschat.direct";
-/// The exchange of what is for everybody.
-pub(super) const BROADCAST: &str = "kschat.broadcast";
+pub(super) const DIRECT_EXCHANGE: &str = "kschat.direct";
+/// The exchange of broadcasts to all users.
+pub(super) const BROADCAST_EXCHANGE: &str = "kschat.broadcast";
 
 /// The exchange of rooms.
-pub(super) const ROOMS: &str = "kschat.rooms";
+pub(super) const ROOMS_EXCHANGE: &str = "kschat.rooms";
 
-/// The exchange of control messages. The default one would do, but whoever may publish to that may publish to every queue.
-pub(super) const CONTROL: &str = "kschat.control";
+/// The exchange of control messages. The default exchange would let a process with publish permission reach every
+/// queue.
+pub(super) const CONTROL_EXCHANGE: &str = "kschat.control";
 
-pub(super) const MEMBERS: &str = "kschat.members";
-pub(super) const DEAD: &str = "kschat.dead";
+pub(super) const MEMBERS_QUEUE: &str = "kschat.members";
+pub(super) const DEAD_LETTER_EXCHANGE: &str = "kschat.dead";
 
-/// Why a message was set aside, among its headers.
-pub(super) const REASON: &str = "x-kschat-reason";
+/// The header with the reason for dead-lettering.
+pub(super) const DEAD_LETTER_REASON_HEADER: &str = "x-kschat-reason";
 
-/// How long a message that can't be delivered is kept for operators, and how many of them are.
-const DEAD_LIFE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-const DEAD_MESSAGES: u32 = 100_000;
+/// How long dead letters are kept for operators, and how many.
+const DEAD_LETTER_TTL: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const MAX_DEAD_LETTERS: u32 = 100_000;
 
-/// Pokes and acks that wait for a partition's owner at most: the oldest are dropped, as each can be missed.
-const NOTES: u32 = 100_000;
+/// Control messages that wait for a partition's owner at most: the oldest are dropped, as each is expendable.
+const MAX_CONTROL_MESSAGES: u32 = 100_000;
 
-/// How often a message of a quorum queue may go back to it. With a limit, and only then, it goes back to its place in
-/// the queue and not behind all others; this one is never reached.
+/// How often a message of a quorum queue may be requeued. With a limit, and only then, it is requeued in its place and
+/// not behind all others; this one is never reached.
 ///
 /// Source: RabbitMQ, "Quorum queues", "Repeated requeues"; tried on 3.10.
-const DELIVERY_LIMIT: u32 = 1_000_000;
+const QUORUM_DELIVERY_LIMIT: u32 = 1_000_000;
 
-/// The type of a control message by which a sender asks for its user's queue: its message id is the sender.
-pub(super) const WANTED: &str = "wanted";
-
-/// The type of a control message that brings its user a notice.
-pub(super) const NOTICE: &str = "notice";
-
-/// The notice, among the headers of such a message.
-pub(super) const NOTICE_HEADER: &str = "x-kschat-notice";
-
-/// The type of a control message whose body is a frame for one connection: its correlation id names the connection, its
-/// message id the user.
-pub(super) const REPLY: &str = "reply";
-
-/// The type of a control message that has a connection of its user closed, which its correlation id names, or all of them.
-pub(super) const CLOSE: &str = "close";
-
-/// The type of a control message that has its user's connections checked against the edge.
-pub(super) const CHECK: &str = "check";
-
-/// The seed's routing key.
+/// The routing key of a user, as in v1.
 pub(super) fn routing_key(user: &UserId) -> ShortString {
     format!("ks_{}", user.as_str()).into()
 }
 
-/// The routing key of a room. What means something to a topic exchange, or is not printable, is escaped; dots are not, so
-/// that somebody else may listen to `room.team.#`.
+/// The routing key of a room. Wildcards of a topic exchange and non-printable characters are escaped; dots are not, so
+/// that other consumers may bind to `room.team.#`.
 pub(super) fn room_key(room: &RoomId) -> ShortString {
     let mut key = String::from("room.");
     for byte in room.as_str().bytes() {
@@ -90,7 +66,7 @@ pub(super) fn user_queue(user: &UserId) -> ShortString {
     format!("kschat.user.{}", user.as_str()).into()
 }
 
-/// The name of a partition's control queue, and its routing key in [`CONTROL`].
+/// The name of a partition's control queue, and its routing key in [`CONTROL_EXCHANGE`].
 pub(super) fn control_queue(partition: Partition) -> ShortString {
     format!("kschat.control.{partition}").into()
 }
@@ -120,20 +96,20 @@ fn classic() -> (&'static str, AMQPValue) {
     ("x-queue-type", text("classic"))
 }
 
-/// What a user's queue is like.
+/// The arguments of a user's queue.
 fn user_arguments(settings: &QueueSettings) -> FieldTable {
     let mut arguments = table([
         ("x-queue-type", text(settings.kind.name())),
-        ("x-dead-letter-exchange", text(DEAD)),
+        ("x-dead-letter-exchange", text(DEAD_LETTER_EXCHANGE)),
         ("x-message-ttl", millis(settings.retention)),
         ("x-expires", millis(settings.expiry())),
         ("x-max-length", number(settings.max_messages.get())),
         ("x-max-length-bytes", AMQPValue::LongLongInt(i64::try_from(settings.max_bytes.get()).unwrap_or(i64::MAX))),
-        // The sender hears of it, instead of somebody else's message being dropped.
+        // The sender gets an error, instead of the loss of another sender's message.
         ("x-overflow", text("reject-publish")),
     ]);
     if settings.kind == super::QueueKind::Quorum {
-        arguments.insert("x-delivery-limit".into(), number(DELIVERY_LIMIT));
+        arguments.insert("x-delivery-limit".into(), number(QUORUM_DELIVERY_LIMIT));
     }
     arguments
 }
@@ -146,92 +122,99 @@ async fn durable_exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> 
 /// Declares what all users share.
 pub(super) async fn declare_shared(channel: &Channel) -> Result<(), lapin::Error> {
     let bind = QueueBindOptions::default();
-    let dead = [classic(), ("x-message-ttl", millis(DEAD_LIFE)), ("x-max-length", number(DEAD_MESSAGES))];
-    durable_exchange(channel, BROADCAST, ExchangeKind::Fanout).await?;
+    let dead = [classic(), ("x-message-ttl", millis(DEAD_LETTER_TTL)), ("x-max-length", number(MAX_DEAD_LETTERS))];
+    durable_exchange(channel, BROADCAST_EXCHANGE, ExchangeKind::Fanout).await?;
     try_join5(
-        durable_exchange(channel, EXCHANGE, ExchangeKind::Direct),
-        durable_exchange(channel, ROOMS, ExchangeKind::Topic),
-        durable_exchange(channel, DEAD, ExchangeKind::Fanout),
-        channel.queue_declare(DEAD.into(), QueueDeclareOptions::durable(), table(dead)),
-        channel.queue_bind(DEAD.into(), DEAD.into(), "".into(), bind, FieldTable::default()),
+        durable_exchange(channel, DIRECT_EXCHANGE, ExchangeKind::Direct),
+        durable_exchange(channel, ROOMS_EXCHANGE, ExchangeKind::Topic),
+        durable_exchange(channel, DEAD_LETTER_EXCHANGE, ExchangeKind::Fanout),
+        channel.queue_declare(DEAD_LETTER_EXCHANGE.into(), QueueDeclareOptions::durable(), table(dead)),
+        channel.queue_bind(
+            DEAD_LETTER_EXCHANGE.into(),
+            DEAD_LETTER_EXCHANGE.into(),
+            "".into(),
+            bind,
+            FieldTable::default(),
+        ),
     )
     .await?;
     Ok(())
 }
 
-/// Looks whether all is there that functions publish to. Unlike a declaration, a look needs no permission.
-pub(super) async fn look_for_exchanges(channel: &Channel) -> Result<(), lapin::Error> {
+/// Checks that the exchanges of functions exist. Unlike a declaration, a check needs no permission.
+pub(super) async fn check_exchanges(channel: &Channel) -> Result<(), lapin::Error> {
     let look = |name: &str, kind| {
         let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
         channel.exchange_declare(name.into(), kind, options, FieldTable::default())
     };
-    let (direct, rooms) = (look(EXCHANGE, ExchangeKind::Direct), look(ROOMS, ExchangeKind::Topic));
-    let (direct, rooms, control) = join3(direct, rooms, look(CONTROL, ExchangeKind::Direct)).await;
+    let (direct, rooms) = (look(DIRECT_EXCHANGE, ExchangeKind::Direct), look(ROOMS_EXCHANGE, ExchangeKind::Topic));
+    let (direct, rooms, control) = join3(direct, rooms, look(CONTROL_EXCHANGE, ExchangeKind::Direct)).await;
     let errors = [direct, rooms, control].into_iter().filter_map(Result::err);
-    // The refusal of one closes the channel under the others, which only hear that.
-    let refusal = errors.reduce(|first, other| if code(&first).is_some() { first } else { other });
+    // The refusal of one closes the channel for the others, which only report that.
+    let refusal = errors.reduce(|first, other| if reply_code(&first).is_some() { first } else { other });
     refusal.map_or(Ok(()), Err)
 }
 
-/// Declares what consumers share partitions by.
+/// Declares the control queues of partitions and the members queue.
 pub(super) async fn declare_partitions(channel: &Channel, partitions: Partitions) -> Result<(), lapin::Error> {
-    durable_exchange(channel, CONTROL, ExchangeKind::Direct).await?;
-    channel.queue_declare(MEMBERS.into(), QueueDeclareOptions::durable(), table([classic()])).await?;
+    durable_exchange(channel, CONTROL_EXCHANGE, ExchangeKind::Direct).await?;
+    channel.queue_declare(MEMBERS_QUEUE.into(), QueueDeclareOptions::durable(), table([classic()])).await?;
     for queue in partitions.all().map(control_queue) {
-        let (arguments, bind) = (table([classic(), ("x-max-length", number(NOTES))]), QueueBindOptions::default());
+        let (arguments, bind) =
+            (table([classic(), ("x-max-length", number(MAX_CONTROL_MESSAGES))]), QueueBindOptions::default());
         let declare = channel.queue_declare(queue.clone(), QueueDeclareOptions::durable(), arguments);
-        let bind = channel.queue_bind(queue.clone(), CONTROL.into(), queue, bind, FieldTable::default());
+        let bind = channel.queue_bind(queue.clone(), CONTROL_EXCHANGE.into(), queue, bind, FieldTable::default());
         try_join(declare, bind).await?;
     }
     Ok(())
 }
 
-/// Makes sure that a user's queue exists and gets what is sent to the user; says how many consumers it has.
-pub(super) async fn declare_user(
+/// Makes sure that a user's queue exists and is bound; returns its number of consumers.
+pub(super) async fn declare_user_queue(
     channel: &Channel,
     user: &UserId,
     settings: &QueueSettings,
 ) -> Result<u32, lapin::Error> {
     let declare = channel.queue_declare(user_queue(user), QueueDeclareOptions::durable(), user_arguments(settings));
-    let (queue, ()) = try_join(declare, bind_user(channel, user)).await?;
+    let (queue, ()) = try_join(declare, bind_user_queue(channel, user)).await?;
     Ok(queue.consumer_count())
 }
 
-/// Takes a user's queue as it is, and says how many consumers it has; an error if there is none.
-pub(super) async fn adopt_user(channel: &Channel, user: &UserId) -> Result<u32, lapin::Error> {
-    let (_, consumers) = look_at(channel, user_queue(user)).await?;
-    bind_user(channel, user).await?;
+/// Uses a user's queue as it is, and returns its number of consumers; an error if it does not exist.
+pub(super) async fn adopt_user_queue(channel: &Channel, user: &UserId) -> Result<u32, lapin::Error> {
+    let (_, consumers) = queue_counts(channel, user_queue(user)).await?;
+    bind_user_queue(channel, user).await?;
     Ok(consumers)
 }
 
-async fn bind_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
+async fn bind_user_queue(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
     let bind = |exchange: &str, key| {
         let options = QueueBindOptions::default();
         channel.queue_bind(user_queue(user), exchange.into(), key, options, FieldTable::default())
     };
-    try_join(bind(EXCHANGE, routing_key(user)), bind(BROADCAST, "".into())).await?;
+    try_join(bind(DIRECT_EXCHANGE, routing_key(user)), bind(BROADCAST_EXCHANGE, "".into())).await?;
     Ok(())
 }
 
-/// Binds a user's queue to a room; an error if there is no such queue.
+/// Binds a user's queue to a room; an error if it does not exist.
 pub(super) async fn bind_room(channel: &Channel, user: &UserId, room: &RoomId) -> Result<(), lapin::Error> {
     let (queue, options) = (user_queue(user), QueueBindOptions::default());
-    channel.queue_bind(queue, ROOMS.into(), room_key(room), options, FieldTable::default()).await
+    channel.queue_bind(queue, ROOMS_EXCHANGE.into(), room_key(room), options, FieldTable::default()).await
 }
 
-/// Takes a user's queue out of a room.
+/// Unbinds a user's queue from a room.
 pub(super) async fn unbind_room(channel: &Channel, user: &UserId, room: &RoomId) -> Result<(), lapin::Error> {
-    channel.queue_unbind(user_queue(user), ROOMS.into(), room_key(room), FieldTable::default()).await
+    channel.queue_unbind(user_queue(user), ROOMS_EXCHANGE.into(), room_key(room), FieldTable::default()).await
 }
 
-/// Takes a user's queue out of the routing of what is for the user alone. What is for everybody is for those who have a queue,
-/// and this one is about to go.
-pub(super) async fn unbind_user(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
-    channel.queue_unbind(user_queue(user), EXCHANGE.into(), routing_key(user), FieldTable::default()).await
+/// Unbinds a user's queue from messages to the user. Broadcasts are for users who have a queue, and this one is about
+/// to be removed.
+pub(super) async fn unbind_user_queue(channel: &Channel, user: &UserId) -> Result<(), lapin::Error> {
+    channel.queue_unbind(user_queue(user), DIRECT_EXCHANGE.into(), routing_key(user), FieldTable::default()).await
 }
 
-/// How many messages and consumers a queue has; an error if there is no such queue.
-pub(super) async fn look_at(channel: &Channel, queue: ShortString) -> Result<(u32, u32), lapin::Error> {
+/// The numbers of messages and consumers of a queue; an error if it does not exist.
+pub(super) async fn queue_counts(channel: &Channel, queue: ShortString) -> Result<(u32, u32), lapin::Error> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let queue = channel.queue_declare(queue, options, FieldTable::default()).await?;
     Ok((queue.message_count(), queue.consumer_count()))
@@ -242,10 +225,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_room_is_one_key_and_no_pattern() {
+    fn room_key_escapes_topic_wildcards() {
         let key = |room: &str| room_key(&RoomId::try_from(room).unwrap()).to_string();
         assert_eq!(key("team.7"), "room.team.7");
         assert_eq!(key("*.# %2A\u{fc}"), "room.%2A.%23%20%252A%C3%BC");
-        assert!(key(&"%".repeat(kschat_protocol::limits::MAX_ROOM_ID)).len() <= 255);
+        assert!(key(&"%".repeat(kschat_protocol::limits::MAX_ROOM_ID_BYTES)).len() <= 255);
     }
 }

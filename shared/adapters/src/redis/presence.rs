@@ -1,30 +1,30 @@
-//! Who is there, and who wants to know, in Redis.
+//! Presence and watchers in Redis.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use kschat_core::{
     Timestamp,
-    ports::{Presence, Presences, Seen, Unavailable},
+    ports::{LastSeen, Presence, PresenceStore, Unavailable},
 };
 use kschat_protocol::UserId;
 
-use super::{RedisRegistry, millis, part, readable};
+use super::{RedisRegistry, escape_key_part, millis, skip_unreadable};
 
-/// For how long it is remembered when a user was there last.
-const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long the last presence of a user is stored.
+const LAST_SEEN_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// How many are told of one user at most.
-const MAX_WATCHERS: u32 = 1_000;
+/// Watchers of one user at most.
+const MAX_WATCHERS_PER_USER: u32 = 1_000;
 
-const HERE: &str = "here";
+const ONLINE_VALUE: &str = "here";
 
-/// For how long it is remembered what one try of [`CAME`] has answered: longer than all its tries take.
-const ANSWERED: Duration = Duration::from_secs(10);
+/// How long the result of one call of [`MARK_ONLINE_SCRIPT`] is stored: longer than all its attempts take.
+const CALL_RESULT_TTL: Duration = Duration::from_secs(10);
 
-/// Notes that a user is here, and says what was noted before. A second try, whose first answer may be lost, says the same:
-/// the first one has left its answer under the name of the call.
-const CAME: &str = "local said = redis.call('GET', KEYS[2]) \
+/// Records that a user is online, and returns what was recorded before. A second attempt, after a lost response,
+/// returns the same: the first one has stored its result under the id of the call.
+const MARK_ONLINE_SCRIPT: &str = "local said = redis.call('GET', KEYS[2]) \
     if said then return said end \
     local before = redis.call('GET', KEYS[1]) or '' \
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) \
@@ -32,23 +32,25 @@ const CAME: &str = "local said = redis.call('GET', KEYS[2]) \
     return before";
 
 fn seen_key(user: &UserId) -> String {
-    format!("ks:l:{{{}}}", part(user.as_str()))
+    format!("ks:l:{{{}}}", escape_key_part(user.as_str()))
 }
 
 fn watchers_key(user: &UserId) -> String {
-    format!("ks:w:{{{}}}", part(user.as_str()))
+    format!("ks:w:{{{}}}", escape_key_part(user.as_str()))
 }
 
-fn read_seen(stored: Option<&str>) -> Seen {
+fn read_seen(stored: Option<&str>) -> LastSeen {
     match stored {
-        Some(HERE) => Seen::Here,
-        Some(text) => text.parse().map_or(Seen::Never, |millis| Seen::Left(Timestamp::from_millis(millis))),
-        None => Seen::Never,
+        Some(ONLINE_VALUE) => LastSeen::Online,
+        Some(text) => {
+            text.parse().map_or(LastSeen::Never, |millis| LastSeen::OfflineSince(Timestamp::from_millis(millis)))
+        }
+        None => LastSeen::Never,
     }
 }
 
 #[async_trait]
-impl Presences for RedisRegistry {
+impl PresenceStore for RedisRegistry {
     async fn watch(
         &self,
         watcher: &UserId,
@@ -59,11 +61,11 @@ impl Presences for RedisRegistry {
         let mut pipeline = redis::pipe();
         for user in users {
             let key = watchers_key(user);
-            let spare = -i64::from(MAX_WATCHERS) - 1;
+            let spare = -i64::from(MAX_WATCHERS_PER_USER) - 1;
             pipeline.cmd("ZADD").arg(&key).arg(until.millis()).arg(watcher.as_str()).ignore();
             pipeline.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(now.millis()).ignore();
             pipeline.cmd("ZREMRANGEBYRANK").arg(&key).arg(0).arg(spare).ignore();
-            // Whoever asks last is told for longest.
+            // The latest watcher expires last, and the key with it.
             pipeline.cmd("PEXPIRE").arg(&key).arg(millis(until.since(now))).ignore();
             pipeline.cmd("ZSCORE").arg(self.online_key(user)).arg(user.as_str());
             pipeline.cmd("GET").arg(seen_key(user));
@@ -77,25 +79,25 @@ impl Presences for RedisRegistry {
         Ok(found.chunks_exact(2).map(read).collect())
     }
 
-    async fn came(&self, user: &UserId) -> Result<Seen, Unavailable> {
+    async fn mark_online(&self, user: &UserId) -> Result<LastSeen, Unavailable> {
         let mut command = redis::cmd("EVAL");
-        let call = format!("ks:lc:{{{}}}:{:016x}", part(user.as_str()), fastrand::u64(..));
-        command.arg(CAME).arg(2).arg(seen_key(user)).arg(call);
-        command.arg(HERE).arg(millis(REMEMBERED)).arg(millis(ANSWERED));
-        let before: String = self.run_one("note who has come", command).await?;
+        let call = format!("ks:lc:{{{}}}:{:016x}", escape_key_part(user.as_str()), fastrand::u64(..));
+        command.arg(MARK_ONLINE_SCRIPT).arg(2).arg(seen_key(user)).arg(call);
+        command.arg(ONLINE_VALUE).arg(millis(LAST_SEEN_TTL)).arg(millis(CALL_RESULT_TTL));
+        let before: String = self.run_one("record that a user is online", command).await?;
         Ok(read_seen((!before.is_empty()).then_some(&before)))
     }
 
-    async fn left(&self, user: &UserId, now: Timestamp) -> Result<(), Unavailable> {
+    async fn mark_offline(&self, user: &UserId, now: Timestamp) -> Result<(), Unavailable> {
         let mut command = redis::cmd("SET");
-        command.arg(seen_key(user)).arg(now.millis()).arg("PX").arg(millis(REMEMBERED));
-        self.run_one("note who has left", command).await
+        command.arg(seen_key(user)).arg(now.millis()).arg("PX").arg(millis(LAST_SEEN_TTL));
+        self.run_one("record that a user went offline", command).await
     }
 
     async fn watchers(&self, user: &UserId, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(watchers_key(user)).arg(format!("({}", now.millis())).arg("+inf");
-        let found: Vec<String> = self.run_one("read who watches a user", command).await?;
-        Ok(found.into_iter().filter_map(|id| readable(UserId::try_from(id))).collect())
+        let found: Vec<String> = self.run_one("read a user's watchers", command).await?;
+        Ok(found.into_iter().filter_map(|id| skip_unreadable(UserId::try_from(id))).collect())
     }
 }

@@ -1,42 +1,44 @@
-//! Clauses of [`Publisher`] and [`Mailbox`].
+//! Clauses of [`Publisher`] and [`QueueManager`].
 
 use std::time::Duration;
 
 use futures_util::{
-    FutureExt,
+    FutureExt, StreamExt,
     future::{BoxFuture, join_all},
+    stream,
 };
 use kschat_protocol::{Message, RoomId, TraceContext, UserId};
 use uuid::Uuid;
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{connection, message, somebody};
+use super::{message, unique_connection, unique_user};
 use crate::ports::{
-    Bound, BoxError, Deliveries, Delivery, Mailbox, PublishError, Publisher, Retired, RoomBindings, Undeliverable,
+    BindOutcome, BoxError, DeadLetterReason, Delivery, PublishError, Publisher, QueueConsumer, QueueManager,
+    QueueStatus, RoomBindings,
 };
 
-/// Nobody calls back.
+/// A cancellation that never comes.
 fn never() -> BoxFuture<'static, ()> {
     std::future::pending().boxed()
 }
 
-/// What a clause returns: the port's own failure fails the test.
+/// The result of a clause: an error of the port fails the test.
 pub type Outcome = Result<(), BoxError>;
 
-/// How long a delivery may take to come.
-const SOON: Duration = Duration::from_secs(10);
+/// The time within which a delivery must come.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long we watch for a delivery that must not come.
-const A_WHILE: Duration = Duration::from_millis(200);
+/// How long a clause watches for a delivery that must not come.
+const SILENCE_WINDOW: Duration = Duration::from_millis(200);
 
-/// Everything that a broker is to the use-cases.
-pub trait Broker: Publisher + Mailbox + RoomBindings {}
+/// All broker ports together.
+pub trait Broker: Publisher + QueueManager + RoomBindings {}
 
-impl<T: Publisher + Mailbox + RoomBindings> Broker for T {}
+impl<T: Publisher + QueueManager + RoomBindings> Broker for T {}
 
-async fn next(deliveries: &mut Box<dyn Deliveries>) -> Result<Delivery, BoxError> {
-    let delivery = tokio::time::timeout(SOON, deliveries.next()).await?;
+async fn next(deliveries: &mut Box<dyn QueueConsumer>) -> Result<Delivery, BoxError> {
+    let delivery = tokio::time::timeout(DELIVERY_TIMEOUT, deliveries.next()).await?;
     delivery.ok_or_else(|| "the deliveries have ended".into())
 }
 
@@ -47,7 +49,7 @@ async fn publish(broker: &impl Broker, to: &UserId, texts: &[&str]) -> Outcome {
     Ok(())
 }
 
-async fn expect(deliveries: &mut Box<dyn Deliveries>, texts: &[&str]) -> Result<Vec<Delivery>, BoxError> {
+async fn expect(deliveries: &mut Box<dyn QueueConsumer>, texts: &[&str]) -> Result<Vec<Delivery>, BoxError> {
     let mut all = Vec::new();
     for text in texts {
         let delivery = next(deliveries).await?;
@@ -57,12 +59,12 @@ async fn expect(deliveries: &mut Box<dyn Deliveries>, texts: &[&str]) -> Result<
     Ok(all)
 }
 
-/// A message for somebody without a queue is refused, and accepted once there is one.
+/// A message to a user without a queue is refused, and accepted once there is a queue.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_message_needs_a_queue(broker: &impl Broker) -> Outcome {
-    let user = somebody();
+/// Errors of the port.
+pub async fn publish_without_queue_returns_no_route(broker: &impl Broker) -> Outcome {
+    let user = unique_user();
     let refused = broker.publish(&user, &message(&user, "early")).await;
     assert!(matches!(refused, Err(PublishError::NoRoute)), "{refused:?}");
     broker.ensure(&user).await?;
@@ -72,12 +74,12 @@ pub async fn a_message_needs_a_queue(broker: &impl Broker) -> Outcome {
     Ok(())
 }
 
-/// What waits comes in order, also what comes while somebody listens, and nothing comes to another user.
+/// Messages come in order, including those that come while a consumer waits, and none reach another user.
 ///
 /// # Errors
-/// The port's own.
-pub async fn messages_come_in_order_to_their_receiver_only(broker: &impl Broker) -> Outcome {
-    let (user, other) = (somebody(), somebody());
+/// Errors of the port.
+pub async fn messages_reach_only_recipient_in_order(broker: &impl Broker) -> Outcome {
+    let (user, other) = (unique_user(), unique_user());
     broker.ensure(&user).await?;
     broker.ensure(&other).await?;
     publish(broker, &user, &["one", "two"]).await?;
@@ -86,16 +88,16 @@ pub async fn messages_come_in_order_to_their_receiver_only(broker: &impl Broker)
     expect(&mut deliveries, &["one", "two"]).await?;
     publish(broker, &user, &["three"]).await?;
     expect(&mut deliveries, &["three"]).await?;
-    assert!(tokio::time::timeout(A_WHILE, others.next()).await.is_err());
+    assert!(tokio::time::timeout(SILENCE_WINDOW, others.next()).await.is_err());
     Ok(())
 }
 
-/// What is acked never comes again; what is not comes again in order, marked, once the loans went back.
+/// Acked messages never come again; the others come again in order, marked as redelivered, after a requeue.
 ///
 /// # Errors
-/// The port's own.
-pub async fn what_is_not_acked_comes_again_in_order(broker: &impl Broker) -> Outcome {
-    let user = somebody();
+/// Errors of the port.
+pub async fn unacked_messages_are_redelivered_in_order(broker: &impl Broker) -> Outcome {
+    let user = unique_user();
     broker.ensure(&user).await?;
     publish(broker, &user, &["one", "two", "three", "four"]).await?;
     let mut deliveries = broker.open(&user).await?;
@@ -110,16 +112,16 @@ pub async fn what_is_not_acked_comes_again_in_order(broker: &impl Broker) -> Out
     deliveries.ack(&again.iter().map(|delivery| delivery.tag).collect::<Vec<_>>()).await?;
     deliveries.close().await;
     let mut deliveries = broker.open(&user).await?;
-    assert!(tokio::time::timeout(A_WHILE, deliveries.next()).await.is_err());
+    assert!(tokio::time::timeout(SILENCE_WINDOW, deliveries.next()).await.is_err());
     Ok(())
 }
 
-/// What comes again is in its place before the rest of a backlog, most of which was never on loan.
+/// Redelivered messages come before the rest of a backlog, most of which was never delivered.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_long_backlog_keeps_its_order_through_every_loan(broker: &impl Broker) -> Outcome {
-    let user = somebody();
+/// Errors of the port.
+pub async fn long_backlog_keeps_order_across_requeues(broker: &impl Broker) -> Outcome {
+    let user = unique_user();
     broker.ensure(&user).await?;
     let texts: Vec<String> = (0..150).map(|n| n.to_string()).collect();
     let mut left: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -135,51 +137,53 @@ pub async fn a_long_backlog_keeps_its_order_through_every_loan(broker: &impl Bro
     Ok(())
 }
 
-/// A discarded message does not come again, and those behind it do come.
+/// A dead-lettered message does not come again, and those behind it do come.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_discarded_message_is_out_of_the_way(broker: &impl Broker) -> Outcome {
-    let user = somebody();
+/// Errors of the port.
+pub async fn dead_lettered_message_is_not_redelivered(broker: &impl Broker) -> Outcome {
+    let user = unique_user();
     broker.ensure(&user).await?;
     publish(broker, &user, &["bad", "good"]).await?;
     let mut deliveries = broker.open(&user).await?;
     let got = expect(&mut deliveries, &["bad", "good"]).await?;
-    deliveries.discard(got[0].tag, &got[0].body, Undeliverable::Refused).await?;
+    deliveries.dead_letter(got[0].tag, &got[0].body, DeadLetterReason::Rejected).await?;
     deliveries.close().await;
     expect(&mut broker.open(&user).await?, &["good"]).await?;
     Ok(())
 }
 
-/// The trace of a message comes with it, and so does the connection that sent it, also the next time; who has none gets
-/// none.
+/// A message comes with its trace and its sender's connection, also when redelivered; one without them comes without.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_trace_travels_with_its_message(broker: &impl Broker) -> Outcome {
-    let user = somebody();
+/// Errors of the port.
+pub async fn trace_context_travels_with_message(broker: &impl Broker) -> Outcome {
+    let user = unique_user();
     broker.ensure(&user).await?;
     let trace = TraceContext::new(7, 8, 1, Some("vendor=1"));
     broker.publish(&user, &Message { trace: trace.clone(), ..message(&user, "traced") }).await?;
     publish(broker, &user, &["plain"]).await?;
-    let via = Some(connection());
-    broker.publish(&user, &Message { via: via.clone(), ..message(&user, "own") }).await?;
+    let sender_connection = Some(unique_connection());
+    broker.publish(&user, &Message { sender_connection: sender_connection.clone(), ..message(&user, "own") }).await?;
     for _ in 0..2 {
         let mut deliveries = broker.open(&user).await?;
         let got = expect(&mut deliveries, &["traced", "plain", "own"]).await?;
         assert_eq!([&got[0].trace, &got[1].trace, &got[2].trace], [&trace, &None, &None]);
-        assert_eq!([&got[0].via, &got[1].via, &got[2].via], [&None, &None, &via]);
+        assert_eq!(
+            [&got[0].sender_connection, &got[1].sender_connection, &got[2].sender_connection],
+            [&None, &None, &sender_connection]
+        );
         deliveries.close().await;
     }
     Ok(())
 }
 
-/// Waiting can be given up at any moment without losing a message.
+/// A cancelled wait loses no message.
 ///
 /// # Errors
-/// The port's own.
-pub async fn giving_up_waiting_loses_nothing(broker: &impl Broker) -> Outcome {
-    let user = somebody();
+/// Errors of the port.
+pub async fn cancelled_next_loses_no_message(broker: &impl Broker) -> Outcome {
+    let user = unique_user();
     broker.ensure(&user).await?;
     let mut deliveries = broker.open(&user).await?;
     for n in 0..50 {
@@ -199,100 +203,137 @@ pub async fn giving_up_waiting_loses_nothing(broker: &impl Broker) -> Outcome {
     Ok(())
 }
 
-/// Taking only what is already here, with more to come, keeps the order.
+/// Taking only buffered messages, with more to come, keeps the order.
 ///
 /// # Errors
-/// The port's own.
-pub async fn what_is_here_already_can_be_taken_without_waiting(broker: &impl Broker) -> Outcome {
-    let user = somebody();
+/// Errors of the port.
+pub async fn try_next_returns_buffered_message(broker: &impl Broker) -> Outcome {
+    let user = unique_user();
     broker.ensure(&user).await?;
     publish(broker, &user, &["one", "two"]).await?;
     let mut deliveries = broker.open(&user).await?;
     expect(&mut deliveries, &["one"]).await?;
-    tokio::time::sleep(A_WHILE).await;
+    tokio::time::sleep(SILENCE_WINDOW).await;
     let second = deliveries.try_next().ok_or("the second is not here")?;
     assert_eq!(Message::from_slice(&second.body)?.msg, "two");
     assert_eq!(deliveries.try_next(), None);
     Ok(())
 }
 
-/// Of many publishes at once, each hears of its own route, not of its neighbour's.
+/// Each of many concurrent publishes gets the outcome of its own route, not of its neighbour's.
 ///
 /// # Errors
-/// The port's own.
-pub async fn each_publish_hears_of_its_own_route(broker: &impl Broker) -> Outcome {
-    let (user, stranger) = (somebody(), somebody());
+/// Errors of the port.
+pub async fn concurrent_publishes_get_own_outcome(broker: &impl Broker) -> Outcome {
+    let (user, unknown) = (unique_user(), unique_user());
     broker.ensure(&user).await?;
     let publish = |n: usize| {
-        let (user, stranger) = (&user, &stranger);
+        let (user, unknown) = (&user, &unknown);
         async move {
-            let to = if n.is_multiple_of(3) { stranger } else { user };
+            let to = if n.is_multiple_of(3) { unknown } else { user };
             (to, broker.publish(to, &message(to, &n.to_string())).await)
         }
     };
     for (to, outcome) in join_all((0..300).map(publish)).await {
         match outcome {
             Ok(()) => assert_eq!(to, &user),
-            Err(PublishError::NoRoute) => assert_eq!(to, &stranger),
+            Err(PublishError::NoRoute) => assert_eq!(to, &unknown),
             Err(other) => return Err(other.into()),
         }
     }
     Ok(())
 }
 
-/// A queue in which messages wait is not removed, nor is one from which a message is on loan.
+/// With hundreds in flight all the time, some without a queue, each publish gets the outcome of its own route, and
+/// routed messages come in the order of their publishes.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_queue_in_which_messages_wait_is_kept(broker: &impl Broker) -> Outcome {
-    let user = somebody();
-    assert_eq!(broker.retire(&user, never()).await?, Retired::Gone, "nobody has made it");
+/// Errors of the port.
+pub async fn publishes_at_full_speed_keep_routes_and_order(broker: &impl Broker) -> Outcome {
+    const MESSAGES: usize = 6_000;
+    let users: Vec<UserId> = (0..7).map(|_| unique_user()).collect();
+    let (known, unknown) = users.split_at(3);
+    for user in known {
+        broker.ensure(user).await?;
+    }
+    // Publishes that wait for a connection may overtake one another.
+    assert!(matches!(broker.publish(&unknown[0], &message(&unknown[0], "first")).await, Err(PublishError::NoRoute)));
+    // Runs of different lengths, so that confirms of several at once begin and end anywhere.
+    let recipient = |n: usize| &users[(n * n / 3 + n / 5) % users.len()];
+    let publish =
+        |n: usize| async move { (n, broker.publish(recipient(n), &message(recipient(n), &n.to_string())).await) };
+    let mut outcomes = stream::iter((0..MESSAGES).map(publish)).buffer_unordered(400);
+    while let Some((n, outcome)) = outcomes.next().await {
+        match outcome {
+            Ok(()) => assert!(known.contains(recipient(n)), "{n} has no queue"),
+            Err(PublishError::NoRoute) => assert!(unknown.contains(recipient(n)), "{n} has a queue"),
+            Err(other) => return Err(other.into()),
+        }
+    }
+    for user in known {
+        let mut deliveries = broker.open(user).await?;
+        for n in (0..MESSAGES).filter(|n| recipient(*n) == user) {
+            let got = expect(&mut deliveries, &[&n.to_string()]).await?;
+            deliveries.ack(&[got[0].tag]).await?;
+        }
+        deliveries.close().await;
+    }
+    Ok(())
+}
+
+/// A queue with ready or unacked messages is not removed.
+///
+/// # Errors
+/// Errors of the port.
+pub async fn queue_with_backlog_is_kept(broker: &impl Broker) -> Outcome {
+    let user = unique_user();
+    assert_eq!(broker.retire(&user, never()).await?, QueueStatus::Gone, "no queue was created");
     broker.ensure(&user).await?;
     publish(broker, &user, &["one", "two"]).await?;
-    assert!(matches!(broker.retire(&user, never()).await?, Retired::Waiting(_)));
+    assert!(matches!(broker.retire(&user, never()).await?, QueueStatus::Backlogged(_)));
     let mut deliveries = broker.open(&user).await?;
     let got = expect(&mut deliveries, &["one", "two"]).await?;
     deliveries.ack(&[got[0].tag]).await?;
     deliveries.close().await;
-    assert!(matches!(broker.retire(&user, never()).await?, Retired::Waiting(_)));
+    assert!(matches!(broker.retire(&user, never()).await?, QueueStatus::Backlogged(_)));
     let mut deliveries = broker.open(&user).await?;
     let got = expect(&mut deliveries, &["two"]).await?;
     deliveries.ack(&[got[0].tag]).await?;
     deliveries.close().await;
-    assert!(!matches!(broker.retire(&user, never()).await?, Retired::Waiting(_)));
+    assert!(!matches!(broker.retire(&user, never()).await?, QueueStatus::Backlogged(_)));
     Ok(())
 }
 
-/// An empty queue is called gone only if the next message has no route. One that stays takes it unseen, and is said to
-/// stay for a while.
+/// An empty queue is reported as gone only if the next message has no route. A kept one takes that message, and is
+/// reported to stay for a while.
 ///
 /// # Errors
-/// The port's own.
-pub async fn an_empty_queue_that_stays_is_not_called_gone(broker: &impl Broker) -> Outcome {
-    let user = somebody();
-    assert_eq!(broker.look(&user).await?, Retired::Gone, "nobody has made it");
+/// Errors of the port.
+pub async fn kept_empty_queue_is_not_reported_missing(broker: &impl Broker) -> Outcome {
+    let user = unique_user();
+    assert_eq!(broker.queue_status(&user).await?, QueueStatus::Gone, "no queue was created");
     broker.ensure(&user).await?;
-    assert!(matches!(broker.look(&user).await?, Retired::Idle(safe) if !safe.is_zero()));
+    assert!(matches!(broker.queue_status(&user).await?, QueueStatus::Empty(safe) if !safe.is_zero()));
     let retired = broker.retire(&user, never()).await?;
     let published = broker.publish(&user, &message(&user, "away")).await;
     match retired {
-        Retired::Gone => assert!(matches!(published, Err(PublishError::NoRoute)), "{published:?}"),
-        Retired::Idle(safe) => {
+        QueueStatus::Gone => assert!(matches!(published, Err(PublishError::NoRoute)), "{published:?}"),
+        QueueStatus::Empty(safe) => {
             published?;
             assert!(!safe.is_zero());
-            assert!(matches!(broker.look(&user).await?, Retired::Waiting(_)));
+            assert!(matches!(broker.queue_status(&user).await?, QueueStatus::Backlogged(_)));
         }
         other => panic!("{other:?}"),
     }
     Ok(())
 }
 
-/// An empty queue is removed: the next message has no route, until the queue is made again.
+/// An empty queue is removed: the next message has no route until the queue is created again.
 ///
 /// # Errors
-/// The port's own.
-pub async fn an_empty_queue_is_removed(broker: &impl Broker) -> Outcome {
-    let user = somebody();
+/// Errors of the port.
+pub async fn empty_queue_is_removed(broker: &impl Broker) -> Outcome {
+    let user = unique_user();
     for _ in 0..2 {
         broker.ensure(&user).await?;
         publish(broker, &user, &["one"]).await?;
@@ -300,55 +341,60 @@ pub async fn an_empty_queue_is_removed(broker: &impl Broker) -> Outcome {
         let got = expect(&mut deliveries, &["one"]).await?;
         deliveries.ack(&[got[0].tag]).await?;
         deliveries.close().await;
-        assert_eq!(broker.retire(&user, never()).await?, Retired::Gone);
+        assert_eq!(broker.retire(&user, never()).await?, QueueStatus::Gone);
         let refused = broker.publish(&user, &message(&user, "late")).await;
         assert!(matches!(refused, Err(PublishError::NoRoute)), "{refused:?}");
     }
     Ok(())
 }
 
-/// What is said in a room comes to everybody whose queue is bound to it, also to those who are away, and to nobody else.
-/// No character of its id makes it another room, or all of them.
+/// A message to a room reaches every user whose queue is bound to it, also offline ones, and no other. No character of
+/// its id makes it another room, or all of them.
 ///
 /// # Errors
-/// The port's own.
-pub async fn what_is_said_in_a_room_comes_to_all_who_are_in_it(broker: &impl Broker) -> Outcome {
-    let (one, two, other) = (somebody(), somebody(), somebody());
+/// Errors of the port.
+pub async fn room_publish_reaches_every_bound_queue(broker: &impl Broker) -> Outcome {
+    let (one, two, other) = (unique_user(), unique_user(), unique_user());
     let name = Uuid::now_v7();
     let room = |suffix: &str| RoomId::try_from(format!("{name}{suffix}"));
     let (here, all) = (room(".1 \"%\"")?, room(".*#")?);
-    assert_eq!(broker.bind(&one, &here).await?, Bound::NoQueue);
+    assert_eq!(broker.bind(&one, &here).await?, BindOutcome::NoQueue);
     let nobody = broker.publish_to_room(&here, &message(&one, "early")).await;
     assert!(matches!(nobody, Err(PublishError::NoRoute)), "{nobody:?}");
     for user in [&one, &two, &other] {
         broker.ensure(user).await?;
-        assert!(matches!(broker.look(user).await?, Retired::Idle(_)));
+        assert!(matches!(broker.queue_status(user).await?, QueueStatus::Empty(_)));
     }
-    assert_eq!((broker.bind(&one, &here).await?, broker.bind(&one, &here).await?), (Bound::Done, Bound::Done));
+    assert_eq!(
+        (broker.bind(&one, &here).await?, broker.bind(&one, &here).await?),
+        (BindOutcome::Done, BindOutcome::Done)
+    );
     broker.bind_rooms(&two, &[here.clone(), all.clone()]).await?;
-    assert_eq!(broker.bind(&other, &all).await?, Bound::Done);
+    assert_eq!(broker.bind(&other, &all).await?, BindOutcome::Done);
     for text in ["one", "two"] {
         broker.publish_to_room(&here, &message(&one, text)).await?;
     }
-    assert!(matches!(broker.look(&two).await?, Retired::Waiting(_)));
+    assert!(matches!(broker.queue_status(&two).await?, QueueStatus::Backlogged(_)));
     let mut deliveries = broker.open(&one).await?;
     expect(&mut deliveries, &["one", "two"]).await?;
     broker.unbind(&one, &here).await?;
-    broker.unbind(&somebody(), &here).await?;
+    broker.unbind(&unique_user(), &here).await?;
     broker.publish_to_room(&here, &message(&one, "three")).await?;
     expect(&mut broker.open(&two).await?, &["one", "two", "three"]).await?;
-    assert!(tokio::time::timeout(A_WHILE, deliveries.next()).await.is_err(), "it has left");
-    assert!(tokio::time::timeout(A_WHILE, broker.open(&other).await?.next()).await.is_err(), "it is in another");
+    assert!(tokio::time::timeout(SILENCE_WINDOW, deliveries.next()).await.is_err(), "the member has left the room");
+    assert!(
+        tokio::time::timeout(SILENCE_WINDOW, broker.open(&other).await?.next()).await.is_err(),
+        "the user is in another room"
+    );
     Ok(())
 }
 
-/// A queue that its owner takes out of rooms hears of these no more, and of the others still. It need not have been in
-/// them, nor be there.
+/// A queue that its owner unbinds from rooms gets only messages of other rooms. It need not have been bound, nor exist.
 ///
 /// # Errors
-/// The port's own.
-pub async fn unbound_queue_hears_its_other_rooms_only(broker: &impl Broker) -> Outcome {
-    let (user, name) = (somebody(), Uuid::now_v7());
+/// Errors of the port.
+pub async fn unbound_queue_receives_only_other_rooms(broker: &impl Broker) -> Outcome {
+    let (user, name) = (unique_user(), Uuid::now_v7());
     let rooms = ["a", "b", "c", "d"].map(|suffix| RoomId::try_from(format!("{name}.{suffix}")));
     let [Ok(left), Ok(stays), Ok(also_left), Ok(never)] = rooms else { unreachable!("valid ids") };
     let gone = [left.clone(), also_left.clone(), never];
@@ -368,27 +414,27 @@ pub async fn unbound_queue_hears_its_other_rooms_only(broker: &impl Broker) -> O
 }
 
 /// How long queues are removed while messages are sent.
-const REMOVING: Duration = Duration::from_secs(4);
+const REMOVAL_TEST_DURATION: Duration = Duration::from_secs(4);
 
-/// Nothing is lost when a queue is removed as often as possible while messages are sent: each is either in the queue or
-/// was refused as having no route, upon which the owner makes the queue again.
+/// Nothing is lost when a queue is removed as often as possible during sends. Each message is either in the queue or
+/// was refused for lack of a route, upon which the owner creates the queue again.
 ///
 /// # Errors
-/// The port's own.
+/// Errors of the port.
 pub async fn removing_a_queue_loses_no_message(broker: &impl Broker) -> Outcome {
-    let (user, wanted, began) = (somebody(), Notify::new(), Instant::now());
+    let (user, wanted, began) = (unique_user(), Notify::new(), Instant::now());
     let send = |name: &'static str| {
         let (user, wanted) = (&user, &wanted);
         async move {
             let mut accepted = Vec::new();
-            while began.elapsed() < REMOVING {
+            while began.elapsed() < REMOVAL_TEST_DURATION {
                 let text = format!("{name} {}", accepted.len());
                 match broker.publish(user, &message(user, &text)).await {
                     Ok(()) => accepted.push(text),
                     Err(PublishError::NoRoute) => wanted.notify_one(),
                     Err(other) => return Err(BoxError::from(other)),
                 }
-                // Long enough now and then for the queue to go.
+                // Now and then long enough for the queue to be removed.
                 let pause = if accepted.len() % 100 == 99 { 1_200 } else { fastrand::u64(0..30) };
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
@@ -397,7 +443,7 @@ pub async fn removing_a_queue_loses_no_message(broker: &impl Broker) -> Outcome 
     };
     let own = async {
         let mut taken = Vec::new();
-        while began.elapsed() < REMOVING {
+        while began.elapsed() < REMOVAL_TEST_DURATION {
             let mut deliveries = broker.open(&user).await?;
             while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_millis(3), deliveries.next()).await {
                 taken.push(Message::from_slice(&delivery.body)?.msg);
@@ -421,24 +467,26 @@ pub async fn removing_a_queue_loses_no_message(broker: &impl Broker) -> Outcome 
     Ok(())
 }
 
-/// One test a clause, against what `$setup` (an async expression) makes. `an_empty_queue_is_removed` is for brokers that can.
+/// One test per clause, on the broker that `$setup` (an async expression) makes. `empty_queue_is_removed` is for
+/// brokers that can.
 #[macro_export]
 macro_rules! broker_contract {
     ($setup:expr) => {
         $crate::broker_contract!(@ $setup,
-            a_message_needs_a_queue,
-            messages_come_in_order_to_their_receiver_only,
-            what_is_not_acked_comes_again_in_order,
-            a_long_backlog_keeps_its_order_through_every_loan,
-            a_discarded_message_is_out_of_the_way,
-            a_trace_travels_with_its_message,
-            giving_up_waiting_loses_nothing,
-            what_is_here_already_can_be_taken_without_waiting,
-            each_publish_hears_of_its_own_route,
-            a_queue_in_which_messages_wait_is_kept,
-            an_empty_queue_that_stays_is_not_called_gone,
-            what_is_said_in_a_room_comes_to_all_who_are_in_it,
-            unbound_queue_hears_its_other_rooms_only,
+            publish_without_queue_returns_no_route,
+            messages_reach_only_recipient_in_order,
+            unacked_messages_are_redelivered_in_order,
+            long_backlog_keeps_order_across_requeues,
+            dead_lettered_message_is_not_redelivered,
+            trace_context_travels_with_message,
+            cancelled_next_loses_no_message,
+            try_next_returns_buffered_message,
+            concurrent_publishes_get_own_outcome,
+            publishes_at_full_speed_keep_routes_and_order,
+            queue_with_backlog_is_kept,
+            kept_empty_queue_is_not_reported_missing,
+            room_publish_reaches_every_bound_queue,
+            unbound_queue_receives_only_other_rooms,
             removing_a_queue_loses_no_message,
         );
     };

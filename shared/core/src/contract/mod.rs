@@ -1,8 +1,7 @@
-//! What every adapter of a port must do, written once.
+//! The contract that every adapter of a port must pass, written once.
 //!
-//! A clause is a function over the port. `registry_contract!` and `broker_contract!` turn the clauses into
-//! one test each, for whatever the given expression sets up, so that memory and the real service are held
-//! to the same words.
+//! A clause is a function over the port. `registry_contract!` and `broker_contract!` turn the clauses into one test
+//! each, for what the given expression sets up. So memory and the real service pass the same clauses.
 
 pub mod broker;
 pub mod ownership;
@@ -13,12 +12,12 @@ use std::{
     time::Duration,
 };
 
-use kschat_protocol::{ConnectionId, JsonId, Message, MessageId, Status, UserId, Version, dialect::Dialect};
+use kschat_protocol::{ConnectionId, JsonId, Message, MessageId, ProtocolVersion, Status, UserId, dialect::Dialect};
 use uuid::Uuid;
 
 use crate::{
     Clock, Session, Timestamp,
-    ports::{Admission, ConnectionRegistry, Created, Unavailable},
+    ports::{Admission, ConnectionRegistry, CreateOutcome, Unavailable},
 };
 
 /// A clock that stands still until it is set.
@@ -44,17 +43,17 @@ impl Clock for ManualClock {
     }
 }
 
-/// A user whom no other test knows.
+/// A user that no other test uses.
 #[must_use]
 #[expect(clippy::expect_used, reason = "this text is a valid id")]
-pub fn somebody() -> UserId {
+pub fn unique_user() -> UserId {
     UserId::try_from(format!("user \"{}\"", Uuid::now_v7())).expect("a valid user id")
 }
 
-/// A connection that no other test knows.
+/// A connection that no other test uses.
 #[must_use]
 #[expect(clippy::expect_used, reason = "this text is a valid id")]
-pub fn connection() -> ConnectionId {
+pub fn unique_connection() -> ConnectionId {
     ConnectionId::try_from(format!("{}=", Uuid::now_v7())).expect("a valid connection id")
 }
 
@@ -71,7 +70,7 @@ pub fn message(to: &UserId, text: &str) -> Message {
         rno: None,
         trace: None,
         room: None,
-        via: None,
+        sender_connection: None,
     }
 }
 
@@ -79,19 +78,19 @@ pub fn message(to: &UserId, text: &str) -> Message {
 #[must_use]
 pub fn session(user: &UserId, connected: Timestamp, span: Duration) -> Session {
     let (user, expires) = (user.clone(), Some(connected.plus(span)));
-    Session { user, version: Version::V2, connected, expires, dialect: Dialect::Raw, rooms: None, source: None }
+    Session { user, version: ProtocolVersion::V2, connected, expires, dialect: Dialect::Raw, rooms: None, source: None }
 }
 
 /// The conditions under which a connection is always created.
 #[must_use]
 pub fn admission(now: Timestamp) -> Admission {
-    Admission { instead_of: None, limit: usize::MAX, rate: None, now }
+    Admission { replaced_user: None, limit: usize::MAX, rate: None, now }
 }
 
 /// Registers a connection without conditions.
 ///
 /// # Errors
-/// The port's own.
+/// Errors of the port.
 ///
 /// # Panics
 /// If the connection is not created all the same.
@@ -101,6 +100,6 @@ pub async fn register(
     session: &Session,
 ) -> Result<(), Unavailable> {
     let created = registry.create(connection, session, &admission(session.connected)).await?;
-    assert_eq!(created, Created::Done);
+    assert_eq!(created, CreateOutcome::Done);
     Ok(())
 }

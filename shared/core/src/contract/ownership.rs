@@ -1,74 +1,71 @@
-//! Clauses of [`Ownership`], [`Pokes`], [`Acks`], [`Notices`], [`Replies`] and [`Supervision`].
+//! Clauses of [`Ownership`] and [`OwnerChannel`].
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kschat_protocol::{AckFrame, JsonId, Notice, Position, UserId};
+use kschat_protocol::{AckFrame, EphemeralEvent, JsonId, Position, ServerFrame, UserId};
 
-use super::{connection, message, somebody};
+use super::{message, unique_connection, unique_user};
 use crate::{
     Partition, Partitions,
-    ports::{Acks, BoxError, Notices, Ownership, OwnershipEvent, Pokes, Replies, Supervision},
+    ports::{BoxError, OwnerChannel, OwnerMessage, Ownership, OwnershipEvent},
 };
 
-/// What a clause returns: the port's own failure fails the test.
+/// The result of a clause: an error of the port fails the test.
 pub type Outcome = Result<(), BoxError>;
 
-/// How long a change may take to be told.
-const SOON: Duration = Duration::from_secs(10);
+/// The time within which a change must be reported.
+const OWNERSHIP_EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whoever is alone owns every partition once, and then hears every poke, ack, notice and reply.
+/// A single member owns every partition once, and then gets each message for an owner as it was sent.
 ///
 /// # Errors
-/// The port's own.
-pub async fn the_only_member_owns_everything_and_hears_pokes_and_acks(
+/// Errors of the port.
+pub async fn single_member_owns_all_and_receives_owner_messages(
     ownership: &mut impl Ownership,
-    teller: &(impl Pokes + Acks + Notices + Replies + Supervision),
+    owners: &impl OwnerChannel,
     partitions: Partitions,
 ) -> Outcome {
     let mut owned: BTreeSet<Partition> = BTreeSet::new();
     while owned.len() < usize::from(partitions.count()) {
-        match tokio::time::timeout(SOON, ownership.next()).await? {
-            OwnershipEvent::Acquired(partition) => assert!(owned.insert(partition), "{partition} was told twice"),
-            other => assert!(matches!(other, OwnershipEvent::Poked(_)), "{other:?}"),
+        match tokio::time::timeout(OWNERSHIP_EVENT_TIMEOUT, ownership.next()).await? {
+            OwnershipEvent::Acquired(partition) => assert!(owned.insert(partition), "{partition} was acquired twice"),
+            other => assert!(matches!(other, OwnershipEvent::Message(_, OwnerMessage::Refresh)), "{other:?}"),
         }
     }
-    for user in [somebody(), somebody(), somebody()] {
-        teller.poke(&user).await?;
-        let heard = tokio::time::timeout(SOON, ownership.next()).await?;
-        assert_eq!(heard, OwnershipEvent::Poked(user.clone()));
-        let id = message(&user, "").id;
-        for ack in [
-            AckFrame { message: Some(id.clone()), position: None, again: false },
-            AckFrame { message: Some(id), position: Some(Position { run: 7, number: 9 }), again: true },
-            AckFrame { message: None, position: None, again: true },
-            AckFrame { message: None, position: Some(Position { run: 7, number: 9 }), again: false },
-        ] {
-            teller.acked(&user, &ack).await?;
-            let heard = tokio::time::timeout(SOON, ownership.next()).await?;
-            assert_eq!(heard, OwnershipEvent::Acked(user.clone(), ack));
+    for user in [unique_user(), unique_user(), UserId::provisional(&unique_connection())] {
+        for sent in messages(&user) {
+            owners.send(&user, sent.clone()).await?;
+            let received = tokio::time::timeout(OWNERSHIP_EVENT_TIMEOUT, ownership.next()).await?;
+            assert_eq!(received, OwnershipEvent::Message(user.clone(), sent));
         }
-        for from in [JsonId::Text("\"alice\"".to_owned()), JsonId::Text("7".to_owned())] {
-            let notice = Notice::Typing { from, on: true };
-            teller.notify(&user, &notice).await?;
-            let heard = tokio::time::timeout(SOON, ownership.next()).await?;
-            assert_eq!(heard, OwnershipEvent::Noticed(user.clone(), notice));
-        }
-        let (connection, frame) = (connection(), r#"{"event":"RESPSEND","MSG":"Ünïcödé"}"#);
-        teller.reply(&user, &connection, frame).await?;
-        let heard = tokio::time::timeout(SOON, ownership.next()).await?;
-        assert_eq!(heard, OwnershipEvent::Replied(user.clone(), connection.clone(), frame.to_owned()));
-        for named in [None, Some(connection)] {
-            teller.close(&user, named.as_ref()).await?;
-            let heard = tokio::time::timeout(SOON, ownership.next()).await?;
-            assert_eq!(heard, OwnershipEvent::Closing(user.clone(), named));
-        }
-        teller.check(&user).await?;
-        let heard = tokio::time::timeout(SOON, ownership.next()).await?;
-        assert_eq!(heard, OwnershipEvent::Checking(user));
     }
-    // Who has no name yet is spoken of by the connection.
-    let nobody = UserId::nameless(&connection());
-    teller.poke(&nobody).await?;
-    assert_eq!(tokio::time::timeout(SOON, ownership.next()).await?, OwnershipEvent::Poked(nobody));
     Ok(())
+}
+
+/// Messages of each kind, with and without their optional parts.
+#[must_use]
+pub fn messages(user: &UserId) -> Vec<OwnerMessage> {
+    let id = message(user, "").id;
+    let position = Some(Position { run: 7, number: 9 });
+    let acks = [
+        AckFrame { message: Some(id.clone()), position: None, redelivery_requested: false },
+        AckFrame { message: Some(id), position, redelivery_requested: true },
+        AckFrame { message: None, position: None, redelivery_requested: true },
+        AckFrame { message: None, position, redelivery_requested: false },
+    ];
+    let events = ["\"alice\"", "7"]
+        .map(|from| EphemeralEvent::Typing { from: JsonId::Text(from.to_owned()), on: true })
+        .map(OwnerMessage::Event);
+    let connection = unique_connection();
+    let reply = ServerFrame::from_text(r#"{"event":"RESPSEND","MSG":"Ünïcödé"}"#)
+        .map(|frame| OwnerMessage::Reply { connection: connection.clone(), frame });
+    let rest = [
+        OwnerMessage::Refresh,
+        OwnerMessage::Close { connection: None },
+        OwnerMessage::Close { connection: Some(connection) },
+        OwnerMessage::CheckConnections,
+        OwnerMessage::QueueRequest { requester: Some(unique_user()) },
+        OwnerMessage::QueueRequest { requester: None },
+    ];
+    acks.map(OwnerMessage::Ack).into_iter().chain(events).chain(reply).chain(rest).collect()
 }

@@ -1,24 +1,25 @@
-//! Clauses of [`ConnectionRegistry`], [`IdempotencyStore`] and [`Backlogs`].
+//! Clauses of [`ConnectionRegistry`], [`IdempotencyStore`] and [`BacklogStore`].
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use kschat_protocol::{ConnectionId, MessageId, RoomId, UserId, Version, dialect::Dialect};
+use kschat_protocol::{ConnectionId, MessageId, ProtocolVersion, RoomId, UserId, dialect::Dialect};
 
-use super::{admission, connection, register, session, somebody};
+use super::{admission, register, session, unique_connection, unique_user};
 use crate::{
     Clock, Partitions, Session, SystemClock, Timestamp,
-    limits::{BLOCKED, REFUSALS, Rate, Share},
+    limits::{BLOCK_DURATION, REFUSAL_RATE, Rate, Share},
     ports::{
-        Addressed, Admission, Backlogs, Charge, Claim, Claimed, Class, ConnectionRegistry, Created, IdempotencyStore,
-        Marks, Memberships, Presence, Presences, Reachable, Receipt, Receipts, RoomsOfUser, Seen, SenderShares, Stage,
-        Unavailable, Updated, Verdict,
+        Admission, BacklogStore, Charge, ChargeVerdict, Claim, ClaimOutcome, ConnectionRegistry, CreateOutcome,
+        IdempotencyStore, LastSeen, MessageCharge, Presence, PresenceStore, RateClass, ReadPositions, Receipt,
+        ReceiptStage, ReceiptStore, RegisteredConnection, RoomMemberships, SenderShares, Unavailable, UpdateOutcome,
+        UserRooms,
     },
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// What a clause returns: the port's own failure fails the test.
+/// The result of a clause: an error of the port fails the test.
 pub type Outcome = Result<(), Unavailable>;
 
 async fn devices_of(
@@ -34,28 +35,28 @@ async fn devices_of(
 /// A session reads back as it was registered, and an unknown connection has none.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_session_reads_back(registry: &impl ConnectionRegistry) -> Outcome {
-    let (id, now) = (connection(), SystemClock.now());
+/// Errors of the port.
+pub async fn session_round_trips(registry: &impl ConnectionRegistry) -> Outcome {
+    let (id, now) = (unique_connection(), SystemClock.now());
     assert_eq!(registry.session(&id).await?, None);
-    let session = session(&somebody(), now, HOUR);
+    let session = session(&unique_user(), now, HOUR);
     register(registry, &id, &session).await?;
     register(registry, &id, &session).await?;
     assert_eq!(registry.session(&id).await?, Some(session));
     Ok(())
 }
 
-/// All devices of a user are found, and nobody else's.
+/// All connections of a user are found, and none of another user.
 ///
 /// # Errors
-/// The port's own.
+/// Errors of the port.
 pub async fn every_device_is_found(registry: &impl ConnectionRegistry) -> Outcome {
-    let (user, other, now) = (somebody(), somebody(), SystemClock.now());
-    let mut devices = vec![connection(), connection(), connection()];
+    let (user, other, now) = (unique_user(), unique_user(), SystemClock.now());
+    let mut devices = vec![unique_connection(), unique_connection(), unique_connection()];
     for id in &devices {
         register(registry, id, &session(&user, now, HOUR)).await?;
     }
-    register(registry, &connection(), &session(&other, now, HOUR)).await?;
+    register(registry, &unique_connection(), &session(&other, now, HOUR)).await?;
     devices.sort();
     assert_eq!(devices_of(registry, &user, now).await?, devices);
     Ok(())
@@ -64,10 +65,10 @@ pub async fn every_device_is_found(registry: &impl ConnectionRegistry) -> Outcom
 /// A removed connection is gone, and removing it again is no error.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_removed_connection_is_forgotten(registry: &impl ConnectionRegistry) -> Outcome {
-    let (user, now) = (somebody(), SystemClock.now());
-    let (stays, goes) = (connection(), connection());
+/// Errors of the port.
+pub async fn removed_connection_is_forgotten(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (unique_user(), SystemClock.now());
+    let (stays, goes) = (unique_connection(), unique_connection());
     for id in [&stays, &goes] {
         register(registry, id, &session(&user, now, HOUR)).await?;
     }
@@ -78,17 +79,17 @@ pub async fn a_removed_connection_is_forgotten(registry: &impl ConnectionRegistr
     Ok(())
 }
 
-/// Nobody is reachable beyond the end of a token, but who was behind the connection is still known.
+/// An expired token ends reachability, but the connection's session is still known.
 ///
 /// # Errors
-/// The port's own.
-pub async fn nobody_outlives_a_token(registry: &impl ConnectionRegistry) -> Outcome {
-    let (user, now) = (somebody(), SystemClock.now());
+/// Errors of the port.
+pub async fn expired_token_ends_reachability(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (unique_user(), SystemClock.now());
     let partition = Partitions::default().of(&user);
-    let id = connection();
+    let id = unique_connection();
     register(registry, &id, &session(&user, now, HOUR)).await?;
     let (before, after) = (now.plus(HOUR - Duration::from_secs(1)), now.plus(HOUR + Duration::from_secs(1)));
-    let reachable = Reachable { connection: id.clone(), session: session(&user, now, HOUR) };
+    let reachable = RegisteredConnection { connection: id.clone(), session: session(&user, now, HOUR) };
     assert_eq!(registry.connections(&user, before).await?, [reachable]);
     assert!(registry.online(partition, before).await?.contains(&user));
     assert!(registry.connections(&user, after).await?.is_empty());
@@ -97,16 +98,14 @@ pub async fn nobody_outlives_a_token(registry: &impl ConnectionRegistry) -> Outc
     Ok(())
 }
 
-/// A connection whose user is not known yet is found by its provisional one.
+/// An unauthenticated connection is found by its provisional user.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_connection_without_a_name_is_found_by_its_provisional_one(
-    registry: &impl ConnectionRegistry,
-) -> Outcome {
-    let (connection, now) = (connection(), SystemClock.now());
+/// Errors of the port.
+pub async fn provisional_user_finds_unauthenticated_connection(registry: &impl ConnectionRegistry) -> Outcome {
+    let (connection, now) = (unique_connection(), SystemClock.now());
     let partitions = Partitions::default();
-    let nobody = UserId::nameless(&connection);
+    let nobody = UserId::provisional(&connection);
     register(registry, &connection, &session(&nobody, now, HOUR)).await?;
     assert!(registry.online(partitions.of(&nobody), now).await?.contains(&nobody));
     let found = registry.connections(&nobody, now).await?;
@@ -117,36 +116,37 @@ pub async fn a_connection_without_a_name_is_found_by_its_provisional_one(
     Ok(())
 }
 
-/// A connection is found with all that its handshake has told.
+/// A connection is found with its whole session.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_connection_is_found_with_its_session(registry: &impl ConnectionRegistry) -> Outcome {
-    let (user, now) = (somebody(), SystemClock.now());
+/// Errors of the port.
+pub async fn connections_return_sessions(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (unique_user(), SystemClock.now());
     let joined = || Dialect::from_code("4/kschat").unwrap_or_default();
     for (version, expires, dialect) in
-        [(Version::Seed, Some(now.plus(HOUR)), Dialect::Raw), (Version::V2, None, joined())]
+        [(ProtocolVersion::V1, Some(now.plus(HOUR)), Dialect::Raw), (ProtocolVersion::V2, None, joined())]
     {
-        let (connection, session) = (connection(), Session { version, expires, dialect, ..session(&user, now, HOUR) });
+        let (connection, session) =
+            (unique_connection(), Session { version, expires, dialect, ..session(&user, now, HOUR) });
         register(registry, &connection, &session).await?;
         let id = connection.clone();
-        assert_eq!(registry.connections(&user, now).await?, [Reachable { connection, session }]);
+        assert_eq!(registry.connections(&user, now).await?, [RegisteredConnection { connection, session }]);
         registry.remove(&user, &id).await?;
         assert!(registry.connections(&user, now).await?.is_empty());
     }
     Ok(())
 }
 
-/// Who marks first is told so; the mark is seen by everybody.
+/// The first call learns that it set the marker, which all later ones see.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_mark_stays_until_everything_is_lost(registry: &impl ConnectionRegistry) -> Outcome {
+/// Errors of the port.
+pub async fn epoch_marker_is_lost_with_the_data(registry: &impl ConnectionRegistry) -> Outcome {
     let mut partitions = Partitions::default().all();
     for partition in partitions.by_ref().take(2) {
-        // Another clause may have been here.
-        registry.mark(partition).await?;
-        assert!(registry.mark(partition).await? && registry.is_marked(partition).await?);
+        // Another clause may have set it.
+        registry.set_epoch_marker(partition).await?;
+        assert!(registry.set_epoch_marker(partition).await? && registry.has_epoch_marker(partition).await?);
     }
     Ok(())
 }
@@ -154,11 +154,11 @@ pub async fn a_mark_stays_until_everything_is_lost(registry: &impl ConnectionReg
 /// A user is online from the first connection to the last, in its own partition only.
 ///
 /// # Errors
-/// The port's own.
-pub async fn online_is_from_the_first_connection_to_the_last(registry: &impl ConnectionRegistry) -> Outcome {
-    let (user, now) = (somebody(), SystemClock.now());
+/// Errors of the port.
+pub async fn user_is_online_while_any_connection_remains(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (unique_user(), SystemClock.now());
     let partitions = Partitions::default();
-    let (first, second) = (connection(), connection());
+    let (first, second) = (unique_connection(), unique_connection());
     register(registry, &first, &session(&user, now, HOUR)).await?;
     register(registry, &second, &session(&user, now, HOUR)).await?;
     registry.remove(&user, &first).await?;
@@ -171,100 +171,103 @@ pub async fn online_is_from_the_first_connection_to_the_last(registry: &impl Con
     Ok(())
 }
 
-/// The first claim of an `rno` stands; it is pending until it is settled; users don't share them.
+/// The first claim of an `rno` stands; it is pending until it is published; users don't share them.
 ///
 /// # Errors
-/// The port's own.
-pub async fn the_first_claim_stands(store: &impl IdempotencyStore) -> Outcome {
-    let (user, other, now) = (somebody(), somebody(), SystemClock.now());
+/// Errors of the port.
+pub async fn first_claim_wins(store: &impl IdempotencyStore) -> Outcome {
+    let (user, other, now) = (unique_user(), unique_user(), SystemClock.now());
     let claim =
         |id: &str, digest| Claim { id: MessageId::from(id.to_owned()), time: now, digest, content: Some(digest >> 1) };
     let (first, second) = (claim("m-1", u128::MAX), claim("m-2", 2));
-    assert_eq!(store.claim(&user, "r", &first).await?, Claimed::First);
-    assert_eq!(store.claim(&user, "r", &second).await?, Claimed::Pending(first.clone()));
-    store.settle(&user, "r", &first).await?;
-    assert_eq!(store.claim(&user, "r", &second).await?, Claimed::Done(first));
-    assert_eq!(store.claim(&user, "s", &second).await?, Claimed::First);
-    assert_eq!(store.claim(&other, "r", &second).await?, Claimed::First);
+    assert_eq!(store.claim(&user, "r", &first).await?, ClaimOutcome::New);
+    assert_eq!(store.claim(&user, "r", &second).await?, ClaimOutcome::Pending(first.clone()));
+    store.mark_published(&user, "r", &first).await?;
+    assert_eq!(store.claim(&user, "r", &second).await?, ClaimOutcome::Done(first));
+    assert_eq!(store.claim(&user, "s", &second).await?, ClaimOutcome::New);
+    assert_eq!(store.claim(&other, "r", &second).await?, ClaimOutcome::New);
     Ok(())
 }
 
-/// However many handshakes come at once, a user has no more connections than it may have; the end of one makes room.
+/// Concurrent handshakes do not exceed the connection limit of a user; the end of one frees capacity.
 ///
 /// # Errors
-/// The port's own.
+/// Errors of the port.
 pub async fn connections_at_once_stop_at_the_limit(registry: &impl ConnectionRegistry) -> Outcome {
-    let (user, now) = (somebody(), SystemClock.now());
+    let (user, now) = (unique_user(), SystemClock.now());
     let (session, admission) = (session(&user, now, HOUR), Admission { limit: 10, ..admission(now) });
-    let ids: Vec<_> = (0..26).map(|_| connection()).collect();
+    let ids: Vec<_> = (0..26).map(|_| unique_connection()).collect();
     let created = join_all(ids.iter().map(|id| registry.create(id, &session, &admission))).await;
-    let created: Vec<Created> = created.into_iter().collect::<Result<_, _>>()?;
+    let created: Vec<CreateOutcome> = created.into_iter().collect::<Result<_, _>>()?;
     let count = |outcome| created.iter().filter(|created| **created == outcome).count();
-    let too_many = created.iter().filter(|created| matches!(created, Created::TooMany { .. })).count();
-    assert_eq!((count(Created::Done), too_many), (10, 16));
-    assert_eq!(count(Created::TooMany { check: true }), 1, "one of them sees to a check");
+    let too_many = created.iter().filter(|created| matches!(created, CreateOutcome::LimitReached { .. })).count();
+    assert_eq!((count(CreateOutcome::Done), too_many), (10, 16));
+    assert_eq!(count(CreateOutcome::LimitReached { check: true }), 1, "one of them sees to a check");
     assert_eq!(devices_of(registry, &user, now).await?.len(), 10);
-    let first = ids.iter().zip(&created).find(|(_, created)| **created == Created::Done).map(|(id, _)| id);
-    assert_eq!(registry.end(first.unwrap_or(&ids[0])).await?, Some(user.clone()));
-    assert_eq!(registry.create(&connection(), &session, &admission).await?, Created::Done);
-    let again = registry.create(&connection(), &session, &admission).await?;
-    assert_eq!(again, Created::TooMany { check: false });
-    // What has surely ended makes room, too.
-    let later = now.plus(Session::REMEMBERED);
+    let first = ids.iter().zip(&created).find(|(_, created)| **created == CreateOutcome::Done).map(|(id, _)| id);
+    assert_eq!(registry.end_connection(first.unwrap_or(&ids[0])).await?, Some(user.clone()));
+    assert_eq!(registry.create(&unique_connection(), &session, &admission).await?, CreateOutcome::Done);
+    let again = registry.create(&unique_connection(), &session, &admission).await?;
+    assert_eq!(again, CreateOutcome::LimitReached { check: false });
+    // A connection that has surely ended frees capacity, too.
+    let later = now.plus(Session::SESSION_RETENTION);
     let late = Session { connected: later, ..session.clone() };
-    assert_eq!(registry.create(&connection(), &late, &Admission { now: later, ..admission }).await?, Created::Done);
+    assert_eq!(
+        registry.create(&unique_connection(), &late, &Admission { now: later, ..admission }).await?,
+        CreateOutcome::Done
+    );
     Ok(())
 }
 
-/// A connection that is created twice is there once, and belongs to one user: also when two are named at once in the place
-/// of a provisional one.
+/// A connection that is created twice exists once, and belongs to one user: also when two users replace a provisional
+/// one at once.
 ///
 /// # Errors
-/// The port's own.
+/// Errors of the port.
 pub async fn connection_belongs_to_one_user(registry: &impl ConnectionRegistry) -> Outcome {
-    let (one, two, now) = (somebody(), somebody(), SystemClock.now());
-    let taken = connection();
+    let (one, two, now) = (unique_user(), unique_user(), SystemClock.now());
+    let taken = unique_connection();
     register(registry, &taken, &session(&one, now, HOUR)).await?;
     register(registry, &taken, &session(&one, now, HOUR)).await?;
-    assert_eq!(registry.create(&taken, &session(&two, now, HOUR), &admission(now)).await?, Created::Taken);
+    assert_eq!(registry.create(&taken, &session(&two, now, HOUR), &admission(now)).await?, CreateOutcome::Taken);
     for _ in 0..20 {
-        let id = connection();
-        let nobody = UserId::nameless(&id);
+        let id = unique_connection();
+        let nobody = UserId::provisional(&id);
         register(registry, &id, &session(&nobody, now, HOUR)).await?;
-        let admission = Admission { instead_of: Some(nobody.clone()), ..admission(now) };
+        let admission = Admission { replaced_user: Some(nobody.clone()), ..admission(now) };
         let (first, second) = (session(&one, now, HOUR), session(&two, now, HOUR));
         let (first, second) =
             tokio::join!(registry.create(&id, &first, &admission), registry.create(&id, &second, &admission));
         let outcomes = [first?, second?];
-        assert!(outcomes.contains(&Created::Done) && outcomes.contains(&Created::Taken), "{outcomes:?}");
+        assert!(outcomes.contains(&CreateOutcome::Done) && outcomes.contains(&CreateOutcome::Taken), "{outcomes:?}");
         let hears = [devices_of(registry, &one, now).await?, devices_of(registry, &two, now).await?];
         assert_eq!(hears.iter().flatten().filter(|heard| **heard == id).count(), 1);
         assert!(devices_of(registry, &nobody, now).await?.is_empty());
         assert!(!registry.online(Partitions::default().of(&nobody), now).await?.contains(&nobody));
     }
-    let unknown = Admission { instead_of: Some(one.clone()), ..admission(now) };
-    assert_eq!(registry.create(&connection(), &session(&two, now, HOUR), &unknown).await?, Created::Gone);
+    let unknown = Admission { replaced_user: Some(one.clone()), ..admission(now) };
+    assert_eq!(registry.create(&unique_connection(), &session(&two, now, HOUR), &unknown).await?, CreateOutcome::Gone);
     Ok(())
 }
 
-/// A connection that has ended is not brought back by a step that comes late, and whose it was is told again.
+/// An ended connection is not brought back by a late step, and its user is returned again.
 ///
 /// # Errors
-/// The port's own.
+/// Errors of the port.
 pub async fn ended_connection_stays_ended(registry: &impl ConnectionRegistry) -> Outcome {
-    let (user, now) = (somebody(), SystemClock.now());
-    let (known, early) = (connection(), connection());
+    let (user, now) = (unique_user(), SystemClock.now());
+    let (known, early) = (unique_connection(), unique_connection());
     let session = session(&user, now, HOUR);
     register(registry, &known, &session).await?;
-    assert_eq!(registry.end(&known).await?, Some(user.clone()));
-    assert_eq!(registry.end(&known).await?, Some(user.clone()));
+    assert_eq!(registry.end_connection(&known).await?, Some(user.clone()));
+    assert_eq!(registry.end_connection(&known).await?, Some(user.clone()));
     // The disconnect of a client that has left while its connect was under way.
-    assert_eq!(registry.end(&early).await?, None);
+    assert_eq!(registry.end_connection(&early).await?, None);
     for id in [&known, &early] {
         let renewed = Session { expires: Some(now.plus(HOUR * 2)), ..session.clone() };
-        assert_eq!(registry.update(id, &session, &renewed).await?, Updated::Gone);
-        assert_eq!(registry.create(id, &session, &admission(now)).await?, Created::Gone);
-        assert_eq!(registry.restore(id, &session, 100).await?, Created::Gone);
+        assert_eq!(registry.update(id, &session, &renewed).await?, UpdateOutcome::Gone);
+        assert_eq!(registry.create(id, &session, &admission(now)).await?, CreateOutcome::Gone);
+        assert_eq!(registry.restore(id, &session, 100).await?, CreateOutcome::Gone);
         assert_eq!(registry.session(id).await?, None);
     }
     assert!(devices_of(registry, &user, now).await?.is_empty());
@@ -272,51 +275,51 @@ pub async fn ended_connection_stays_ended(registry: &impl ConnectionRegistry) ->
     Ok(())
 }
 
-/// A session is changed only if it is what it was taken for; a lost one can be restored, a known one is left as it is.
+/// A session is changed only if it equals the expected one; a lost one can be restored, a known one stays unchanged.
 ///
 /// # Errors
-/// The port's own.
-pub async fn session_changes_only_from_what_it_was(registry: &impl ConnectionRegistry) -> Outcome {
-    let (user, now) = (somebody(), SystemClock.now());
-    let (id, partition) = (connection(), Partitions::default().of(&user));
+/// Errors of the port.
+pub async fn session_update_requires_expected_value(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (unique_user(), SystemClock.now());
+    let (id, partition) = (unique_connection(), Partitions::default().of(&user));
     let first = session(&user, now, HOUR);
     let second = Session { expires: Some(now.plus(HOUR * 2)), rooms: Some(vec!["a".to_owned()]), ..first.clone() };
     let third = Session { rooms: Some(Vec::new()), ..first.clone() };
     register(registry, &id, &first).await?;
-    assert_eq!(registry.update(&id, &first, &second).await?, Updated::Done);
-    assert_eq!(registry.update(&id, &first, &second).await?, Updated::Done, "a repetition");
-    assert_eq!(registry.update(&id, &first, &third).await?, Updated::Changed(second.clone()));
+    assert_eq!(registry.update(&id, &first, &second).await?, UpdateOutcome::Done);
+    assert_eq!(registry.update(&id, &first, &second).await?, UpdateOutcome::Done, "a repetition");
+    assert_eq!(registry.update(&id, &first, &third).await?, UpdateOutcome::Changed(second.clone()));
     assert_eq!(registry.session(&id).await?, Some(second.clone()));
     let end = now.plus(HOUR + HOUR / 2);
     assert_eq!(
         registry.connections(&user, end).await?,
-        [Reachable { connection: id.clone(), session: second.clone() }]
+        [RegisteredConnection { connection: id.clone(), session: second.clone() }]
     );
     assert!(registry.online(partition, end).await?.contains(&user));
-    assert_eq!(registry.restore(&id, &first, 2).await?, Created::Done);
+    assert_eq!(registry.restore(&id, &first, 2).await?, CreateOutcome::Done);
     assert_eq!(registry.session(&id).await?, Some(second));
-    let (lost, too_many) = (connection(), connection());
-    assert_eq!(registry.restore(&lost, &first, 2).await?, Created::Done);
+    let (lost, too_many) = (unique_connection(), unique_connection());
+    assert_eq!(registry.restore(&lost, &first, 2).await?, CreateOutcome::Done);
     assert_eq!(registry.session(&lost).await?, Some(first.clone()));
-    assert_eq!(registry.restore(&too_many, &first, 2).await?, Created::TooMany { check: false });
+    assert_eq!(registry.restore(&too_many, &first, 2).await?, CreateOutcome::LimitReached { check: false });
     assert_eq!(registry.session(&too_many).await?, None);
     Ok(())
 }
 
-/// A connection is taken away only from the user whose it is.
+/// A connection is removed only for its own user.
 ///
 /// # Errors
-/// The port's own.
+/// Errors of the port.
 pub async fn connection_of_another_user_is_not_removed(registry: &impl ConnectionRegistry) -> Outcome {
-    let (user, other, now) = (somebody(), somebody(), SystemClock.now());
-    let id = connection();
+    let (user, other, now) = (unique_user(), unique_user(), SystemClock.now());
+    let id = unique_connection();
     register(registry, &id, &session(&user, now, HOUR)).await?;
     registry.remove(&other, &id).await?;
     assert_eq!(devices_of(registry, &user, now).await?, [id]);
     Ok(())
 }
 
-/// A user who goes by way of two connections.
+/// A user with two connections.
 struct Pair {
     user: UserId,
     one: ConnectionId,
@@ -325,7 +328,7 @@ struct Pair {
 }
 
 async fn pair(registry: &impl ConnectionRegistry) -> Result<Pair, Unavailable> {
-    let pair = Pair { user: somebody(), one: connection(), two: connection(), now: SystemClock.now() };
+    let pair = Pair { user: unique_user(), one: unique_connection(), two: unique_connection(), now: SystemClock.now() };
     for id in [&pair.one, &pair.two] {
         register(registry, id, &session(&pair.user, pair.now, HOUR)).await?;
     }
@@ -337,226 +340,244 @@ async fn verdict(
     id: &ConnectionId,
     charge: &Charge<'_>,
     now: Timestamp,
-) -> Result<Verdict, Unavailable> {
-    let entered = registry.enter(id, charge, now).await?;
-    assert!(entered.is_some(), "it is known");
-    Ok(entered.map_or(Verdict::ShareFull, |entered| entered.verdict))
+) -> Result<ChargeVerdict, Unavailable> {
+    let entered = registry.charge_session(id, charge, now).await?;
+    assert!(entered.is_some(), "the session is known");
+    Ok(entered.map_or(ChargeVerdict::ShareFull, |entered| entered.verdict))
 }
 
-/// What a user does is counted over all its connections, each class apart, and is granted again in time.
+/// Frames are counted by user over all connections, each class apart, and are granted again in time.
 ///
 /// # Errors
-/// The port's own.
+/// Errors of the port.
 pub async fn rates_are_counted_by_user_and_class(registry: &impl ConnectionRegistry) -> Outcome {
     let Pair { one, two, now, .. } = pair(registry).await?;
     let rate = Some(Rate::new(10, Duration::from_secs(1), 3));
     let charge = |class| Charge { class, cost: 1, rate, message: None };
-    let (acks, requests) = (charge(Class::Acks), charge(Class::Requests));
+    let (acks, requests) = (charge(RateClass::Acks), charge(RateClass::Requests));
     for id in [&one, &two, &one] {
-        assert_eq!(verdict(registry, id, &acks, now).await?, Verdict::Granted);
+        assert_eq!(verdict(registry, id, &acks, now).await?, ChargeVerdict::Granted);
     }
-    assert_eq!(verdict(registry, &two, &acks, now).await?, Verdict::Limited(Duration::from_millis(100)));
+    assert_eq!(verdict(registry, &two, &acks, now).await?, ChargeVerdict::Limited(Duration::from_millis(100)));
     let heavy = Charge { cost: 2, ..requests.clone() };
-    assert_eq!(verdict(registry, &one, &heavy, now).await?, Verdict::Granted);
-    assert_eq!(verdict(registry, &one, &heavy, now).await?, Verdict::Limited(Duration::from_millis(100)));
-    assert_eq!(verdict(registry, &one, &acks, now.plus(Duration::from_millis(100))).await?, Verdict::Granted);
+    assert_eq!(verdict(registry, &one, &heavy, now).await?, ChargeVerdict::Granted);
+    assert_eq!(verdict(registry, &one, &heavy, now).await?, ChargeVerdict::Limited(Duration::from_millis(100)));
+    assert_eq!(verdict(registry, &one, &acks, now.plus(Duration::from_millis(100))).await?, ChargeVerdict::Granted);
     let unlimited = Charge { rate: None, ..acks };
-    assert_eq!(verdict(registry, &one, &unlimited, now).await?, Verdict::Granted);
+    assert_eq!(verdict(registry, &one, &unlimited, now).await?, ChargeVerdict::Granted);
     let other = pair(registry).await?;
-    assert_eq!(verdict(registry, &other.one, &acks_of(rate), other.now).await?, Verdict::Granted);
-    assert_eq!(registry.enter(&connection(), &unlimited, now).await?, None);
+    assert_eq!(verdict(registry, &other.one, &acks_of(rate), other.now).await?, ChargeVerdict::Granted);
+    assert_eq!(registry.charge_session(&unique_connection(), &unlimited, now).await?, None);
     Ok(())
 }
 
 fn acks_of(rate: Option<Rate>) -> Charge<'static> {
-    Charge { class: Class::Acks, cost: 1, rate, message: None }
+    Charge { class: RateClass::Acks, cost: 1, rate, message: None }
 }
 
-/// A user who goes on in spite of refusals is blocked for a while, and its owner is told once in a while.
+/// A user who continues in spite of refusals is blocked for a while, and its owner is notified at intervals.
 ///
 /// # Errors
-/// The port's own.
-pub async fn user_who_ignores_refusals_is_blocked(registry: &impl ConnectionRegistry) -> Outcome {
+/// Errors of the port.
+pub async fn repeated_refusals_block_user(registry: &impl ConnectionRegistry) -> Outcome {
     let Pair { user, one, two, now } = pair(registry).await?;
     let acks = acks_of(Some(Rate::new(1, Duration::from_secs(60), 1)));
-    let requests = Charge { class: Class::Requests, ..acks.clone() };
-    assert_eq!(verdict(registry, &one, &acks, now).await?, Verdict::Granted);
-    assert_eq!(verdict(registry, &one, &requests, now).await?, Verdict::Granted);
-    for _ in 0..REFUSALS.burst {
-        // Others make a user acknowledge: that blocks nobody.
-        assert!(matches!(verdict(registry, &one, &acks, now).await?, Verdict::Limited(_)));
-        assert!(matches!(verdict(registry, &one, &requests, now).await?, Verdict::Limited(_)));
+    let requests = Charge { class: RateClass::Requests, ..acks.clone() };
+    assert_eq!(verdict(registry, &one, &acks, now).await?, ChargeVerdict::Granted);
+    assert_eq!(verdict(registry, &one, &requests, now).await?, ChargeVerdict::Granted);
+    for _ in 0..REFUSAL_RATE.burst {
+        // Messages of others cause acks, so too many acks block nobody.
+        assert!(matches!(verdict(registry, &one, &acks, now).await?, ChargeVerdict::Limited(_)));
+        assert!(matches!(verdict(registry, &one, &requests, now).await?, ChargeVerdict::Limited(_)));
     }
-    assert!(matches!(verdict(registry, &one, &acks, now).await?, Verdict::Limited(_)));
+    assert!(matches!(verdict(registry, &one, &acks, now).await?, ChargeVerdict::Limited(_)));
     let blocked = verdict(registry, &one, &requests, now).await?;
-    assert!(matches!(blocked, Verdict::Blocked { kick: true, left } if left == BLOCKED), "{blocked:?}");
-    let sends = Charge { class: Class::Sends, cost: 1, rate: None, message: None };
-    assert!(matches!(verdict(registry, &two, &sends, now).await?, Verdict::Blocked { kick: false, .. }));
-    let created = registry.create(&connection(), &session(&user, now, HOUR), &admission(now)).await?;
-    assert!(matches!(created, Created::Limited(left) if left <= BLOCKED), "{created:?}");
+    assert!(
+        matches!(blocked, ChargeVerdict::Blocked { should_disconnect: true, left } if left == BLOCK_DURATION),
+        "{blocked:?}"
+    );
+    let sends = Charge { class: RateClass::Sends, cost: 1, rate: None, message: None };
+    assert!(matches!(
+        verdict(registry, &two, &sends, now).await?,
+        ChargeVerdict::Blocked { should_disconnect: false, .. }
+    ));
+    let created = registry.create(&unique_connection(), &session(&user, now, HOUR), &admission(now)).await?;
+    assert!(matches!(created, CreateOutcome::Limited(left) if left <= BLOCK_DURATION), "{created:?}");
     Ok(())
 }
 
 /// Handshakes of one user are counted.
 ///
 /// # Errors
-/// The port's own.
+/// Errors of the port.
 pub async fn handshakes_are_limited_by_user(registry: &impl ConnectionRegistry) -> Outcome {
-    let (user, now) = (somebody(), SystemClock.now());
+    let (user, now) = (unique_user(), SystemClock.now());
     let admission = Admission { rate: Some(Rate::new(1, Duration::from_secs(1), 2)), ..admission(now) };
     let session = session(&user, now, HOUR);
     for _ in 0..2 {
-        assert_eq!(registry.create(&connection(), &session, &admission).await?, Created::Done);
+        assert_eq!(registry.create(&unique_connection(), &session, &admission).await?, CreateOutcome::Done);
     }
-    let third = registry.create(&connection(), &session, &admission).await?;
-    assert_eq!(third, Created::Limited(Duration::from_secs(1)));
+    let third = registry.create(&unique_connection(), &session, &admission).await?;
+    assert_eq!(third, CreateOutcome::Limited(Duration::from_secs(1)));
     Ok(())
 }
 
-/// Somebody new costs more than somebody known, and what waits of one sender for one recipient is bounded, until it has left
-/// the queue; what is said in rooms is bounded by itself.
+/// A new recipient costs more than a known one. What waits of one sender for one recipient is bounded, until it has
+/// left the queue; messages to rooms are bounded apart.
 ///
 /// # Errors
-/// The port's own.
-pub async fn new_recipients_and_shares_are_bounded(registry: &(impl ConnectionRegistry + SenderShares)) -> Outcome {
+/// Errors of the port.
+pub async fn new_recipients_and_sender_shares_are_limited(
+    registry: &(impl ConnectionRegistry + SenderShares),
+) -> Outcome {
     let Pair { user, one, two: second, now } = pair(registry).await?;
     let new_recipients = Some(Rate::new(2, HOUR, 2));
-    let share = Some(Share { bytes: 10_000, least: 1_000, retention: HOUR });
-    let (bob, carol, dave) = (somebody(), somebody(), somebody());
+    let share = Some(Share { bytes: 10_000, min_message_bytes: 1_000, retention: HOUR });
+    let (bob, carol, dave) = (unique_user(), unique_user(), unique_user());
     let send = async |to: Option<&UserId>, bytes| {
-        let message = Some(Addressed { to, bytes, new_recipients, share });
-        verdict(registry, &one, &Charge { class: Class::Sends, cost: 1, rate: None, message }, now).await
+        let message = Some(MessageCharge { to, bytes, new_recipients, share });
+        verdict(registry, &one, &Charge { class: RateClass::Sends, cost: 1, rate: None, message }, now).await
     };
     for known in [&bob, &carol, &bob] {
-        assert_eq!(send(Some(known), 1).await?, Verdict::Granted);
+        assert_eq!(send(Some(known), 1).await?, ChargeVerdict::Granted);
     }
-    assert!(matches!(send(Some(&dave), 1).await?, Verdict::Limited(_)));
-    assert_eq!(send(Some(&bob), 7_600).await?, Verdict::Granted, "twice a thousand and eight thousand");
-    assert_eq!(send(Some(&bob), 1).await?, Verdict::ShareFull);
-    assert_eq!(send(Some(&carol), 8_600).await?, Verdict::Granted, "she has a queue of her own");
-    assert_eq!(send(Some(&user), 100_000).await?, Verdict::Granted, "one's own devices");
+    assert!(matches!(send(Some(&dave), 1).await?, ChargeVerdict::Limited(_)));
+    assert_eq!(send(Some(&bob), 7_600).await?, ChargeVerdict::Granted, "twice a thousand and eight thousand");
+    assert_eq!(send(Some(&bob), 1).await?, ChargeVerdict::ShareFull);
+    assert_eq!(send(Some(&carol), 8_600).await?, ChargeVerdict::Granted, "each recipient has its own share");
+    assert_eq!(send(Some(&user), 100_000).await?, ChargeVerdict::Granted, "one's own devices");
     registry.rotate_shares(&bob).await?;
-    assert_eq!(send(Some(&bob), 1).await?, Verdict::ShareFull, "it may still wait");
+    assert_eq!(send(Some(&bob), 1).await?, ChargeVerdict::ShareFull, "the message may still be queued");
     registry.rotate_shares(&bob).await?;
-    assert_eq!(send(Some(&bob), 4_600).await?, Verdict::Granted);
-    assert_eq!(send(Some(&bob), 5_600).await?, Verdict::ShareFull);
-    registry.give_back(&bob, &user, 5_000).await?;
-    assert_eq!(send(Some(&bob), 5_600).await?, Verdict::Granted);
+    assert_eq!(send(Some(&bob), 4_600).await?, ChargeVerdict::Granted);
+    assert_eq!(send(Some(&bob), 5_600).await?, ChargeVerdict::ShareFull);
+    registry.release_share(&bob, &user, 5_000).await?;
+    assert_eq!(send(Some(&bob), 5_600).await?, ChargeVerdict::Granted);
     registry.clear_shares(&bob).await?;
-    assert_eq!(send(Some(&bob), 9_600).await?, Verdict::Granted);
+    assert_eq!(send(Some(&bob), 9_600).await?, ChargeVerdict::Granted);
     for _ in 0..10 {
-        assert_eq!(send(None, 1).await?, Verdict::Granted, "in a room");
+        assert_eq!(send(None, 1).await?, ChargeVerdict::Granted, "in a room");
     }
-    assert!(matches!(send(None, 1).await?, Verdict::Limited(_)));
-    let message = Some(Addressed { to: Some(&bob), bytes: 1, new_recipients: None, share: None });
-    let charge = Charge { class: Class::Sends, cost: 1, rate: None, message };
-    assert!(registry.enter(&one, &charge, now).await?.is_some_and(|entered| entered.has_other_devices));
-    registry.end(&second).await?;
-    assert!(registry.enter(&one, &charge, now).await?.is_some_and(|entered| !entered.has_other_devices));
+    assert!(matches!(send(None, 1).await?, ChargeVerdict::Limited(_)));
+    let message = Some(MessageCharge { to: Some(&bob), bytes: 1, new_recipients: None, share: None });
+    let charge = Charge { class: RateClass::Sends, cost: 1, rate: None, message };
+    assert!(registry.charge_session(&one, &charge, now).await?.is_some_and(|entered| entered.has_other_devices));
+    registry.end_connection(&second).await?;
+    assert!(registry.charge_session(&one, &charge, now).await?.is_some_and(|entered| !entered.has_other_devices));
     Ok(())
 }
 
-/// Whoever may do nothing leaves nothing behind: a connection whose user is not known meets nobody.
+/// A frame that is not allowed leaves nothing behind: an unauthenticated connection adds no recipients.
 ///
 /// # Errors
-/// The port's own.
-pub async fn connection_without_user_meets_nobody(registry: &impl ConnectionRegistry) -> Outcome {
-    let (id, now, bob, carol) = (connection(), SystemClock.now(), somebody(), somebody());
-    register(registry, &id, &session(&UserId::nameless(&id), now, HOUR)).await?;
+/// Errors of the port.
+pub async fn charge_for_unknown_connection_returns_none(registry: &impl ConnectionRegistry) -> Outcome {
+    let (id, now, bob, carol) = (unique_connection(), SystemClock.now(), unique_user(), unique_user());
+    register(registry, &id, &session(&UserId::provisional(&id), now, HOUR)).await?;
     let new_recipients = Some(Rate::new(1, HOUR, 1));
     for to in [&bob, &carol, &bob] {
-        let message = Some(Addressed { to: Some(to), bytes: 1, new_recipients, share: None });
-        let charge = Charge { class: Class::Sends, cost: 1, rate: None, message };
-        assert_eq!(verdict(registry, &id, &charge, now).await?, Verdict::Granted, "it is not looked at");
+        let message = Some(MessageCharge { to: Some(to), bytes: 1, new_recipients, share: None });
+        let charge = Charge { class: RateClass::Sends, cost: 1, rate: None, message };
+        assert_eq!(
+            verdict(registry, &id, &charge, now).await?,
+            ChargeVerdict::Granted,
+            "an unauthenticated connection is not charged"
+        );
     }
     Ok(())
 }
 
-/// A change of an older connection does not end what is known of a newer one.
+/// A change of an older connection does not remove a newer one.
 ///
 /// # Errors
-/// The port's own.
-pub async fn newer_connection_outlives_change_of_older_one(registry: &impl ConnectionRegistry) -> Outcome {
-    let (user, now) = (somebody(), SystemClock.now());
-    let (old, new) = (connection(), connection());
-    // It is about to be forgotten.
-    let age = Session::REMEMBERED - Duration::from_secs(2);
+/// Errors of the port.
+pub async fn update_of_old_connection_keeps_newer_one(registry: &impl ConnectionRegistry) -> Outcome {
+    let (user, now) = (unique_user(), SystemClock.now());
+    let (old, new) = (unique_connection(), unique_connection());
+    // It is about to expire.
+    let age = Session::SESSION_RETENTION - Duration::from_secs(2);
     let began = Timestamp::from_millis(now.millis() - u64::try_from(age.as_millis()).unwrap_or_default());
     let first = Session { expires: None, ..session(&user, began, HOUR) };
     register(registry, &new, &Session { expires: None, ..session(&user, now, HOUR) }).await?;
     register(registry, &old, &first).await?;
     let changed = Session { rooms: Some(Vec::new()), ..first.clone() };
-    assert_eq!(registry.update(&old, &first, &changed).await?, Updated::Done);
+    assert_eq!(registry.update(&old, &first, &changed).await?, UpdateOutcome::Done);
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(devices_of(registry, &user, SystemClock.now()).await?, [new]);
     Ok(())
 }
 
-/// No id, however odd, ends up in the place of another one.
+/// Ids with special characters do not collide with others.
 ///
 /// # Errors
-/// The port's own.
-pub async fn odd_ids_do_not_collide(registry: &(impl IdempotencyStore + Receipts)) -> Outcome {
+/// Errors of the port.
+pub async fn ids_with_special_characters_do_not_collide(registry: &(impl IdempotencyStore + ReceiptStore)) -> Outcome {
     let id = |text: String| UserId::try_from(text).map_err(|error| Unavailable::new("test", "make an id", error));
-    let base = somebody();
+    let base = unique_user();
     let (plain, odd) = (id(base.as_str().to_owned())?, id(format!("{}}}:b", base.as_str()))?);
     let now = SystemClock.now();
     let claim = |id: &str| Claim { id: MessageId::from(id.to_owned()), time: now, digest: 7, content: Some(7) };
-    assert_eq!(registry.claim(&odd, "c", &claim("m-1")).await?, Claimed::First);
-    assert_eq!(registry.claim(&plain, "b}:c", &claim("m-2")).await?, Claimed::First);
-    assert_eq!(registry.claim(&id(format!("{}%7D:b", base.as_str()))?, "c", &claim("m-3")).await?, Claimed::First);
+    assert_eq!(registry.claim(&odd, "c", &claim("m-1")).await?, ClaimOutcome::New);
+    assert_eq!(registry.claim(&plain, "b}:c", &claim("m-2")).await?, ClaimOutcome::New);
+    assert_eq!(registry.claim(&id(format!("{}%7D:b", base.as_str()))?, "c", &claim("m-3")).await?, ClaimOutcome::New);
     let receipt = |author: &UserId, reader: &UserId, message: &str| Receipt {
         author: author.clone(),
         reader: reader.clone(),
-        stage: Stage::Read,
+        stage: ReceiptStage::Read,
         message: MessageId::from(message.to_owned()),
     };
     let (reader, odd_reader) = (id("c".to_owned())?, id("b}:c".to_owned())?);
-    registry.note_receipts(&[receipt(&odd, &reader, "m-9")]).await?;
-    assert_eq!(registry.marks(&plain, &[odd_reader]).await?, [Marks::default()]);
+    registry.record_receipts(&[receipt(&odd, &reader, "m-9")]).await?;
+    assert_eq!(registry.read_positions(&plain, &[odd_reader]).await?, [ReadPositions::default()]);
     Ok(())
 }
 
-/// Marks are kept for each pair and stage, never move back, and come in the order in which they were asked for.
+/// Positions are kept for each pair and stage, never move back, and are returned in the requested order.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_receipt_moves_its_mark_forward_only(receipts: &impl Receipts) -> Outcome {
-    let (author, one, two) = (somebody(), somebody(), somebody());
+/// Errors of the port.
+pub async fn receipt_only_advances_position(receipts: &impl ReceiptStore) -> Outcome {
+    let (author, one, two) = (unique_user(), unique_user(), unique_user());
     let id = |id: &str| MessageId::from(id.to_owned());
     let receipt = |reader: &UserId, stage, message: &str| {
         let (author, reader) = (author.clone(), reader.clone());
         Receipt { author, reader, stage, message: id(message) }
     };
-    let noted = [receipt(&one, Stage::Delivered, "m-5"), receipt(&two, Stage::Delivered, "m-2")];
-    receipts.note_receipts(&noted).await?;
-    receipts.note_receipts(&[receipt(&one, Stage::Read, "m-4")]).await?;
-    receipts.note_receipts(&[receipt(&one, Stage::Read, "m-3"), receipt(&one, Stage::Delivered, "m-6")]).await?;
-    let marks = receipts.marks(&author, &[two.clone(), somebody(), one.clone()]).await?;
-    let first = Marks { delivered: Some(id("m-2")), read: None };
-    let last = Marks { delivered: Some(id("m-6")), read: Some(id("m-4")) };
-    assert_eq!(marks, [first, Marks::default(), last]);
-    assert_eq!(receipts.marks(&one, &[author]).await?, [Marks::default()], "they are not the other's");
+    let noted = [receipt(&one, ReceiptStage::Delivered, "m-5"), receipt(&two, ReceiptStage::Delivered, "m-2")];
+    receipts.record_receipts(&noted).await?;
+    receipts.record_receipts(&[receipt(&one, ReceiptStage::Read, "m-4")]).await?;
+    receipts
+        .record_receipts(&[receipt(&one, ReceiptStage::Read, "m-3"), receipt(&one, ReceiptStage::Delivered, "m-6")])
+        .await?;
+    let marks = receipts.read_positions(&author, &[two.clone(), unique_user(), one.clone()]).await?;
+    let first = ReadPositions { delivered: Some(id("m-2")), read: None };
+    let last = ReadPositions { delivered: Some(id("m-6")), read: Some(id("m-4")) };
+    assert_eq!(marks, [first, ReadPositions::default(), last]);
+    assert_eq!(
+        receipts.read_positions(&one, &[author]).await?,
+        [ReadPositions::default()],
+        "positions belong to one reader"
+    );
     Ok(())
 }
 
-/// Who watches a user is known until its time ends; who is there is known from the first connection to the last, and when
-/// the last one ended.
+/// A watcher is known until its time ends; presence is known from the first connection to the last, and when the last
+/// one ended.
 ///
 /// # Errors
-/// The port's own.
-pub async fn who_is_watched_by_whom_is_known_for_a_while(presences: &(impl Presences + ConnectionRegistry)) -> Outcome {
-    let (user, other, now) = (somebody(), somebody(), SystemClock.now());
-    let (one, two) = (somebody(), somebody());
+/// Errors of the port.
+pub async fn presence_watch_expires(presences: &(impl PresenceStore + ConnectionRegistry)) -> Outcome {
+    let (user, other, now) = (unique_user(), unique_user(), SystemClock.now());
+    let (one, two) = (unique_user(), unique_user());
     let (soon, later) = (now.plus(HOUR / 2), now.plus(HOUR));
     let asked = [user.clone(), other.clone()];
-    let unknown = Presence { is_reachable: false, seen: Seen::Never };
+    let unknown = Presence { is_reachable: false, seen: LastSeen::Never };
     assert_eq!(presences.watch(&one, &asked, now, soon).await?, [unknown, unknown]);
-    assert_eq!(presences.came(&user).await?, Seen::Never);
-    assert_eq!(presences.came(&user).await?, Seen::Here);
-    let id = connection();
+    assert_eq!(presences.mark_online(&user).await?, LastSeen::Never);
+    assert_eq!(presences.mark_online(&user).await?, LastSeen::Online);
+    let id = unique_connection();
     register(presences, &id, &session(&user, now, HOUR)).await?;
-    let here = Presence { is_reachable: true, seen: Seen::Here };
+    let here = Presence { is_reachable: true, seen: LastSeen::Online };
     assert_eq!(presences.watch(&two, &asked[..1], now, later).await?, [here]);
     let watchers = async |user: &UserId, now| {
         let mut watchers = presences.watchers(user, now).await?;
@@ -570,41 +591,41 @@ pub async fn who_is_watched_by_whom_is_known_for_a_while(presences: &(impl Prese
     assert_eq!(watchers(&user, soon.plus(Duration::from_secs(1))).await?, std::slice::from_ref(&two));
     assert!(watchers(&two, now).await?.is_empty());
     presences.remove(&user, &id).await?;
-    presences.left(&user, now).await?;
-    let gone = Presence { is_reachable: false, seen: Seen::Left(now) };
+    presences.mark_offline(&user, now).await?;
+    let gone = Presence { is_reachable: false, seen: LastSeen::OfflineSince(now) };
     assert_eq!(presences.watch(&two, &asked[..1], now, later).await?, [gone]);
-    assert_eq!(presences.came(&user).await?, Seen::Left(now));
+    assert_eq!(presences.mark_online(&user).await?, LastSeen::OfflineSince(now));
     Ok(())
 }
 
-/// A room that was left is remembered as such: its binding may be left over. That ends when the user joins it again, and
-/// not a moment after the user has left, as a try to bind it may be under way.
+/// A left room is recorded, as its binding may remain. That ends when the user joins it again, but not right after the
+/// user has left, as an attempt to bind it may be under way.
 ///
 /// # Errors
-/// The port's own.
-pub async fn left_room_is_remembered_until_joined_again(memberships: &impl Memberships) -> Outcome {
-    let user = somebody();
+/// Errors of the port.
+pub async fn left_room_is_remembered_until_rejoin(memberships: &impl RoomMemberships) -> Outcome {
+    let user = unique_user();
     let rooms = ["one", "two"].map(RoomId::try_from);
     let [Ok(one), Ok(two)] = rooms else { unreachable!("valid ids") };
-    assert_eq!(memberships.rooms_and_left(&user).await?, RoomsOfUser::default());
+    assert_eq!(memberships.rooms_and_left(&user).await?, UserRooms::default());
     assert!(memberships.join(&user, &one, 2).await? && memberships.join(&user, &two, 2).await?);
     for _ in 0..2 {
         memberships.leave(&user, &one).await?;
     }
-    memberships.forget_left(&user).await?;
-    let known = RoomsOfUser { rooms: vec![two.clone()], left: vec![one.clone()] };
+    memberships.clear_left_rooms(&user).await?;
+    let known = UserRooms { rooms: vec![two.clone()], left: vec![one.clone()] };
     assert_eq!(memberships.rooms_and_left(&user).await?, known);
     assert!(memberships.join(&user, &one, 2).await?);
-    assert_eq!(memberships.rooms_and_left(&user).await?, RoomsOfUser { rooms: vec![one, two], left: vec![] });
+    assert_eq!(memberships.rooms_and_left(&user).await?, UserRooms { rooms: vec![one, two], left: vec![] });
     Ok(())
 }
 
 /// A user is in the rooms that it joined and did not leave, and in no more than allowed.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_user_is_in_so_many_rooms_at_most(memberships: &impl Memberships) -> Outcome {
-    let user = somebody();
+/// Errors of the port.
+pub async fn room_limit_per_user_is_enforced(memberships: &impl RoomMemberships) -> Outcome {
+    let user = unique_user();
     let rooms = ["a \"b\"", "team.7", "\u{fc}"].map(|id| RoomId::try_from(id).map_err(|_| id));
     let [Ok(one), Ok(two), Ok(three)] = rooms else { unreachable!("valid ids") };
     assert!(memberships.rooms(&user).await?.is_empty() && !memberships.is_member(&user, &one).await?);
@@ -618,21 +639,21 @@ pub async fn a_user_is_in_so_many_rooms_at_most(memberships: &impl Memberships) 
     memberships.leave(&user, &one).await?;
     assert!(memberships.join(&user, &three, 2).await?);
     assert_eq!(memberships.rooms(&user).await?, [two, three]);
-    assert!(memberships.rooms(&somebody()).await?.is_empty());
+    assert!(memberships.rooms(&unique_user()).await?.is_empty());
     Ok(())
 }
 
-/// A backlog is counted once, in its user's partition, until it is cleared, and is due from the moment noted last.
+/// A backlog is counted once, in its user's partition, until it is cleared, and is due at the time scheduled last.
 ///
 /// # Errors
-/// The port's own.
-pub async fn a_backlog_is_counted_once_and_due_in_its_time(backlogs: &impl Backlogs) -> Outcome {
-    let (user, now) = (somebody(), SystemClock.now());
+/// Errors of the port.
+pub async fn backlog_is_counted_once_and_becomes_due(backlogs: &impl BacklogStore) -> Outcome {
+    let (user, now) = (unique_user(), SystemClock.now());
     let partition = Partitions::default().of(&user);
     let is_due = async |now| Ok(backlogs.due(partition, now, 1_000).await?.contains(&user));
     let before = backlogs.count(partition).await?;
-    backlogs.note(&user, now.plus(HOUR)).await?;
-    backlogs.note(&user, now.plus(HOUR * 2)).await?;
+    backlogs.schedule_check(&user, now.plus(HOUR)).await?;
+    backlogs.schedule_check(&user, now.plus(HOUR * 2)).await?;
     assert_eq!(backlogs.count(partition).await?, before + 1);
     assert!(!is_due(now.plus(HOUR)).await? && is_due(now.plus(HOUR * 2)).await?);
     assert_eq!(backlogs.due(partition, now.plus(HOUR * 2), 0).await?, []);
@@ -646,37 +667,37 @@ pub async fn a_backlog_is_counted_once_and_due_in_its_time(backlogs: &impl Backl
     Ok(())
 }
 
-/// One test a clause, against what `$setup` (an async expression) makes.
+/// One test per clause, on the registry that `$setup` (an async expression) makes.
 #[macro_export]
 macro_rules! registry_contract {
     ($setup:expr) => {
         $crate::registry_contract!(@ $setup,
-            a_session_reads_back,
+            session_round_trips,
             every_device_is_found,
-            a_removed_connection_is_forgotten,
-            nobody_outlives_a_token,
-            a_connection_is_found_with_its_session,
-            a_connection_without_a_name_is_found_by_its_provisional_one,
-            online_is_from_the_first_connection_to_the_last,
-            a_mark_stays_until_everything_is_lost,
-            the_first_claim_stands,
-            a_backlog_is_counted_once_and_due_in_its_time,
+            removed_connection_is_forgotten,
+            expired_token_ends_reachability,
+            connections_return_sessions,
+            provisional_user_finds_unauthenticated_connection,
+            user_is_online_while_any_connection_remains,
+            epoch_marker_is_lost_with_the_data,
+            first_claim_wins,
+            backlog_is_counted_once_and_becomes_due,
             connections_at_once_stop_at_the_limit,
             connection_belongs_to_one_user,
             ended_connection_stays_ended,
-            session_changes_only_from_what_it_was,
+            session_update_requires_expected_value,
             connection_of_another_user_is_not_removed,
             rates_are_counted_by_user_and_class,
-            user_who_ignores_refusals_is_blocked,
+            repeated_refusals_block_user,
             handshakes_are_limited_by_user,
-            new_recipients_and_shares_are_bounded,
-            connection_without_user_meets_nobody,
-            newer_connection_outlives_change_of_older_one,
-            odd_ids_do_not_collide,
-            a_receipt_moves_its_mark_forward_only,
-            who_is_watched_by_whom_is_known_for_a_while,
-            a_user_is_in_so_many_rooms_at_most,
-            left_room_is_remembered_until_joined_again,
+            new_recipients_and_sender_shares_are_limited,
+            charge_for_unknown_connection_returns_none,
+            update_of_old_connection_keeps_newer_one,
+            ids_with_special_characters_do_not_collide,
+            receipt_only_advances_position,
+            presence_watch_expires,
+            room_limit_per_user_is_enforced,
+            left_room_is_remembered_until_rejoin,
         );
     };
     (@ $setup:expr, $($clause:ident,)*) => {

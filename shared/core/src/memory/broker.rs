@@ -1,4 +1,4 @@
-//! Queues in a map.
+//! An in-memory broker.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -8,24 +8,46 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use kschat_protocol::{AckFrame, ConnectionId, Message, Notice, RoomId, TraceContext, UserId};
+use kschat_protocol::{ConnectionId, Message, RoomId, TraceContext, UserId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     Partition, Partitions,
     ports::{
-        Acks, Bound, Deliveries, Delivery, Mailbox, Notices, Ownership, OwnershipEvent, Pokes, PublishError, Publisher,
-        Queues, Replies, Requested, Retired, RoomBindings, Supervision, Tag, Unavailable, Undeliverable,
+        BindOutcome, DeadLetterReason, Delivery, DeliveryTag, OwnerChannel, OwnerMessage, Ownership, OwnershipEvent,
+        PublishError, Publisher, QueueConsumer, QueueManager, QueueProvisioner, QueueRequestOutcome, QueueStatus,
+        RoomBindings, Unavailable,
     },
 };
 
-/// How many messages wait for one user at most.
-const CAPACITY: usize = 100_000;
+/// Messages that wait for one user at most.
+const MAX_QUEUED_MESSAGES: usize = 100_000;
 
-/// A queue in memory is kept for as long as its process runs: longer than that.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// A queue in memory lives as long as its process: longer than that.
+const QUEUE_EXPIRY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Holds queues until the process ends, and owns every partition itself.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use kschat_core::{Partitions, memory::MemoryBroker, ports::{PublishError, Publisher, QueueConsumer, QueueManager}};
+/// use kschat_protocol::{Message, UserId};
+///
+/// let (broker, _ownership) = MemoryBroker::new(Partitions::default());
+/// let bob = UserId::try_from("bob")?;
+/// let message = Message::from_slice(br#"{"uId":"alice","pId":"bob","msg":"hi","mId":"m-1"}"#)?;
+/// // Without a queue there is no route.
+/// assert!(matches!(broker.publish(&bob, &message).await, Err(PublishError::NoRoute)));
+///
+/// let mut queue = broker.open(&bob).await?;
+/// broker.publish(&bob, &message).await?;
+/// let delivery = queue.next().await.expect("a message");
+/// assert_eq!(delivery.body, message.to_vec());
+/// queue.ack(&[delivery.tag]).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct MemoryBroker {
     // A std mutex: no guard is held across an await.
@@ -37,9 +59,9 @@ pub struct MemoryBroker {
 #[derive(Debug, Default)]
 struct Queue {
     ready: VecDeque<Entry>,
-    on_loan: VecDeque<Entry>,
+    unacked: VecDeque<Entry>,
     last_tag: u64,
-    taken: bool,
+    has_consumer: bool,
     arrival: Arc<Notify>,
     rooms: HashSet<RoomId>,
 }
@@ -50,41 +72,42 @@ struct Entry {
     body: Vec<u8>,
     redelivered: bool,
     trace: Option<TraceContext>,
-    via: Option<ConnectionId>,
+    sender_connection: Option<ConnectionId>,
 }
 
 impl Queue {
-    fn lend(&mut self) -> Option<Delivery> {
+    fn take_next(&mut self) -> Option<Delivery> {
         let entry = self.ready.pop_front()?;
-        let Entry { tag, body, redelivered, trace, via } = &entry;
-        let (body, trace, via) = (body.clone(), trace.clone(), via.clone());
-        let delivery = Delivery { tag: Tag(*tag), body, redelivered: *redelivered, trace, via };
-        self.on_loan.push_back(entry);
+        let Entry { tag, body, redelivered, trace, sender_connection } = &entry;
+        let (body, trace, sender_connection) = (body.clone(), trace.clone(), sender_connection.clone());
+        let delivery = Delivery { tag: DeliveryTag(*tag), body, redelivered: *redelivered, trace, sender_connection };
+        self.unacked.push_back(entry);
         Some(delivery)
     }
 
     fn put(&mut self, message: &Message) -> Result<(), PublishError> {
-        if self.ready.len() >= CAPACITY {
+        if self.ready.len() >= MAX_QUEUED_MESSAGES {
             return Err(PublishError::Full);
         }
         self.last_tag += 1;
-        let (body, trace, via) = (message.to_vec(), message.trace.clone(), message.via.clone());
-        self.ready.push_back(Entry { tag: self.last_tag, body, redelivered: false, trace, via });
+        let (body, trace, sender_connection) =
+            (message.to_vec(), message.trace.clone(), message.sender_connection.clone());
+        self.ready.push_back(Entry { tag: self.last_tag, body, redelivered: false, trace, sender_connection });
         self.arrival.notify_one();
         Ok(())
     }
 
-    fn give_back(&mut self) {
-        while let Some(mut entry) = self.on_loan.pop_back() {
+    fn requeue_unacked(&mut self) {
+        while let Some(mut entry) = self.unacked.pop_back() {
             entry.redelivered = true;
             self.ready.push_front(entry);
         }
-        self.taken = false;
+        self.has_consumer = false;
     }
 }
 
 impl MemoryBroker {
-    /// A broker without any queue, and its one consumer's side of it.
+    /// A broker without any queue, and the ownership for its one consumer.
     #[must_use]
     pub fn new(partitions: Partitions) -> (Self, MemoryOwnership) {
         let (changes, changed) = mpsc::unbounded_channel();
@@ -92,14 +115,10 @@ impl MemoryBroker {
         (Self { queues: Arc::default(), changes, keeps_empty: false }, ownership)
     }
 
-    /// The same, but the empty queues of those who are away stay: where strangers are refused, they tell users from them.
+    /// Keeps empty queues of offline users: where unknown recipients are rejected, a queue makes a user known.
     #[must_use]
     pub fn keeping_empty_queues(self) -> Self {
         Self { keeps_empty: true, ..self }
-    }
-
-    fn tell(&self, event: OwnershipEvent) -> Result<(), Unavailable> {
-        self.changes.send(event).map_err(|_| Unavailable::new("memory broker", "tell the owner", "it is gone"))
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<UserId, Queue>> {
@@ -117,7 +136,7 @@ impl Publisher for MemoryBroker {
     async fn publish_to_room(&self, room: &RoomId, message: &Message) -> Result<(), PublishError> {
         let mut queues = self.queues();
         let members = queues.values_mut().filter(|queue| queue.rooms.contains(room));
-        // Whoever's queue is full misses it.
+        // A member whose queue is full misses it.
         let count = members.map(|queue| queue.put(message)).count();
         if count == 0 { Err(PublishError::NoRoute) } else { Ok(()) }
     }
@@ -125,11 +144,11 @@ impl Publisher for MemoryBroker {
 
 #[async_trait]
 impl RoomBindings for MemoryBroker {
-    async fn bind(&self, user: &UserId, room: &RoomId) -> Result<Bound, Unavailable> {
+    async fn bind(&self, user: &UserId, room: &RoomId) -> Result<BindOutcome, Unavailable> {
         let mut queues = self.queues();
-        let Some(queue) = queues.get_mut(user) else { return Ok(Bound::NoQueue) };
+        let Some(queue) = queues.get_mut(user) else { return Ok(BindOutcome::NoQueue) };
         queue.rooms.insert(room.clone());
-        Ok(Bound::Done)
+        Ok(BindOutcome::Done)
     }
 
     async fn unbind(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
@@ -141,66 +160,35 @@ impl RoomBindings for MemoryBroker {
 }
 
 #[async_trait]
-impl Queues for MemoryBroker {
-    async fn enrol(&self, user: &UserId) -> Result<(), Unavailable> {
+impl QueueProvisioner for MemoryBroker {
+    async fn enroll_user(&self, user: &UserId) -> Result<(), Unavailable> {
         self.ensure(user).await
     }
 
-    async fn request(&self, user: &UserId, _asker: &UserId) -> Result<Requested, Unavailable> {
-        self.ensure(user).await.map(|()| Requested::Made)
+    async fn request_queue(&self, user: &UserId, _asker: &UserId) -> Result<QueueRequestOutcome, Unavailable> {
+        self.ensure(user).await.map(|()| QueueRequestOutcome::Created)
     }
 }
 
 #[async_trait]
-impl Pokes for MemoryBroker {
-    async fn poke(&self, user: &UserId) -> Result<(), Unavailable> {
-        self.tell(OwnershipEvent::Poked(user.clone()))
+impl OwnerChannel for MemoryBroker {
+    async fn send(&self, user: &UserId, message: OwnerMessage) -> Result<(), Unavailable> {
+        let sent = self.changes.send(OwnershipEvent::Message(user.clone(), message));
+        sent.map_err(|_| Unavailable::new("memory broker", "notify the owner", "it is gone"))
     }
 }
 
 #[async_trait]
-impl Acks for MemoryBroker {
-    async fn acked(&self, user: &UserId, ack: &AckFrame) -> Result<(), Unavailable> {
-        self.tell(OwnershipEvent::Acked(user.clone(), ack.clone()))
-    }
-}
-
-#[async_trait]
-impl Notices for MemoryBroker {
-    async fn notify(&self, user: &UserId, notice: &Notice) -> Result<(), Unavailable> {
-        self.tell(OwnershipEvent::Noticed(user.clone(), notice.clone()))
-    }
-}
-
-#[async_trait]
-impl Supervision for MemoryBroker {
-    async fn close(&self, user: &UserId, connection: Option<&ConnectionId>) -> Result<(), Unavailable> {
-        self.tell(OwnershipEvent::Closing(user.clone(), connection.cloned()))
-    }
-
-    async fn check(&self, user: &UserId) -> Result<(), Unavailable> {
-        self.tell(OwnershipEvent::Checking(user.clone()))
-    }
-}
-
-#[async_trait]
-impl Replies for MemoryBroker {
-    async fn reply(&self, user: &UserId, connection: &ConnectionId, frame: &str) -> Result<(), Unavailable> {
-        self.tell(OwnershipEvent::Replied(user.clone(), connection.clone(), frame.to_owned()))
-    }
-}
-
-#[async_trait]
-impl Mailbox for MemoryBroker {
-    async fn open(&self, user: &UserId) -> Result<Box<dyn Deliveries>, Unavailable> {
+impl QueueManager for MemoryBroker {
+    async fn open(&self, user: &UserId) -> Result<Box<dyn QueueConsumer>, Unavailable> {
         let mut queues = self.queues();
         let queue = queues.entry(user.clone()).or_default();
-        if queue.taken {
+        if queue.has_consumer {
             return Err(Unavailable::new("memory broker", "open a queue", "it is open already"));
         }
-        queue.taken = true;
+        queue.has_consumer = true;
         let arrival = Arc::clone(&queue.arrival);
-        Ok(Box::new(MemoryDeliveries { broker: self.clone(), user: user.clone(), arrival }))
+        Ok(Box::new(MemoryQueueConsumer { broker: self.clone(), user: user.clone(), arrival }))
     }
 
     async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
@@ -220,48 +208,48 @@ impl Mailbox for MemoryBroker {
         Ok(())
     }
 
-    async fn look(&self, user: &UserId) -> Result<Retired, Unavailable> {
+    async fn queue_status(&self, user: &UserId) -> Result<QueueStatus, Unavailable> {
         Ok(state(self.queues().get(user)))
     }
 
-    async fn retire(&self, user: &UserId, _called_back: BoxFuture<'_, ()>) -> Result<Retired, Unavailable> {
+    async fn retire(&self, user: &UserId, _cancelled: BoxFuture<'_, ()>) -> Result<QueueStatus, Unavailable> {
         let mut queues = self.queues();
         let state = state(queues.get(user));
-        if self.keeps_empty || !matches!(state, Retired::Idle(_)) {
+        if self.keeps_empty || !matches!(state, QueueStatus::Empty(_)) {
             return Ok(state);
         }
         queues.remove(user);
-        Ok(Retired::Gone)
+        Ok(QueueStatus::Gone)
     }
 }
 
-/// How the queue of a user is who is away.
-fn state(queue: Option<&Queue>) -> Retired {
+/// The state of an offline user's queue.
+fn state(queue: Option<&Queue>) -> QueueStatus {
     match queue {
-        None => Retired::Gone,
-        Some(queue) if queue.taken || !queue.ready.is_empty() => Retired::Waiting(FOR_EVER),
-        Some(_) => Retired::Idle(FOR_EVER),
+        None => QueueStatus::Gone,
+        Some(queue) if queue.has_consumer || !queue.ready.is_empty() => QueueStatus::Backlogged(QUEUE_EXPIRY),
+        Some(_) => QueueStatus::Empty(QUEUE_EXPIRY),
     }
 }
 
-struct MemoryDeliveries {
+struct MemoryQueueConsumer {
     broker: MemoryBroker,
     user: UserId,
     arrival: Arc<Notify>,
 }
 
-impl MemoryDeliveries {
+impl MemoryQueueConsumer {
     fn on_queue<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> Option<T> {
         self.broker.queues().get_mut(&self.user).map(act)
     }
 
-    fn settle(&self, tag: Tag) {
-        self.on_queue(|queue| queue.on_loan.retain(|entry| entry.tag != tag.0));
+    fn settle(&self, tag: DeliveryTag) {
+        self.on_queue(|queue| queue.unacked.retain(|entry| entry.tag != tag.0));
     }
 }
 
 #[async_trait]
-impl Deliveries for MemoryDeliveries {
+impl QueueConsumer for MemoryQueueConsumer {
     async fn next(&mut self) -> Option<Delivery> {
         loop {
             if let Some(delivery) = self.try_next() {
@@ -272,25 +260,25 @@ impl Deliveries for MemoryDeliveries {
     }
 
     fn try_next(&mut self) -> Option<Delivery> {
-        self.on_queue(Queue::lend).flatten()
+        self.on_queue(Queue::take_next).flatten()
     }
 
-    fn is_ours(&self) -> bool {
+    fn has_lease(&self) -> bool {
         true
     }
 
-    async fn ack(&mut self, tags: &[Tag]) -> Result<(), Unavailable> {
+    async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), Unavailable> {
         tags.iter().for_each(|tag| self.settle(*tag));
         Ok(())
     }
 
-    async fn discard(&mut self, tag: Tag, _body: &[u8], _why: Undeliverable) -> Result<(), Unavailable> {
+    async fn dead_letter(&mut self, tag: DeliveryTag, _body: &[u8], _why: DeadLetterReason) -> Result<(), Unavailable> {
         self.settle(tag);
         Ok(())
     }
 
     async fn close(self: Box<Self>) {
-        self.on_queue(Queue::give_back);
+        self.on_queue(Queue::requeue_unacked);
     }
 }
 

@@ -1,11 +1,10 @@
-//! Hashes without a library behind them.
+//! Hashes without a cryptographic library.
 
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 
 use crate::ports::MessageHash;
 
-/// Hashes of 64 bits, four times over, under a key that ends with the process: enough for tests, and for nobody who is
-/// hostile.
+/// Four 64-bit hashes under a key that ends with the process: enough for tests, and not against attackers.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryHash(RandomState);
 
@@ -17,7 +16,7 @@ impl MemoryHash {
     }
 }
 
-fn four(hasher: impl Fn() -> DefaultHasher, text: &[u8]) -> [u8; 32] {
+fn four_hashes(hasher: impl Fn() -> DefaultHasher, text: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     for (number, part) in hash.chunks_mut(8).enumerate() {
         let mut hasher = hasher();
@@ -29,10 +28,10 @@ fn four(hasher: impl Fn() -> DefaultHasher, text: &[u8]) -> [u8; 32] {
 
 impl MessageHash for MemoryHash {
     fn digest(&self, text: &[u8]) -> [u8; 32] {
-        four(DefaultHasher::new, text)
+        four_hashes(DefaultHasher::new, text)
     }
 
-    fn seal(&self, text: &[u8]) -> [u8; 32] {
-        four(|| self.0.build_hasher(), text)
+    fn keyed_digest(&self, text: &[u8]) -> [u8; 32] {
+        four_hashes(|| self.0.build_hasher(), text)
     }
 }

@@ -1,4 +1,4 @@
-//! Connections and `rno`s in a map.
+//! An in-memory registry.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -7,28 +7,57 @@ use std::{
 };
 
 use async_trait::async_trait;
-use kschat_protocol::{ConnectionId, RoomId, UserId, Version};
+use kschat_protocol::{ConnectionId, ProtocolVersion, RoomId, UserId};
 use tokio::time::Instant;
 
 use crate::{
     Clock, Partition, Partitions, Session, SystemClock, Timestamp,
-    limits::{BLOCKED, CHECK_AGAIN, ENDED, KICK_AGAIN, KNOWN_RECIPIENTS, REFUSALS, Rate, SENDS_A_DAY, Share},
+    limits::{
+        BLOCK_DURATION, CLOSE_REQUEST_INTERVAL, CONNECTION_CHECK_COOLDOWN, DAILY_SEND_RATE, ENDED_CONNECTION_RETENTION,
+        MAX_KNOWN_RECIPIENTS, REFUSAL_RATE, Rate, Share,
+    },
     ports::{
-        Admission, Backlogs, Charge, Claim, Claimed, Class, ConnectionRegistry, Created, Entered, IdempotencyStore,
-        Marks, Memberships, Presence, Presences, Reachable, Receipt, Receipts, RoomsOfUser, Seen, SenderShares, Stage,
-        Unavailable, Updated, Verdict,
+        Admission, BacklogStore, Charge, ChargeVerdict, ChargedSession, Claim, ClaimOutcome, ConnectionRegistry,
+        CreateOutcome, IdempotencyStore, LastSeen, Presence, PresenceStore, RateClass, ReadPositions, Receipt,
+        ReceiptStage, ReceiptStore, RegisteredConnection, RoomMemberships, SenderShares, Unavailable, UpdateOutcome,
+        UserRooms,
     },
 };
 
-/// How many `rno`s are remembered; then the oldest is forgotten.
-const CLAIMS: usize = 100_000;
+/// `rno`s that are stored at most; beyond that the oldest is dropped.
+const MAX_STORED_CLAIMS: usize = 100_000;
 
-/// How long it is remembered at least that a user has left a room.
-const LEFT: Duration = Duration::from_secs(60);
-/// How many buckets are kept; then the full ones are forgotten.
-const BUCKETS: usize = 100_000;
+/// The minimum time for which a left room is recorded.
+const LEFT_ROOM_RETENTION: Duration = Duration::from_secs(60);
+/// Buckets that are kept at most; beyond that the full ones are dropped.
+const MAX_STORED_BUCKETS: usize = 100_000;
 
-/// Remembers connections until the process ends.
+/// Stores connections until the process ends.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use kschat_core::{Clock, Partitions, Session, SystemClock, memory::MemoryRegistry};
+/// use kschat_core::ports::{Admission, ConnectionRegistry, CreateOutcome};
+/// use kschat_protocol::{ConnectionId, ProtocolVersion, UserId, dialect::Dialect};
+///
+/// let (registry, now) = (MemoryRegistry::new(Partitions::default()), SystemClock.now());
+/// let (alice, id) = (UserId::try_from("alice")?, ConnectionId::try_from("L0SM9cOFvHcCIhw=")?);
+/// let session = Session {
+///     user: alice.clone(),
+///     version: ProtocolVersion::V2,
+///     connected: now,
+///     expires: None,
+///     dialect: Dialect::Raw,
+///     rooms: None,
+///     source: None,
+/// };
+/// let admission = Admission { replaced_user: None, limit: 100, rate: None, now };
+/// assert_eq!(registry.create(&id, &session, &admission).await?, CreateOutcome::Done);
+/// assert_eq!(registry.connections(&alice, now).await?.len(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default)]
 pub struct MemoryRegistry {
     partitions: Partitions,
@@ -42,14 +71,14 @@ struct State {
     claims: HashMap<(UserId, String), (Claim, bool)>,
     /// The keys of `claims`, the oldest first.
     claimed: VecDeque<(UserId, String)>,
-    marks: HashSet<Partition>,
-    /// When the queue of a user who is away must be looked at.
+    epoch_markers: HashSet<Partition>,
+    /// When the queue of an offline user is due for a check.
     backlogs: HashMap<UserId, Timestamp>,
-    /// What each author's readers have done with it.
-    receipts: HashMap<(UserId, UserId), Marks>,
-    /// When users were there last.
-    seen: HashMap<UserId, Seen>,
-    /// Who watches a user, and until when.
+    /// The positions by author and reader.
+    receipts: HashMap<(UserId, UserId), ReadPositions>,
+    /// When users were last online.
+    seen: HashMap<UserId, LastSeen>,
+    /// The watchers of a user, with their expiry.
     watchers: HashMap<UserId, HashMap<UserId, Timestamp>>,
     rooms: HashMap<UserId, BTreeSet<RoomId>>,
     /// When users have left rooms.
@@ -61,22 +90,22 @@ struct State {
     counts: Counts,
 }
 
-/// What is counted of each user.
+/// The counters of each user.
 #[derive(Debug, Default)]
 struct Counts {
     /// When each bucket is full again, in milliseconds since 1970.
     buckets: HashMap<(UserId, Bucket), f64>,
-    /// Until when users are blocked, and from when on their owners are told again.
+    /// Until when users are blocked, and when their owners are notified again.
     blocked: HashMap<UserId, (Timestamp, Timestamp)>,
-    /// To whom each user has written lately, the newest last.
+    /// Recent recipients of each user, the newest last.
     recipients: HashMap<UserId, VecDeque<UserId>>,
-    /// What of each sender waits for a recipient, as it was counted since the last rotation and before.
+    /// Each sender's share for a recipient, as counted since the last rotation and before.
     shares: HashMap<UserId, [HashMap<UserId, u64>; 2]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Bucket {
-    Class(Class),
+    Class(RateClass),
     Connects,
     Refusals,
     NewRecipients,
@@ -85,10 +114,10 @@ enum Bucket {
 }
 
 impl Counts {
-    /// Takes from a bucket; says how long to wait if there is not enough in it.
+    /// Takes from a bucket; on failure returns how long to wait.
     fn take(&mut self, user: &UserId, bucket: Bucket, rate: Rate, cost: u32, now: Timestamp) -> Result<(), Duration> {
         let now = now.millis() as f64;
-        if self.buckets.len() >= BUCKETS {
+        if self.buckets.len() >= MAX_STORED_BUCKETS {
             self.buckets.retain(|_, full_at| *full_at > now);
         }
         let key = (user.clone(), bucket);
@@ -107,83 +136,89 @@ impl Counts {
         None
     }
 
-    fn verdict(&mut self, user: &UserId, charge: &Charge<'_>, now: Timestamp) -> Verdict {
+    fn verdict(&mut self, user: &UserId, charge: &Charge<'_>, now: Timestamp) -> ChargeVerdict {
         if let Some(left) = self.blocked(user, now) {
             return self.still_blocked(user, left, now);
         }
         match self.charge(user, charge, now) {
-            Ok(()) => Verdict::Granted,
-            // Acks are made by others' messages, so nobody is blocked for too many of them.
-            Err(Verdict::Limited(retry)) if charge.class != Class::Acks => self.refuse(user, retry, now),
+            Ok(()) => ChargeVerdict::Granted,
+            // Messages of others cause acks, so too many acks block nobody.
+            Err(ChargeVerdict::Limited(retry)) if charge.class != RateClass::Acks => self.refuse(user, retry, now),
             Err(other) => other,
         }
     }
 
-    fn still_blocked(&mut self, user: &UserId, left: Duration, now: Timestamp) -> Verdict {
-        let kick = match self.blocked.get_mut(user) {
+    fn still_blocked(&mut self, user: &UserId, left: Duration, now: Timestamp) -> ChargeVerdict {
+        let should_disconnect = match self.blocked.get_mut(user) {
             Some((_, again)) if *again <= now => {
-                *again = now.plus(KICK_AGAIN);
+                *again = now.plus(CLOSE_REQUEST_INTERVAL);
                 true
             }
             _ => false,
         };
-        Verdict::Blocked { left, kick }
+        ChargeVerdict::Blocked { left, should_disconnect }
     }
 
-    /// Who goes on too long in spite of that is blocked.
-    fn refuse(&mut self, user: &UserId, retry: Duration, now: Timestamp) -> Verdict {
-        if self.take(user, Bucket::Refusals, REFUSALS, 1, now).is_ok() {
-            return Verdict::Limited(retry);
+    /// Blocks a user who continues too long in spite of refusals.
+    fn refuse(&mut self, user: &UserId, retry: Duration, now: Timestamp) -> ChargeVerdict {
+        if self.take(user, Bucket::Refusals, REFUSAL_RATE, 1, now).is_ok() {
+            return ChargeVerdict::Limited(retry);
         }
-        self.blocked.insert(user.clone(), (now.plus(BLOCKED), now));
-        self.still_blocked(user, BLOCKED, now)
+        self.blocked.insert(user.clone(), (now.plus(BLOCK_DURATION), now));
+        self.still_blocked(user, BLOCK_DURATION, now)
     }
 
-    fn charge(&mut self, user: &UserId, charge: &Charge<'_>, now: Timestamp) -> Result<(), Verdict> {
+    fn charge(&mut self, user: &UserId, charge: &Charge<'_>, now: Timestamp) -> Result<(), ChargeVerdict> {
         if let Some(rate) = charge.rate {
-            self.take(user, Bucket::Class(charge.class), rate, charge.cost, now).map_err(Verdict::Limited)?;
+            self.take(user, Bucket::Class(charge.class), rate, charge.cost, now).map_err(ChargeVerdict::Limited)?;
         }
-        if charge.rate.is_some() && charge.class == Class::Sends {
-            self.take(user, Bucket::Day, SENDS_A_DAY, 1, now).map_err(Verdict::Limited)?;
+        if charge.rate.is_some() && charge.class == RateClass::Sends {
+            self.take(user, Bucket::Day, DAILY_SEND_RATE, 1, now).map_err(ChargeVerdict::Limited)?;
         }
         let Some(message) = &charge.message else { return Ok(()) };
         match message.to {
             Some(to) if to == user => Ok(()),
             Some(to) => {
-                self.meet(user, to, message.new_recipients, now)?;
-                message.share.map_or(Ok(()), |share| self.fill(user, to, share, message.bytes))
+                self.count_recipient(user, to, message.new_recipients, now)?;
+                message.share.map_or(Ok(()), |share| self.count_share(user, to, share, message.bytes))
             }
             None => match message.share {
                 Some(share) => {
                     let (rate, cost) = share.in_rooms(message.bytes);
-                    self.take(user, Bucket::InRooms, rate, cost, now).map_err(Verdict::Limited)
+                    self.take(user, Bucket::InRooms, rate, cost, now).map_err(ChargeVerdict::Limited)
                 }
                 None => Ok(()),
             },
         }
     }
 
-    /// Notes to whom a user writes, unless it has written to too many whom it did not know.
-    fn meet(&mut self, user: &UserId, to: &UserId, rate: Option<Rate>, now: Timestamp) -> Result<(), Verdict> {
+    /// Records a user's recipient, unless the rate of new recipients is exceeded.
+    fn count_recipient(
+        &mut self,
+        user: &UserId,
+        to: &UserId,
+        rate: Option<Rate>,
+        now: Timestamp,
+    ) -> Result<(), ChargeVerdict> {
         let Some(rate) = rate else { return Ok(()) };
         if self.recipients.get(user).is_some_and(|known| known.contains(to)) {
             return Ok(());
         }
-        self.take(user, Bucket::NewRecipients, rate, 1, now).map_err(Verdict::Limited)?;
+        self.take(user, Bucket::NewRecipients, rate, 1, now).map_err(ChargeVerdict::Limited)?;
         let known = self.recipients.entry(user.clone()).or_default();
         known.push_back(to.clone());
-        if known.len() > KNOWN_RECIPIENTS {
+        if known.len() > MAX_KNOWN_RECIPIENTS {
             known.pop_front();
         }
         Ok(())
     }
 
-    fn fill(&mut self, user: &UserId, to: &UserId, share: Share, bytes: usize) -> Result<(), Verdict> {
+    fn count_share(&mut self, user: &UserId, to: &UserId, share: Share, bytes: usize) -> Result<(), ChargeVerdict> {
         let [recent, before] = self.shares.entry(to.clone()).or_default();
         let waits = recent.get(user).copied().unwrap_or_default() + before.get(user).copied().unwrap_or_default();
         let weight = share.weight(bytes);
         if waits + weight > share.bytes {
-            return Err(Verdict::ShareFull);
+            return Err(ChargeVerdict::ShareFull);
         }
         *recent.entry(user.clone()).or_default() += weight;
         Ok(())
@@ -197,8 +232,8 @@ impl MemoryRegistry {
         Self { partitions, state: Mutex::default() }
     }
 
-    /// Loses everything, as a registry without a disk does when it starts again.
-    pub fn lose_everything(&self) {
+    /// Drops all data, as a registry without a disk does at a restart.
+    pub fn flush_all(&self) {
         *self.state() = State::default();
     }
 
@@ -215,7 +250,7 @@ impl State {
     fn take(&mut self, key: (UserId, String), claim: Claim) {
         self.claimed.push_back(key.clone());
         self.claims.insert(key, (claim, false));
-        if self.claimed.len() > CLAIMS
+        if self.claimed.len() > MAX_STORED_CLAIMS
             && let Some(oldest) = self.claimed.pop_front()
         {
             self.claims.remove(&oldest);
@@ -230,46 +265,51 @@ impl ConnectionRegistry for MemoryRegistry {
         connection: &ConnectionId,
         session: &Session,
         admission: &Admission,
-    ) -> Result<Created, Unavailable> {
-        let Admission { instead_of, limit, rate, now } = admission;
+    ) -> Result<CreateOutcome, Unavailable> {
+        let Admission { replaced_user: instead_of, limit, rate, now } = admission;
         let mut state = self.state();
         if state.has_ended(connection, *now) {
-            return Ok(Created::Gone);
+            return Ok(CreateOutcome::Gone);
         }
         match state.sessions.get(connection) {
-            Some(known) if known.user == session.user => return Ok(Created::Done),
-            Some(known) if Some(&known.user) != instead_of.as_ref() => return Ok(Created::Taken),
-            None if instead_of.is_some() => return Ok(Created::Gone),
+            Some(known) if known.user == session.user => return Ok(CreateOutcome::Done),
+            Some(known) if Some(&known.user) != instead_of.as_ref() => return Ok(CreateOutcome::Taken),
+            None if instead_of.is_some() => return Ok(CreateOutcome::Gone),
             _ => {}
         }
         if let Some(left) = state.counts.blocked(&session.user, *now) {
-            return Ok(Created::Limited(left));
+            return Ok(CreateOutcome::Limited(left));
         }
         if let Some(rate) = rate
             && let Err(retry) = state.counts.take(&session.user, Bucket::Connects, *rate, 1, *now)
         {
-            return Ok(Created::Limited(retry));
+            return Ok(CreateOutcome::Limited(retry));
         }
-        let open = |known: &&Session| known.user == session.user && known.forgotten_at() > *now;
+        let open = |known: &&Session| known.user == session.user && known.retained_until() > *now;
         if state.sessions.values().filter(open).count() >= *limit {
             let checked = state.checked.get(&session.user).is_some_and(|until| *until > *now);
             if !checked {
-                state.checked.insert(session.user.clone(), now.plus(CHECK_AGAIN));
+                state.checked.insert(session.user.clone(), now.plus(CONNECTION_CHECK_COOLDOWN));
             }
-            return Ok(Created::TooMany { check: !checked });
+            return Ok(CreateOutcome::LimitReached { check: !checked });
         }
         state.sessions.insert(connection.clone(), session.clone());
-        Ok(Created::Done)
+        Ok(CreateOutcome::Done)
     }
 
-    async fn update(&self, connection: &ConnectionId, old: &Session, new: &Session) -> Result<Updated, Unavailable> {
+    async fn update(
+        &self,
+        connection: &ConnectionId,
+        old: &Session,
+        new: &Session,
+    ) -> Result<UpdateOutcome, Unavailable> {
         Ok(match self.state().sessions.get_mut(connection) {
             Some(known) if known == old || known == new => {
                 known.clone_from(new);
-                Updated::Done
+                UpdateOutcome::Done
             }
-            Some(known) => Updated::Changed(known.clone()),
-            None => Updated::Gone,
+            Some(known) => UpdateOutcome::Changed(known.clone()),
+            None => UpdateOutcome::Gone,
         })
     }
 
@@ -278,48 +318,49 @@ impl ConnectionRegistry for MemoryRegistry {
         connection: &ConnectionId,
         session: &Session,
         limit: usize,
-    ) -> Result<Created, Unavailable> {
+    ) -> Result<CreateOutcome, Unavailable> {
         let mut state = self.state();
         if state.ended.contains_key(connection) {
-            return Ok(Created::Gone);
+            return Ok(CreateOutcome::Gone);
         }
         if !state.sessions.contains_key(connection) {
             if state.sessions.values().filter(|known| known.user == session.user).count() >= limit {
-                return Ok(Created::TooMany { check: false });
+                return Ok(CreateOutcome::LimitReached { check: false });
             }
             state.sessions.insert(connection.clone(), session.clone());
         }
-        Ok(Created::Done)
+        Ok(CreateOutcome::Done)
     }
 
-    async fn enter(
+    async fn charge_session(
         &self,
         connection: &ConnectionId,
         charge: &Charge<'_>,
         now: Timestamp,
-    ) -> Result<Option<Entered>, Unavailable> {
+    ) -> Result<Option<ChargedSession>, Unavailable> {
         let mut state = self.state();
         let Some(session) = state.sessions.get(connection).cloned() else { return Ok(None) };
         let is_other = |(id, other): (&ConnectionId, &Session)| {
-            let is_reachable = other.version == Version::V2 && other.reachable_until() > now;
+            let is_reachable = other.version == ProtocolVersion::V2 && other.reachable_until() > now;
             id != connection && other.user == session.user && is_reachable
         };
         let has_others = state.sessions.iter().any(is_other);
-        // Whoever may do nothing has nothing counted but that it speaks.
+        // Of a frame that is not allowed only the frame itself is counted.
         let message = charge.message.clone().filter(|_| !session.is_expired(now));
         let charge = Charge { message, ..charge.clone() };
         let verdict = state.counts.verdict(&session.user, &charge, now);
-        let is_send = charge.class == Class::Sends && charge.message.is_some_and(|message| message.to.is_some());
-        let has_other_devices = is_send && has_others && session.version == Version::V2 && verdict == Verdict::Granted;
-        Ok(Some(Entered { session, has_other_devices, verdict }))
+        let is_send = charge.class == RateClass::Sends && charge.message.is_some_and(|message| message.to.is_some());
+        let has_other_devices =
+            is_send && has_others && session.version == ProtocolVersion::V2 && verdict == ChargeVerdict::Granted;
+        Ok(Some(ChargedSession { session, has_other_devices, verdict }))
     }
 
-    async fn end(&self, connection: &ConnectionId) -> Result<Option<UserId>, Unavailable> {
+    async fn end_connection(&self, connection: &ConnectionId) -> Result<Option<UserId>, Unavailable> {
         let mut state = self.state();
         let now = SystemClock.now();
         state.ended.retain(|_, (_, until)| *until > now);
         let known = state.sessions.remove(connection).map(|session| session.user);
-        let (user, _) = state.ended.entry(connection.clone()).or_insert((known, now.plus(ENDED)));
+        let (user, _) = state.ended.entry(connection.clone()).or_insert((known, now.plus(ENDED_CONNECTION_RETENTION)));
         Ok(user.clone())
     }
 
@@ -335,11 +376,13 @@ impl ConnectionRegistry for MemoryRegistry {
         Ok(())
     }
 
-    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<Reachable>, Unavailable> {
+    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<RegisteredConnection>, Unavailable> {
         let state = self.state();
         let theirs = state.sessions.iter().filter(|(_, session)| session.user == *user);
         let reachable = theirs.filter(|(_, session)| session.reachable_until() > now);
-        Ok(reachable.map(|(id, session)| Reachable { connection: id.clone(), session: session.clone() }).collect())
+        Ok(reachable
+            .map(|(id, session)| RegisteredConnection { connection: id.clone(), session: session.clone() })
+            .collect())
     }
 
     async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
@@ -352,33 +395,33 @@ impl ConnectionRegistry for MemoryRegistry {
         Ok(users)
     }
 
-    async fn mark(&self, partition: Partition) -> Result<bool, Unavailable> {
-        Ok(!self.state().marks.insert(partition))
+    async fn set_epoch_marker(&self, partition: Partition) -> Result<bool, Unavailable> {
+        Ok(!self.state().epoch_markers.insert(partition))
     }
 
-    async fn is_marked(&self, partition: Partition) -> Result<bool, Unavailable> {
-        Ok(self.state().marks.contains(&partition))
+    async fn has_epoch_marker(&self, partition: Partition) -> Result<bool, Unavailable> {
+        Ok(self.state().epoch_markers.contains(&partition))
     }
 }
 
 #[async_trait]
 impl IdempotencyStore for MemoryRegistry {
-    async fn claim(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<Claimed, Unavailable> {
+    async fn claim(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<ClaimOutcome, Unavailable> {
         let key = (user.clone(), rno.to_owned());
         let mut state = self.state();
         let earlier = state.claims.get(&key).cloned();
         Ok(match earlier {
-            Some((claim, true)) => Claimed::Done(claim),
-            Some((claim, false)) => Claimed::Pending(claim),
+            Some((claim, true)) => ClaimOutcome::Done(claim),
+            Some((claim, false)) => ClaimOutcome::Pending(claim),
             None => {
                 state.take(key, claim.clone());
-                Claimed::First
+                ClaimOutcome::New
             }
         })
     }
 
-    async fn settle(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<(), Unavailable> {
-        // One that was forgotten meanwhile stays so.
+    async fn mark_published(&self, user: &UserId, rno: &str, claim: &Claim) -> Result<(), Unavailable> {
+        // A claim that was dropped meanwhile stays so.
         if let Some(entry) = self.state().claims.get_mut(&(user.clone(), rno.to_owned())) {
             *entry = (claim.clone(), true);
         }
@@ -387,14 +430,14 @@ impl IdempotencyStore for MemoryRegistry {
 }
 
 #[async_trait]
-impl Receipts for MemoryRegistry {
-    async fn note_receipts(&self, receipts: &[Receipt]) -> Result<(), Unavailable> {
+impl ReceiptStore for MemoryRegistry {
+    async fn record_receipts(&self, receipts: &[Receipt]) -> Result<(), Unavailable> {
         let mut state = self.state();
         for Receipt { author, reader, stage, message } in receipts {
             let marks = state.receipts.entry((author.clone(), reader.clone())).or_default();
             let mark = match stage {
-                Stage::Delivered => &mut marks.delivered,
-                Stage::Read => &mut marks.read,
+                ReceiptStage::Delivered => &mut marks.delivered,
+                ReceiptStage::Read => &mut marks.read,
             };
             if mark.as_ref().is_none_or(|mark| mark < message) {
                 *mark = Some(message.clone());
@@ -403,15 +446,15 @@ impl Receipts for MemoryRegistry {
         Ok(())
     }
 
-    async fn marks(&self, author: &UserId, readers: &[UserId]) -> Result<Vec<Marks>, Unavailable> {
+    async fn read_positions(&self, author: &UserId, readers: &[UserId]) -> Result<Vec<ReadPositions>, Unavailable> {
         let state = self.state();
-        let marks = |reader: &UserId| state.receipts.get(&(author.clone(), reader.clone())).cloned();
-        Ok(readers.iter().map(|reader| marks(reader).unwrap_or_default()).collect())
+        let read_positions = |reader: &UserId| state.receipts.get(&(author.clone(), reader.clone())).cloned();
+        Ok(readers.iter().map(|reader| read_positions(reader).unwrap_or_default()).collect())
     }
 }
 
 #[async_trait]
-impl Presences for MemoryRegistry {
+impl PresenceStore for MemoryRegistry {
     async fn watch(
         &self,
         watcher: &UserId,
@@ -427,17 +470,17 @@ impl Presences for MemoryRegistry {
             watchers.insert(watcher.clone(), until);
             let mut sessions = state.sessions.values();
             let is_reachable = sessions.any(|session| session.user == *user && session.reachable_until() > now);
-            known.push(Presence { is_reachable, seen: state.seen.get(user).copied().unwrap_or(Seen::Never) });
+            known.push(Presence { is_reachable, seen: state.seen.get(user).copied().unwrap_or(LastSeen::Never) });
         }
         Ok(known)
     }
 
-    async fn came(&self, user: &UserId) -> Result<Seen, Unavailable> {
-        Ok(self.state().seen.insert(user.clone(), Seen::Here).unwrap_or(Seen::Never))
+    async fn mark_online(&self, user: &UserId) -> Result<LastSeen, Unavailable> {
+        Ok(self.state().seen.insert(user.clone(), LastSeen::Online).unwrap_or(LastSeen::Never))
     }
 
-    async fn left(&self, user: &UserId, now: Timestamp) -> Result<(), Unavailable> {
-        self.state().seen.insert(user.clone(), Seen::Left(now));
+    async fn mark_offline(&self, user: &UserId, now: Timestamp) -> Result<(), Unavailable> {
+        self.state().seen.insert(user.clone(), LastSeen::OfflineSince(now));
         Ok(())
     }
 
@@ -449,7 +492,7 @@ impl Presences for MemoryRegistry {
 }
 
 #[async_trait]
-impl Memberships for MemoryRegistry {
+impl RoomMemberships for MemoryRegistry {
     async fn join(&self, user: &UserId, room: &RoomId, limit: usize) -> Result<bool, Unavailable> {
         let mut state = self.state();
         let rooms = state.rooms.entry(user.clone()).or_default();
@@ -470,16 +513,16 @@ impl Memberships for MemoryRegistry {
         Ok(())
     }
 
-    async fn rooms_and_left(&self, user: &UserId) -> Result<RoomsOfUser, Unavailable> {
+    async fn rooms_and_left(&self, user: &UserId) -> Result<UserRooms, Unavailable> {
         let state = self.state();
         let rooms = state.rooms.get(user).into_iter().flatten().cloned().collect();
         let left = state.left_rooms.get(user).into_iter().flat_map(BTreeMap::keys).cloned().collect();
-        Ok(RoomsOfUser { rooms, left })
+        Ok(UserRooms { rooms, left })
     }
 
-    async fn forget_left(&self, user: &UserId) -> Result<(), Unavailable> {
+    async fn clear_left_rooms(&self, user: &UserId) -> Result<(), Unavailable> {
         if let Some(left) = self.state().left_rooms.get_mut(user) {
-            left.retain(|_, since| since.elapsed() < LEFT);
+            left.retain(|_, since| since.elapsed() < LEFT_ROOM_RETENTION);
         }
         Ok(())
     }
@@ -500,7 +543,7 @@ impl SenderShares for MemoryRegistry {
         Ok(())
     }
 
-    async fn give_back(&self, user: &UserId, sender: &UserId, weight: u64) -> Result<(), Unavailable> {
+    async fn release_share(&self, user: &UserId, sender: &UserId, weight: u64) -> Result<(), Unavailable> {
         if let Some([recent, _]) = self.state().counts.shares.get_mut(user)
             && let Some(waits) = recent.get_mut(sender)
         {
@@ -519,9 +562,9 @@ impl SenderShares for MemoryRegistry {
 }
 
 #[async_trait]
-impl Backlogs for MemoryRegistry {
-    async fn note(&self, user: &UserId, look_at: Timestamp) -> Result<(), Unavailable> {
-        self.state().backlogs.insert(user.clone(), look_at);
+impl BacklogStore for MemoryRegistry {
+    async fn schedule_check(&self, user: &UserId, check_at: Timestamp) -> Result<(), Unavailable> {
+        self.state().backlogs.insert(user.clone(), check_at);
         Ok(())
     }
 

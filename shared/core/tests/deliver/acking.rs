@@ -1,214 +1,221 @@
-//! What a client acknowledges, and what it does not.
+//! Acks of clients, and redeliveries without them.
 
+use kschat_core::ports::OwnerMessage;
 use std::time::Duration;
 
-use kschat_core::{contract::message, deliver::End, ports::Publisher};
+use kschat_core::{contract::message, delivery::DeliveryEnd, ports::Publisher};
 use kschat_protocol::{AckFrame, Message, MessageId, Position};
 use serde_json::Value;
 
-use crate::scene::Scene;
+use crate::fixture::Fixture;
 
 #[tokio::test(start_paused = true)]
-async fn what_a_client_acknowledges_leaves_the_queue_and_the_rest_stays() {
-    let scene = Scene::new().await;
-    let device = scene.acking(vec![]).await;
-    scene.queue(&["one", "two", "three"]).await;
-    let courier = scene.serve();
+async fn ack_removes_only_acked_messages() {
+    let fixture = Fixture::new().await;
+    let device = fixture.acking_device(vec![]).await;
+    fixture.queue(&["one", "two", "three"]).await;
+    let delivery = fixture.serve();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(scene.heard(&device), [["one", "two", "three"]]);
-    // It stands for all before it.
-    scene.ack("two");
+    assert_eq!(fixture.received_texts(&device), [["one", "two", "three"]]);
+    // It covers all before it.
+    fixture.ack("two");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    scene.stop(courier).await;
-    assert_eq!(scene.left().await, ["three"]);
+    fixture.stop(delivery).await;
+    assert_eq!(fixture.queued_texts().await, ["three"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_acknowledged_comes_again_in_order_and_marked() {
-    let scene = Scene::new().await;
-    let device = scene.acking(vec![]).await;
-    scene.queue(&["one", "two"]).await;
-    let courier = scene.serve();
+async fn unacked_messages_are_redelivered_in_order_and_flagged() {
+    let fixture = Fixture::new().await;
+    let device = fixture.acking_device(vec![]).await;
+    fixture.queue(&["one", "two"]).await;
+    let delivery = fixture.serve();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    scene.queue(&["three"]).await;
-    scene.quiet().await;
-    let heard = scene.heard(&device);
+    fixture.queue(&["three"]).await;
+    fixture.wait_a_minute().await;
+    let heard = fixture.received_texts(&device);
     assert_eq!(heard[..2], [vec!["one", "two"], vec!["three"]]);
     assert!(heard.len() > 2 && heard[2..].iter().all(|frame| *frame == ["one", "two", "three"]), "{heard:?}");
-    let taken = scene.edge.taken.lock().expect("no test panics here")[2].1.clone();
+    let taken = fixture.edge.taken.lock().expect("no test panics here")[2].1.clone();
     assert_eq!(taken.matches(r#""redelivered":true"#).count(), 3);
-    scene.ack("three");
-    scene.quiet().await;
-    let count = scene.heard(&device).len();
-    scene.quiet().await;
-    assert_eq!(scene.heard(&device).len(), count, "what is acknowledged does not come again");
-    scene.stop(courier).await;
-    assert!(scene.left().await.is_empty());
+    fixture.ack("three");
+    fixture.wait_a_minute().await;
+    let count = fixture.received_texts(&device).len();
+    fixture.wait_a_minute().await;
+    assert_eq!(fixture.received_texts(&device).len(), count, "an acknowledged message is not redelivered");
+    fixture.stop(delivery).await;
+    assert!(fixture.queued_texts().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_client_goes_what_it_has_not_acknowledged_waits_in_order() {
-    let scene = Scene::new().await;
-    let device = scene.acking(vec![]).await;
-    scene.queue(&["one", "two", "three"]).await;
-    let courier = scene.serve();
+async fn disconnect_requeues_unacked_in_order() {
+    let fixture = Fixture::new().await;
+    let device = fixture.acking_device(vec![]).await;
+    fixture.queue(&["one", "two", "three"]).await;
+    let delivery = fixture.serve();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    scene.ack("one");
+    fixture.ack("one");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    scene.leave(&device).await;
-    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
-    assert_eq!(scene.left().await, ["two", "three"]);
+    fixture.leave(&device).await;
+    assert_eq!(delivery.await.expect("the task does not panic"), DeliveryEnd::Offline);
+    assert_eq!(fixture.queued_texts().await, ["two", "three"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_later_gets_first_what_is_not_acknowledged() {
-    let scene = Scene::new().await;
-    let half_open = scene.acking(vec![]).await;
-    scene.queue(&["one", "two"]).await;
-    let courier = scene.serve();
+async fn late_connection_receives_unacked_first() {
+    let fixture = Fixture::new().await;
+    let half_open = fixture.acking_device(vec![]).await;
+    fixture.queue(&["one", "two"]).await;
+    let delivery = fixture.serve();
     tokio::time::sleep(Duration::from_secs(1)).await;
     // The edge does not know the new one yet, as `$connect` has not returned.
-    let again = scene.acking(vec![410; 3]).await;
-    scene.signals.refresh.notify_one();
-    scene.queue(&["three"]).await;
+    let again = fixture.acking_device(vec![410; 3]).await;
+    fixture.signals.inbox.put(OwnerMessage::Refresh);
+    fixture.queue(&["three"]).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(scene.heard(&again).concat(), ["one", "two", "three"]);
-    assert_eq!(scene.heard(&half_open).concat(), ["one", "two", "three"]);
-    scene.ack("three");
+    assert_eq!(fixture.received_texts(&again).concat(), ["one", "two", "three"]);
+    assert_eq!(fixture.received_texts(&half_open).concat(), ["one", "two", "three"]);
+    fixture.ack("three");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    scene.stop(courier).await;
-    assert!(scene.left().await.is_empty());
+    fixture.stop(delivery).await;
+    assert!(fixture.queued_texts().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_of_the_seeds_kind_settles_what_others_have_not_acknowledged() {
-    let scene = Scene::new().await;
-    let silent = scene.acking(vec![]).await;
-    scene.queue(&["one"]).await;
-    let courier = scene.serve();
+async fn v1_post_settles_unacked_messages() {
+    let fixture = Fixture::new().await;
+    let silent = fixture.acking_device(vec![]).await;
+    fixture.queue(&["one"]).await;
+    let delivery = fixture.serve();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let seed = scene.device(vec![]).await;
-    scene.signals.refresh.notify_one();
-    scene.queue(&["two"]).await;
-    scene.quiet().await;
-    // Nothing comes twice to a client that would show it twice.
-    assert_eq!(scene.heard(&seed).concat(), ["one", "two"]);
-    assert_eq!(scene.heard(&silent).concat(), ["one", "two"]);
-    scene.stop(courier).await;
-    assert!(scene.left().await.is_empty());
+    let v1 = fixture.device(vec![]).await;
+    fixture.signals.inbox.put(OwnerMessage::Refresh);
+    fixture.queue(&["two"]).await;
+    fixture.wait_a_minute().await;
+    // A client that would show duplicates gets none.
+    assert_eq!(fixture.received_texts(&v1).concat(), ["one", "two"]);
+    assert_eq!(fixture.received_texts(&silent).concat(), ["one", "two"]);
+    fixture.stop(delivery).await;
+    assert!(fixture.queued_texts().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_an_ack_is_bounded() {
-    let scene = Scene::new().await;
-    let device = scene.acking(vec![]).await;
+async fn unacked_window_is_bounded() {
+    let fixture = Fixture::new().await;
+    let device = fixture.acking_device(vec![]).await;
     let texts: Vec<String> = (0..2_000).map(|n| n.to_string()).collect();
-    scene.queue(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let courier = scene.serve();
+    fixture.queue(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let delivery = fixture.serve();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let heard = scene.heard(&device).concat();
+    let heard = fixture.received_texts(&device).concat();
     assert!(heard.len() < 600, "{} messages are under way", heard.len());
     for _ in 0..20 {
-        scene.ack(scene.heard(&device).concat().last().expect("it has got some"));
+        fixture.ack(fixture.received_texts(&device).concat().last().expect("a received message"));
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    assert_eq!(scene.heard(&device).concat(), texts);
-    scene.stop(courier).await;
-    assert!(scene.left().await.is_empty());
+    assert_eq!(fixture.received_texts(&device).concat(), texts);
+    fixture.stop(delivery).await;
+    assert!(fixture.queued_texts().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_minutes_without_any_ack_the_messages_go_back() {
-    let scene = Scene::new().await;
-    scene.acking(vec![]).await;
-    scene.queue(&["one", "two"]).await;
+async fn missing_acks_requeue_messages() {
+    let fixture = Fixture::new().await;
+    fixture.acking_device(vec![]).await;
+    fixture.queue(&["one", "two"]).await;
     let began = tokio::time::Instant::now();
-    assert_eq!(scene.serve().await.expect("it does not panic"), End::Stuck);
+    assert_eq!(fixture.serve().await.expect("the task does not panic"), DeliveryEnd::Failed);
     let took = began.elapsed();
     assert!((Duration::from_secs(300)..Duration::from_secs(420)).contains(&took), "{took:?}");
-    assert_eq!(scene.left().await, ["one", "two"]);
+    assert_eq!(fixture.queued_texts().await, ["one", "two"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_missed_a_frame_gets_everything_again_at_once_but_not_all_the_time() {
-    let scene = Scene::new().await;
-    let device = scene.acking(vec![]).await;
-    let courier = scene.serve();
+async fn redelivery_request_is_immediate_but_throttled() {
+    let fixture = Fixture::new().await;
+    let device = fixture.acking_device(vec![]).await;
+    let delivery = fixture.serve();
     for text in ["one", "two"] {
-        scene.queue(&[text]).await;
+        fixture.queue(&[text]).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let ask = || scene.signals.acks.put(AckFrame { message: None, position: None, again: true });
+    let ask = || {
+        fixture.signals.inbox.put(OwnerMessage::Ack(AckFrame {
+            message: None,
+            position: None,
+            redelivery_requested: true,
+        }));
+    };
     ask();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(scene.heard(&device), [vec!["one"], vec!["two"], vec!["one", "two"]]);
+    assert_eq!(fixture.received_texts(&device), [vec!["one"], vec!["two"], vec!["one", "two"]]);
     for _ in 0..9 {
         ask();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let count = scene.heard(&device).len();
+    let count = fixture.received_texts(&device).len();
     assert!(count <= 5, "once a second is enough, and not {count} frames");
-    scene.ack("two");
+    fixture.ack("two");
     tokio::time::sleep(Duration::from_millis(100)).await;
     ask();
-    scene.quiet().await;
-    assert_eq!(scene.heard(&device).len(), count, "nothing is left to repeat");
-    scene.stop(courier).await;
+    fixture.wait_a_minute().await;
+    assert_eq!(fixture.received_texts(&device).len(), count, "nothing is left to repeat");
+    fixture.stop(delivery).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_copy_is_not_pushed_and_an_ack_of_it_counts_for_nothing_else() {
-    let scene = Scene::new().await;
-    let device = scene.acking(vec![]).await;
-    let courier = scene.serve();
-    let twice = message(&scene.user, "twice");
-    let queue = async |message: &Message| scene.broker.publish(&scene.user, message).await.expect("memory");
+async fn duplicate_delivery_is_not_pushed() {
+    let fixture = Fixture::new().await;
+    let device = fixture.acking_device(vec![]).await;
+    let delivery = fixture.serve();
+    let twice = message(&fixture.user, "twice");
+    let queue = async |message: &Message| fixture.broker.publish(&fixture.user, message).await.expect("memory");
     queue(&twice).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    // The first try was confirmed too late, and another sender came in between.
-    queue(&message(&scene.user, "between")).await;
+    // The first attempt was confirmed too late, and another sender came in between.
+    queue(&message(&fixture.user, "between")).await;
     queue(&twice).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(scene.heard(&device), [["twice"], ["between"]]);
+    assert_eq!(fixture.received_texts(&device), [["twice"], ["between"]]);
     for _ in 0..2 {
-        scene.ack("twice");
+        fixture.ack("twice");
         tokio::time::sleep(Duration::from_millis(100)).await;
         // Another copy, after the first one has left the queue.
         queue(&twice).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    scene.stop(courier).await;
-    assert_eq!(scene.left().await, ["between"]);
+    fixture.stop(delivery).await;
+    assert_eq!(fixture.queued_texts().await, ["between"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn copies_that_wait_together_share_no_frame() {
-    let scene = Scene::new().await;
-    let device = scene.device(vec![]).await;
-    let twice = message(&scene.user, "twice");
-    for message in [&twice, &message(&scene.user, "between"), &twice] {
-        scene.broker.publish(&scene.user, message).await.expect("memory");
+async fn queued_duplicates_are_pushed_once() {
+    let fixture = Fixture::new().await;
+    let device = fixture.device(vec![]).await;
+    let twice = message(&fixture.user, "twice");
+    for message in [&twice, &message(&fixture.user, "between"), &twice] {
+        fixture.broker.publish(&fixture.user, message).await.expect("memory");
     }
-    let courier = scene.serve();
-    scene.quiet().await;
-    scene.broker.publish(&scene.user, &twice).await.expect("memory");
-    scene.quiet().await;
-    assert_eq!(scene.heard(&device), [["twice", "between"]]);
-    scene.stop(courier).await;
-    assert!(scene.left().await.is_empty());
+    let delivery = fixture.serve();
+    fixture.wait_a_minute().await;
+    fixture.broker.publish(&fixture.user, &twice).await.expect("memory");
+    fixture.wait_a_minute().await;
+    assert_eq!(fixture.received_texts(&device), [["twice", "between"]]);
+    fixture.stop(delivery).await;
+    assert!(fixture.queued_texts().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_ack_counts_for_what_stood_before_its_place_in_this_run_only() {
-    let scene = Scene::new().await;
-    let device = scene.acking(vec![]).await;
-    let courier = scene.serve();
+async fn ack_position_counts_only_within_its_run() {
+    let fixture = Fixture::new().await;
+    let device = fixture.acking_device(vec![]).await;
+    let delivery = fixture.serve();
     for text in ["one", "two", "three"] {
-        scene.queue(&[text]).await;
+        fixture.queue(&[text]).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let place = |n: usize| {
-        let taken = scene.edge.taken.lock().expect("no test panics here");
+        let taken = fixture.edge.taken.lock().expect("no test panics here");
         let frame: Value = serde_json::from_str(&taken[n].1).expect("JSON");
         (frame["PREV"].clone(), frame["POS"].as_str().expect("text").parse::<Position>().expect("a place"))
     };
@@ -216,61 +223,65 @@ async fn an_ack_counts_for_what_stood_before_its_place_in_this_run_only() {
     assert_eq!((one.0, two.0, three.0), (Value::Null, one.1.to_string().into(), two.1.to_string().into()));
     let ack = async |position| {
         let message = Some(MessageId::from("whatever".to_owned()));
-        scene.signals.acks.put(AckFrame { message, position: Some(position), again: false });
+        fixture.signals.inbox.put(OwnerMessage::Ack(AckFrame {
+            message,
+            position: Some(position),
+            redelivery_requested: false,
+        }));
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
-    // Of an owner before this one, which has counted further.
+    // From a previous owner, which has counted further.
     ack(Position { run: one.1.run ^ 1, number: 99 }).await;
     ack(two.1).await;
     ack(one.1).await;
-    scene.leave(&device).await;
-    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
-    assert_eq!(scene.left().await, ["three"]);
+    fixture.leave(&device).await;
+    assert_eq!(delivery.await.expect("the task does not panic"), DeliveryEnd::Offline);
+    assert_eq!(fixture.queued_texts().await, ["three"]);
 }
 
-/// How long each run may have messages on loan at most: a third of what the broker bears.
-const LOAN: Duration = Duration::from_secs(10 * 60);
+/// The longest time that a message may be unacked: a third of what the broker tolerates.
+const MAX_UNACKED_AGE: Duration = Duration::from_secs(10 * 60);
 
 #[tokio::test(start_paused = true)]
-async fn slow_acknowledger_gives_back_in_time_and_in_order() {
-    let scene = Scene::new().await;
-    let device = scene.acking(vec![]).await;
+async fn slow_acks_requeue_before_broker_timeout() {
+    let fixture = Fixture::new().await;
+    let device = fixture.acking_device(vec![]).await;
     let texts: Vec<String> = (0..300).map(|n| n.to_string()).collect();
-    scene.queue(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    fixture.queue(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let mut acked = 0;
     for _ in 0..5 {
-        let (began, courier) = (tokio::time::Instant::now(), scene.serve());
-        // An ack comes every four minutes, so it never looks as if nobody was there.
-        while !courier.is_finished() {
+        let (began, delivery) = (tokio::time::Instant::now(), fixture.serve());
+        // An ack comes every four minutes, so the client never appears to be gone.
+        while !delivery.is_finished() {
             tokio::time::sleep(Duration::from_secs(4 * 60)).await;
-            if !courier.is_finished() {
-                scene.ack(&texts[acked]);
+            if !delivery.is_finished() {
+                fixture.ack(&texts[acked]);
                 acked += 1;
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            assert!(began.elapsed() < LOAN + Duration::from_secs(5 * 60), "it goes on for ever");
+            assert!(began.elapsed() < MAX_UNACKED_AGE + Duration::from_secs(5 * 60), "redelivery has no end");
         }
-        assert_eq!(courier.await.expect("it does not panic"), End::Stuck);
-        assert_eq!(scene.left().await, texts[acked..]);
+        assert_eq!(delivery.await.expect("the task does not panic"), DeliveryEnd::Failed);
+        assert_eq!(fixture.queued_texts().await, texts[acked..]);
     }
     assert!(acked >= 10);
-    assert_eq!(scene.heard(&device)[0][0], "0");
+    assert_eq!(fixture.received_texts(&device)[0][0], "0");
 }
 
 #[tokio::test(start_paused = true)]
-async fn busy_user_who_acknowledges_soon_keeps_its_loans() {
-    let scene = Scene::new().await;
-    let device = scene.acking(vec![]).await;
-    let courier = scene.serve();
+async fn prompt_acks_keep_messages_in_flight() {
+    let fixture = Fixture::new().await;
+    let device = fixture.acking_device(vec![]).await;
+    let delivery = fixture.serve();
     for n in 0..3_000 {
-        scene.queue(&[&n.to_string()]).await;
+        fixture.queue(&[&n.to_string()]).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
         if n % 8 == 7 {
-            scene.ack(scene.heard(&device).concat().last().expect("it has got some"));
+            fixture.ack(fixture.received_texts(&device).concat().last().expect("a received message"));
         }
     }
-    assert!(!courier.is_finished(), "25 minutes of talk are no reason to give anything back");
-    scene.quiet().await;
-    scene.stop(courier).await;
-    assert!(scene.left().await.is_empty());
+    assert!(!delivery.is_finished(), "25 minutes of talk are no reason to give anything back");
+    fixture.wait_a_minute().await;
+    fixture.stop(delivery).await;
+    assert!(fixture.queued_texts().await.is_empty());
 }

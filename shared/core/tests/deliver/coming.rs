@@ -1,4 +1,4 @@
-//! Who is told that a user has come or gone.
+//! Notifications of watchers when a user comes online or goes offline.
 
 use std::{
     sync::{Arc, Mutex},
@@ -8,83 +8,83 @@ use std::{
 use async_trait::async_trait;
 use kschat_core::{
     Clock,
-    contract::somebody,
-    deliver::{Deps, End},
-    ports::{Notices, Presences, Unavailable},
-    presence::Crier,
+    contract::unique_user,
+    delivery::presence_notifier::PresenceNotifier,
+    delivery::{DeliveryEnd, Deps},
+    ports::{OwnerChannel, OwnerMessage, PresenceStore, Unavailable},
 };
-use kschat_protocol::{ConnectionId, Notice, UserId};
+use kschat_protocol::{ConnectionId, EphemeralEvent, UserId};
 
-use crate::scene::{HOUR, NOW, Scene};
+use crate::fixture::{Fixture, HOUR, NOW};
 
-/// Remembers whom it was to tell.
+/// Records the notified watchers.
 #[derive(Default)]
-struct Told(Mutex<Vec<(UserId, bool)>>);
+struct RecordingEvents(Mutex<Vec<(UserId, bool)>>);
 
 #[async_trait]
-impl Notices for Told {
-    async fn notify(&self, user: &UserId, notice: &Notice) -> Result<(), Unavailable> {
-        let Notice::Presence(told) = notice else { panic!("{notice:?}") };
-        self.0.lock().expect("no test panics here").push((user.clone(), told.on));
+impl OwnerChannel for RecordingEvents {
+    async fn send(&self, user: &UserId, message: OwnerMessage) -> Result<(), Unavailable> {
+        let OwnerMessage::Event(EphemeralEvent::Presence(event)) = message else { panic!("{message:?}") };
+        self.0.lock().expect("no test panics here").push((user.clone(), event.on));
         Ok(())
     }
 }
 
-/// A user whom somebody watches.
-struct Watched {
-    scene: Scene,
-    told: Arc<Told>,
+/// A user with a watcher.
+struct WatchedUser {
+    fixture: Fixture,
+    events: Arc<RecordingEvents>,
     watcher: UserId,
 }
 
-impl Watched {
+impl WatchedUser {
     async fn new() -> Self {
-        let (scene, watcher) = (Scene::new().await, somebody());
-        let users = [scene.user.clone()];
-        scene.registry.watch(&watcher, &users, NOW, NOW.plus(HOUR)).await.expect("memory");
-        Self { scene, told: Arc::default(), watcher }
+        let (fixture, watcher) = (Fixture::new().await, unique_user());
+        let users = [fixture.user.clone()];
+        fixture.registry.watch(&watcher, &users, NOW, NOW.plus(HOUR)).await.expect("memory");
+        Self { fixture, events: Arc::default(), watcher }
     }
 
-    fn serve(&self) -> tokio::task::JoinHandle<End> {
-        let (registry, clock) = (self.scene.registry.clone(), self.scene.clock.clone());
-        let crier = Arc::new(Crier::new(registry.clone(), registry, self.told.clone(), clock));
-        self.scene.serve_with(|deps: Deps| deps.with_presence(crier))
+    fn serve(&self) -> tokio::task::JoinHandle<DeliveryEnd> {
+        let (registry, clock) = (self.fixture.registry.clone(), self.fixture.clock.clone());
+        let notifier = Arc::new(PresenceNotifier::new(registry.clone(), registry, self.events.clone(), clock));
+        self.fixture.serve_with(|deps: Deps| deps.with_presence(notifier))
     }
 
-    /// Lets time pass, on the clock, too.
+    /// Advances the time, on the clock, too.
     async fn pass(&self, span: Duration) {
-        // Whoever was told something a moment ago sees the time of that moment.
+        // A task that was notified just now must see this time.
         tokio::time::sleep(Duration::from_millis(1)).await;
-        self.scene.clock.set(self.scene.clock.now().plus(span));
+        self.fixture.clock.set(self.fixture.clock.now().plus(span));
         tokio::time::sleep(span).await;
     }
 
     async fn leave(&self, device: &ConnectionId) {
-        self.scene.leave(device).await;
+        self.fixture.leave(device).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
-    /// What the watcher was told since the last look.
+    /// The notifications since the last call.
     fn news(&self) -> Vec<bool> {
-        let told = std::mem::take(&mut *self.told.0.lock().expect("no test panics here"));
-        assert!(told.iter().all(|(to, _)| *to == self.watcher));
-        told.into_iter().map(|(_, on)| on).collect()
+        let events = std::mem::take(&mut *self.events.0.lock().expect("no test panics here"));
+        assert!(events.iter().all(|(to, _)| *to == self.watcher));
+        events.into_iter().map(|(_, on)| on).collect()
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_away_for_a_moment_is_no_news_and_who_stays_away_is() {
-    let watched = Watched::new().await;
-    let device = watched.scene.acking(vec![]).await;
-    let courier = watched.serve();
+async fn brief_absence_is_not_announced() {
+    let watched = WatchedUser::new().await;
+    let device = watched.fixture.acking_device(vec![]).await;
+    let delivery = watched.serve();
     watched.pass(Duration::from_secs(1)).await;
     assert_eq!(watched.news(), [true]);
     watched.leave(&device).await;
     watched.pass(Duration::from_secs(3)).await;
-    let device = watched.scene.acking(vec![]).await;
-    watched.scene.signals.refresh.notify_one();
-    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
-    let courier = watched.serve();
+    let device = watched.fixture.acking_device(vec![]).await;
+    watched.fixture.signals.inbox.put(OwnerMessage::Refresh);
+    assert_eq!(delivery.await.expect("the task does not panic"), DeliveryEnd::Offline);
+    let delivery = watched.serve();
     watched.pass(Duration::from_secs(30)).await;
     assert!(watched.news().is_empty());
     watched.leave(&device).await;
@@ -92,25 +92,25 @@ async fn who_is_away_for_a_moment_is_no_news_and_who_stays_away_is() {
     assert!(watched.news().is_empty());
     watched.pass(Duration::from_secs(20)).await;
     assert_eq!(watched.news(), [false]);
-    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
-    watched.scene.acking(vec![]).await;
-    let courier = watched.serve();
+    assert_eq!(delivery.await.expect("the task does not panic"), DeliveryEnd::Offline);
+    watched.fixture.acking_device(vec![]).await;
+    let delivery = watched.serve();
     watched.pass(Duration::from_secs(1)).await;
     assert_eq!(watched.news(), [true]);
-    watched.scene.stop(courier).await;
+    watched.fixture.stop(delivery).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_served_by_another_owner_is_no_news() {
-    let watched = Watched::new().await;
-    watched.scene.acking(vec![]).await;
+async fn ownership_change_is_not_announced() {
+    let watched = WatchedUser::new().await;
+    watched.fixture.acking_device(vec![]).await;
     let mut watched = watched;
     for news in [vec![true], vec![]] {
-        let courier = watched.serve();
+        let delivery = watched.serve();
         watched.pass(Duration::from_secs(1)).await;
         assert_eq!(watched.news(), news);
-        assert_eq!(watched.scene.stop(courier).await, End::Stopped);
-        watched.scene.signals = kschat_core::deliver::Signals::default();
+        assert_eq!(watched.fixture.stop(delivery).await, DeliveryEnd::Stopped);
+        watched.fixture.signals = kschat_core::delivery::DeliverySignals::default();
         watched.pass(Duration::from_secs(20)).await;
         assert!(watched.news().is_empty());
     }

@@ -1,5 +1,6 @@
-//! What a client hears when its token ends, and how it goes on.
+//! Token expiry: the warning, renewal and the end of the connection.
 
+use kschat_core::ports::OwnerMessage;
 use std::{
     sync::{
         Arc,
@@ -12,69 +13,73 @@ use async_trait::async_trait;
 use kschat_core::{
     Partition, Session, Timestamp,
     contract::session,
-    deliver::End,
+    delivery::DeliveryEnd,
     memory::MemoryRegistry,
-    ports::{Admission, Charge, ConnectionRegistry, Created, Entered, Reachable, Unavailable, Updated},
+    ports::{
+        Admission, Charge, ChargedSession, ConnectionRegistry, CreateOutcome, RegisteredConnection, Unavailable,
+        UpdateOutcome,
+    },
 };
 use kschat_protocol::{ConnectionId, UserId};
 
-use crate::scene::{HOUR, NOW, Scene};
+use crate::fixture::{Fixture, HOUR, NOW};
 
-const ENDED: &str = r#"{"event":"RESPCTRL","RC":1,"ER":4,"OP":"reconnect","AFTER":0,"WHY":"the token has expired"}"#;
+const TOKEN_EXPIRED_FRAME: &str =
+    r#"{"event":"RESPCTRL","RC":1,"ER":4,"OP":"reconnect","AFTER":0,"WHY":"the token has expired"}"#;
 
 #[tokio::test(start_paused = true)]
-async fn who_has_no_good_token_any_more_is_told_and_cut_off_after_a_while() {
-    let scene = Scene::new().await;
-    let (seed, device) = (scene.device(vec![]).await, scene.acking(vec![]).await);
-    let courier = scene.serve();
+async fn expired_connection_is_notified_then_closed() {
+    let fixture = Fixture::new().await;
+    let (v1, device) = (fixture.device(vec![]).await, fixture.acking_device(vec![]).await);
+    let delivery = fixture.serve();
     tokio::time::sleep(HOUR / 2).await;
-    scene.clock.set(NOW.plus(HOUR));
-    // Nothing happens meanwhile: it must wake by itself.
+    fixture.clock.set(NOW.plus(HOUR));
+    // Nothing happens meanwhile: the task must wake up by itself.
     tokio::time::sleep(HOUR / 2 + Duration::from_secs(1)).await;
-    assert_eq!((scene.frames(&device), scene.frames(&seed)), (vec![ENDED.to_owned()], vec![]));
-    let closed = || scene.edge.closed.lock().expect("no test panics here").clone();
+    assert_eq!((fixture.frames(&device), fixture.frames(&v1)), (vec![TOKEN_EXPIRED_FRAME.to_owned()], vec![]));
+    let closed = || fixture.edge.closed.lock().expect("no test panics here").clone();
     tokio::time::sleep(Duration::from_secs(25)).await;
     assert!(closed().is_empty(), "there is time for a fresh token");
     tokio::time::sleep(Duration::from_secs(10)).await;
     let mut closed = closed();
     closed.sort();
-    let mut both = [seed, device];
+    let mut both = [v1, device];
     both.sort();
     assert_eq!(closed, both);
-    assert_eq!(courier.await.expect("it does not panic"), End::Offline);
+    assert_eq!(delivery.await.expect("the task does not panic"), DeliveryEnd::Offline);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_token_in_time_lets_a_connection_go_on() {
-    let scene = Scene::new().await;
-    let (early, late) = (scene.acking(vec![]).await, scene.acking(vec![]).await);
-    let old = session(&scene.user, NOW, HOUR);
+async fn renewal_within_grace_keeps_connection() {
+    let fixture = Fixture::new().await;
+    let (early, late) = (fixture.acking_device(vec![]).await, fixture.acking_device(vec![]).await);
+    let old = session(&fixture.user, NOW, HOUR);
     let renewed = Session { expires: Some(NOW.plus(HOUR + HOUR / 2)), ..old.clone() };
-    scene.registry.update(&early, &old, &renewed).await.expect("memory");
-    scene.signals.refresh.notify_one();
-    let courier = scene.serve();
+    fixture.registry.update(&early, &old, &renewed).await.expect("memory");
+    fixture.signals.inbox.put(OwnerMessage::Refresh);
+    let delivery = fixture.serve();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    scene.clock.set(NOW.plus(HOUR));
+    fixture.clock.set(NOW.plus(HOUR));
     tokio::time::sleep(HOUR).await;
-    assert_eq!((scene.frames(&early), scene.frames(&late)), (vec![], vec![ENDED.to_owned()]));
-    scene.registry.update(&late, &old, &renewed).await.expect("memory");
-    scene.signals.refresh.notify_one();
-    scene.quiet().await;
-    assert!(scene.edge.closed.lock().expect("no test panics here").is_empty());
-    scene.queue(&["still here"]).await;
+    assert_eq!((fixture.frames(&early), fixture.frames(&late)), (vec![], vec![TOKEN_EXPIRED_FRAME.to_owned()]));
+    fixture.registry.update(&late, &old, &renewed).await.expect("memory");
+    fixture.signals.inbox.put(OwnerMessage::Refresh);
+    fixture.wait_a_minute().await;
+    assert!(fixture.edge.closed.lock().expect("no test panics here").is_empty());
+    fixture.queue(&["still here"]).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(scene.heard(&early).concat(), ["still here"]);
-    assert_eq!(scene.heard(&late).concat(), ["still here"]);
-    scene.stop(courier).await;
+    assert_eq!(fixture.received_texts(&early).concat(), ["still here"]);
+    assert_eq!(fixture.received_texts(&late).concat(), ["still here"]);
+    fixture.stop(delivery).await;
 }
 
-/// A registry that is out of reach at times.
-struct Flaky {
+/// A registry that is unavailable at times.
+struct FlakyRegistry {
     inner: Arc<MemoryRegistry>,
     is_away: AtomicBool,
 }
 
-impl Flaky {
+impl FlakyRegistry {
     fn reach(&self) -> Result<&MemoryRegistry, Unavailable> {
         let is_away = self.is_away.load(Ordering::Relaxed);
         if is_away { Err(Unavailable::new("redis", "answer", "it is away")) } else { Ok(&self.inner) }
@@ -82,17 +87,22 @@ impl Flaky {
 }
 
 #[async_trait]
-impl ConnectionRegistry for Flaky {
+impl ConnectionRegistry for FlakyRegistry {
     async fn create(
         &self,
         connection: &ConnectionId,
         session: &Session,
         admission: &Admission,
-    ) -> Result<Created, Unavailable> {
+    ) -> Result<CreateOutcome, Unavailable> {
         self.reach()?.create(connection, session, admission).await
     }
 
-    async fn update(&self, connection: &ConnectionId, old: &Session, new: &Session) -> Result<Updated, Unavailable> {
+    async fn update(
+        &self,
+        connection: &ConnectionId,
+        old: &Session,
+        new: &Session,
+    ) -> Result<UpdateOutcome, Unavailable> {
         self.reach()?.update(connection, old, new).await
     }
 
@@ -101,21 +111,21 @@ impl ConnectionRegistry for Flaky {
         connection: &ConnectionId,
         session: &Session,
         limit: usize,
-    ) -> Result<Created, Unavailable> {
+    ) -> Result<CreateOutcome, Unavailable> {
         self.reach()?.restore(connection, session, limit).await
     }
 
-    async fn enter(
+    async fn charge_session(
         &self,
         connection: &ConnectionId,
         charge: &Charge<'_>,
         now: Timestamp,
-    ) -> Result<Option<Entered>, Unavailable> {
-        self.reach()?.enter(connection, charge, now).await
+    ) -> Result<Option<ChargedSession>, Unavailable> {
+        self.reach()?.charge_session(connection, charge, now).await
     }
 
-    async fn end(&self, connection: &ConnectionId) -> Result<Option<UserId>, Unavailable> {
-        self.reach()?.end(connection).await
+    async fn end_connection(&self, connection: &ConnectionId) -> Result<Option<UserId>, Unavailable> {
+        self.reach()?.end_connection(connection).await
     }
 
     async fn session(&self, connection: &ConnectionId) -> Result<Option<Session>, Unavailable> {
@@ -126,7 +136,7 @@ impl ConnectionRegistry for Flaky {
         self.reach()?.remove(user, connection).await
     }
 
-    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<Reachable>, Unavailable> {
+    async fn connections(&self, user: &UserId, now: Timestamp) -> Result<Vec<RegisteredConnection>, Unavailable> {
         self.reach()?.connections(user, now).await
     }
 
@@ -134,38 +144,38 @@ impl ConnectionRegistry for Flaky {
         self.reach()?.online(partition, now).await
     }
 
-    async fn mark(&self, partition: Partition) -> Result<bool, Unavailable> {
-        self.reach()?.mark(partition).await
+    async fn set_epoch_marker(&self, partition: Partition) -> Result<bool, Unavailable> {
+        self.reach()?.set_epoch_marker(partition).await
     }
 
-    async fn is_marked(&self, partition: Partition) -> Result<bool, Unavailable> {
-        self.reach()?.is_marked(partition).await
+    async fn has_epoch_marker(&self, partition: Partition) -> Result<bool, Unavailable> {
+        self.reach()?.has_epoch_marker(partition).await
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn expired_connection_is_told_and_closed_once_registry_is_back() {
-    let scene = Scene::new().await;
-    let device = scene.acking(vec![]).await;
-    let registry = Arc::new(Flaky { inner: scene.registry.clone(), is_away: AtomicBool::new(false) });
+async fn expired_connection_closes_after_registry_recovers() {
+    let fixture = Fixture::new().await;
+    let device = fixture.acking_device(vec![]).await;
+    let registry = Arc::new(FlakyRegistry { inner: fixture.registry.clone(), is_away: AtomicBool::new(false) });
     let away = registry.clone();
-    let courier = scene.serve_with(|mut deps| {
+    let delivery = fixture.serve_with(|mut deps| {
         deps.registry = away;
         deps
     });
     tokio::time::sleep(HOUR / 2).await;
     registry.is_away.store(true, Ordering::Relaxed);
-    scene.clock.set(NOW.plus(HOUR));
+    fixture.clock.set(NOW.plus(HOUR));
     tokio::time::sleep(HOUR / 2 + Duration::from_secs(5 * 60)).await;
-    assert!(scene.frames(&device).is_empty(), "as long as nobody can tell, nobody is cut off");
+    assert!(fixture.frames(&device).is_empty(), "as long as nobody can tell, nobody is cut off");
     registry.is_away.store(false, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(30)).await;
-    assert_eq!(scene.frames(&device), [ENDED]);
-    // It goes away again before the connection is closed.
+    assert_eq!(fixture.frames(&device), [TOKEN_EXPIRED_FRAME]);
+    // It fails again before the connection is closed.
     registry.is_away.store(true, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(5 * 60)).await;
     registry.is_away.store(false, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(30)).await;
-    assert_eq!((scene.frames(&device).len(), scene.edge.closed.lock().expect("no test panics here").len()), (1, 1));
-    assert_eq!(courier.await.expect("it does not panic"), End::Stuck, "nobody knows who is there");
+    assert_eq!((fixture.frames(&device).len(), fixture.edge.closed.lock().expect("no test panics here").len()), (1, 1));
+    assert_eq!(delivery.await.expect("the task does not panic"), DeliveryEnd::Failed, "nobody knows who is there");
 }

@@ -1,16 +1,16 @@
-//! Who gets what, and when is it acked: the consumer's use-case against an edge that answers as told.
+//! Delivery and acks: the consumer's use-case against an edge with scripted answers.
 
-#![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
+#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
 
 mod acking;
 mod closing;
 mod coming;
 mod copies;
 mod dialects;
+mod events;
 mod expiry;
-mod notices;
+mod fixture;
 mod posting;
 mod presence;
 mod receipts;
 mod rooms;
-mod scene;

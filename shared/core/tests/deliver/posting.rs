@@ -1,166 +1,167 @@
-//! What the edge takes, and what becomes of the rest.
+//! Posts to the edge, retries and failures.
 
+use kschat_core::ports::OwnerMessage;
 use std::time::Duration;
 
-use kschat_core::deliver::End;
+use kschat_core::delivery::DeliveryEnd;
 
-use crate::scene::Scene;
+use crate::fixture::Fixture;
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_shares_a_frame_and_leaves_the_queue() {
-    let scene = Scene::new().await;
-    let device = scene.device(vec![]).await;
-    scene.queue(&["one", "two", "three"]).await;
-    let courier = scene.serve();
-    scene.quiet().await;
-    assert_eq!(scene.heard(&device), [["one", "two", "three"]]);
-    assert_eq!(scene.stop(courier).await, End::Stopped);
-    assert!(scene.left().await.is_empty());
+async fn waiting_messages_share_one_frame() {
+    let fixture = Fixture::new().await;
+    let device = fixture.device(vec![]).await;
+    fixture.queue(&["one", "two", "three"]).await;
+    let delivery = fixture.serve();
+    fixture.wait_a_minute().await;
+    assert_eq!(fixture.received_texts(&device), [["one", "two", "three"]]);
+    assert_eq!(fixture.stop(delivery).await, DeliveryEnd::Stopped);
+    assert!(fixture.queued_texts().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_the_edge_does_not_know_yet_is_waited_for() {
-    let scene = Scene::new().await;
-    let device = scene.device(vec![410; 5]).await;
-    scene.queue(&["one"]).await;
-    let courier = scene.serve();
+async fn new_connection_gone_answer_is_retried() {
+    let fixture = Fixture::new().await;
+    let device = fixture.device(vec![410; 5]).await;
+    fixture.queue(&["one"]).await;
+    let delivery = fixture.serve();
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(scene.heard(&device), [["one"]]);
-    assert_eq!(scene.registered().await, [device]);
-    scene.stop(courier).await;
+    assert_eq!(fixture.received_texts(&device), [["one"]]);
+    assert_eq!(fixture.registered().await, [device]);
+    fixture.stop(delivery).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gone_connection_is_forgotten_and_the_rest_still_hear() {
-    let scene = Scene::new().await;
-    let (gone, here) = (scene.device(vec![410; 1000]).await, scene.device(vec![]).await);
-    scene.queue(&["one"]).await;
-    let courier = scene.serve();
-    scene.quiet().await;
-    scene.queue(&["two"]).await;
-    scene.quiet().await;
-    assert!(scene.heard(&gone).is_empty());
-    assert_eq!(scene.heard(&here), [["one"], ["two"]]);
-    assert_eq!(scene.registered().await, [here]);
-    scene.stop(courier).await;
+async fn gone_connection_does_not_block_others() {
+    let fixture = Fixture::new().await;
+    let (gone, here) = (fixture.device(vec![410; 1000]).await, fixture.device(vec![]).await);
+    fixture.queue(&["one"]).await;
+    let delivery = fixture.serve();
+    fixture.wait_a_minute().await;
+    fixture.queue(&["two"]).await;
+    fixture.wait_a_minute().await;
+    assert!(fixture.received_texts(&gone).is_empty());
+    assert_eq!(fixture.received_texts(&here), [["one"], ["two"]]);
+    assert_eq!(fixture.registered().await, [here]);
+    fixture.stop(delivery).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_edge_is_tried_again_in_order() {
-    let scene = Scene::new().await;
-    let device = scene.device(vec![429, 500, 429]).await;
-    scene.queue(&["one", "two"]).await;
-    let courier = scene.serve();
-    scene.quiet().await;
-    scene.queue(&["three"]).await;
-    scene.quiet().await;
-    assert_eq!(scene.heard(&device), [vec!["one", "two"], vec!["three"]]);
-    scene.stop(courier).await;
-    assert!(scene.left().await.is_empty());
+async fn busy_edge_is_retried_in_order() {
+    let fixture = Fixture::new().await;
+    let device = fixture.device(vec![429, 500, 429]).await;
+    fixture.queue(&["one", "two"]).await;
+    let delivery = fixture.serve();
+    fixture.wait_a_minute().await;
+    fixture.queue(&["three"]).await;
+    fixture.wait_a_minute().await;
+    assert_eq!(fixture.received_texts(&device), [vec!["one", "two"], vec!["three"]]);
+    fixture.stop(delivery).await;
+    assert!(fixture.queued_texts().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_edge_that_stays_busy_costs_no_message() {
-    let scene = Scene::new().await;
-    scene.device(vec![500; 1000]).await;
-    scene.queue(&["one", "two"]).await;
-    assert_eq!(scene.serve().await.expect("it does not panic"), End::Stuck);
-    assert_eq!(scene.left().await, ["one", "two"]);
+async fn busy_edge_loses_no_message() {
+    let fixture = Fixture::new().await;
+    fixture.device(vec![500; 1000]).await;
+    fixture.queue(&["one", "two"]).await;
+    assert_eq!(fixture.serve().await.expect("the task does not panic"), DeliveryEnd::Failed);
+    assert_eq!(fixture.queued_texts().await, ["one", "two"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_device_that_stays_busy_does_not_hold_up_another_for_ever() {
-    let scene = Scene::new().await;
-    let (busy, here) = (scene.device(vec![429; 1000]).await, scene.device(vec![]).await);
-    scene.queue(&["one"]).await;
-    let courier = scene.serve();
-    scene.quiet().await;
-    scene.queue(&["two"]).await;
-    scene.quiet().await;
-    assert_eq!(scene.heard(&here), [["one"], ["two"]]);
-    assert!(scene.heard(&busy).is_empty());
-    scene.stop(courier).await;
-    assert!(scene.left().await.is_empty());
+async fn busy_device_blocks_others_only_briefly() {
+    let fixture = Fixture::new().await;
+    let (busy, here) = (fixture.device(vec![429; 1000]).await, fixture.device(vec![]).await);
+    fixture.queue(&["one"]).await;
+    let delivery = fixture.serve();
+    fixture.wait_a_minute().await;
+    fixture.queue(&["two"]).await;
+    fixture.wait_a_minute().await;
+    assert_eq!(fixture.received_texts(&here), [["one"], ["two"]]);
+    assert!(fixture.received_texts(&busy).is_empty());
+    fixture.stop(delivery).await;
+    assert!(fixture.queued_texts().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_that_is_refused_for_good_is_out_of_the_way() {
-    let scene = Scene::new().await;
-    let device = scene.device(vec![413]).await;
-    scene.queue(&["one"]).await;
-    let courier = scene.serve();
-    scene.quiet().await;
-    scene.queue(&["two"]).await;
-    scene.quiet().await;
-    assert_eq!(scene.heard(&device), [["two"]]);
-    scene.stop(courier).await;
-    assert!(scene.left().await.is_empty());
+async fn rejected_frame_is_dead_lettered() {
+    let fixture = Fixture::new().await;
+    let device = fixture.device(vec![413]).await;
+    fixture.queue(&["one"]).await;
+    let delivery = fixture.serve();
+    fixture.wait_a_minute().await;
+    fixture.queue(&["two"]).await;
+    fixture.wait_a_minute().await;
+    assert_eq!(fixture.received_texts(&device), [["two"]]);
+    fixture.stop(delivery).await;
+    assert!(fixture.queued_texts().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_comes_while_the_edge_is_busy_hears_it_too() {
-    let scene = Scene::new().await;
-    let first = scene.device(vec![429; 3]).await;
-    scene.queue(&["one"]).await;
-    let courier = scene.serve();
+async fn device_connecting_during_retry_receives_frame() {
+    let fixture = Fixture::new().await;
+    let first = fixture.device(vec![429; 3]).await;
+    fixture.queue(&["one"]).await;
+    let delivery = fixture.serve();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    let second = scene.device(vec![]).await;
-    scene.signals.refresh.notify_one();
-    scene.quiet().await;
+    let second = fixture.device(vec![]).await;
+    fixture.signals.inbox.put(OwnerMessage::Refresh);
+    fixture.wait_a_minute().await;
     assert_eq!(
-        (scene.heard(&first), scene.heard(&second)),
+        (fixture.received_texts(&first), fixture.received_texts(&second)),
         (vec![vec!["one".to_owned()]], vec![vec!["one".to_owned()]])
     );
-    scene.stop(courier).await;
+    fixture.stop(delivery).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn being_stopped_while_waiting_to_try_again_gives_everything_back() {
-    let scene = Scene::new().await;
-    scene.device(vec![500; 1000]).await;
-    scene.queue(&["one", "two"]).await;
-    let courier = scene.serve();
+async fn stop_during_backoff_requeues_all() {
+    let fixture = Fixture::new().await;
+    fixture.device(vec![500; 1000]).await;
+    fixture.queue(&["one", "two"]).await;
+    let delivery = fixture.serve();
     tokio::time::sleep(Duration::from_millis(10)).await;
-    assert_eq!(scene.stop(courier).await, End::Stopped);
-    assert_eq!(scene.left().await, ["one", "two"]);
+    assert_eq!(fixture.stop(delivery).await, DeliveryEnd::Stopped);
+    assert_eq!(fixture.queued_texts().await, ["one", "two"]);
 }
 
-/// So many large messages that each frame leaves one over for the next.
-async fn backlog(scene: &Scene) -> Vec<String> {
+/// Large messages, such that each frame leaves one over for the next.
+async fn backlog(fixture: &Fixture) -> Vec<String> {
     let texts: Vec<String> = (0..40).map(|n| format!("{n} {}", "x".repeat(20_000))).collect();
-    scene.queue(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    fixture.queue(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
     texts
 }
 
 #[tokio::test(start_paused = true)]
-async fn being_stopped_in_the_middle_of_a_backlog_keeps_the_rest_in_order() {
-    let scene = Scene::new().await;
-    let device = scene.device(vec![]).await;
-    let texts = backlog(&scene).await;
-    let courier = scene.serve();
-    while scene.heard(&device).is_empty() {
+async fn stop_during_backlog_keeps_order() {
+    let fixture = Fixture::new().await;
+    let device = fixture.device(vec![]).await;
+    let texts = backlog(&fixture).await;
+    let delivery = fixture.serve();
+    while fixture.received_texts(&device).is_empty() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(scene.stop(courier).await, End::Stopped);
-    let heard: Vec<String> = scene.heard(&device).concat();
+    assert_eq!(fixture.stop(delivery).await, DeliveryEnd::Stopped);
+    let heard: Vec<String> = fixture.received_texts(&device).concat();
     assert!(heard.len() < texts.len(), "it did not listen until the backlog was done");
-    assert_eq!([heard, scene.left().await].concat(), texts);
+    assert_eq!([heard, fixture.queued_texts().await].concat(), texts);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_comes_in_the_middle_of_a_backlog_hears_the_rest() {
-    let scene = Scene::new().await;
-    let first = scene.device(vec![]).await;
-    let texts = backlog(&scene).await;
-    let courier = scene.serve();
-    while scene.heard(&first).is_empty() {
+async fn device_joining_mid_backlog_receives_rest() {
+    let fixture = Fixture::new().await;
+    let first = fixture.device(vec![]).await;
+    let texts = backlog(&fixture).await;
+    let delivery = fixture.serve();
+    while fixture.received_texts(&first).is_empty() {
         tokio::task::yield_now().await;
     }
-    let second = scene.device(vec![]).await;
-    scene.signals.refresh.notify_one();
-    scene.quiet().await;
-    let (one, two) = (scene.heard(&first).concat(), scene.heard(&second).concat());
+    let second = fixture.device(vec![]).await;
+    fixture.signals.inbox.put(OwnerMessage::Refresh);
+    fixture.wait_a_minute().await;
+    let (one, two) = (fixture.received_texts(&first).concat(), fixture.received_texts(&second).concat());
     assert_eq!(one, texts);
     assert!(!two.is_empty() && texts.ends_with(&two), "{} messages", two.len());
-    scene.stop(courier).await;
+    fixture.stop(delivery).await;
 }

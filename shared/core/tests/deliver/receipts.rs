@@ -1,4 +1,4 @@
-//! Who is told what was delivered.
+//! Delivery receipts.
 
 use std::{
     sync::{Arc, Mutex},
@@ -8,76 +8,79 @@ use std::{
 use async_trait::async_trait;
 use kschat_core::{
     contract::message,
-    ports::{Marks, Notices, Receipt, Receipts, Unavailable},
-    receipts::Clerk,
+    delivery::receipt_batcher::ReceiptBatcher,
+    ports::{OwnerChannel, OwnerMessage, ReadPositions, Receipt, ReceiptStore, Unavailable},
 };
-use kschat_protocol::{JsonId, Notice, UserId};
+use kschat_protocol::{EphemeralEvent, JsonId, UserId};
 use tokio_util::sync::CancellationToken;
 
-use crate::scene::Scene;
+use crate::fixture::Fixture;
 
-/// A registry that takes its time, and remembers what it was told.
+/// A slow store that records its calls.
 #[derive(Default)]
-struct Slow {
+struct SlowReceiptStore {
     noted: Mutex<Vec<Receipt>>,
-    told: Mutex<Vec<(UserId, Notice)>>,
+    events: Mutex<Vec<(UserId, EphemeralEvent)>>,
 }
 
 #[async_trait]
-impl Receipts for Slow {
-    async fn note_receipts(&self, receipts: &[Receipt]) -> Result<(), Unavailable> {
+impl ReceiptStore for SlowReceiptStore {
+    async fn record_receipts(&self, receipts: &[Receipt]) -> Result<(), Unavailable> {
         tokio::time::sleep(Duration::from_secs(30)).await;
         self.noted.lock().expect("no test panics here").extend_from_slice(receipts);
         Ok(())
     }
 
-    async fn marks(&self, _author: &UserId, readers: &[UserId]) -> Result<Vec<Marks>, Unavailable> {
-        Ok(vec![Marks::default(); readers.len()])
+    async fn read_positions(&self, _author: &UserId, readers: &[UserId]) -> Result<Vec<ReadPositions>, Unavailable> {
+        Ok(vec![ReadPositions::default(); readers.len()])
     }
 }
 
 #[async_trait]
-impl Notices for Slow {
-    async fn notify(&self, user: &UserId, notice: &Notice) -> Result<(), Unavailable> {
-        self.told.lock().expect("no test panics here").push((user.clone(), notice.clone()));
+impl OwnerChannel for SlowReceiptStore {
+    async fn send(&self, user: &UserId, message: OwnerMessage) -> Result<(), Unavailable> {
+        let OwnerMessage::Event(event) = message else { panic!("{message:?}") };
+        self.events.lock().expect("no test panics here").push((user.clone(), event));
         Ok(())
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conversation_makes_one_receipt_of_many_acks_and_nobody_waits_for_it() {
-    let scene = Scene::new().await;
-    let slow = Arc::new(Slow::default());
-    let clerk = Arc::new(Clerk::new(slow.clone(), slow.clone()));
-    let (stop, at_work) = (CancellationToken::new(), Arc::clone(&clerk));
+async fn many_acks_make_one_receipt() {
+    let fixture = Fixture::new().await;
+    let slow = Arc::new(SlowReceiptStore::default());
+    let batcher = Arc::new(ReceiptBatcher::new(slow.clone(), slow.clone()));
+    let (stop, at_work) = (CancellationToken::new(), Arc::clone(&batcher));
     let stopped = stop.clone();
-    let work = tokio::spawn(async move { at_work.work(stopped).await });
-    let device = scene.acking(vec![]).await;
-    let courier = scene.serve_with(|deps| deps.with_receipts(clerk));
+    let work = tokio::spawn(async move { at_work.run(stopped).await });
+    let device = fixture.acking_device(vec![]).await;
+    let delivery = fixture.serve_with(|deps| deps.with_receipts(batcher));
     let texts: Vec<String> = (0..20).map(|n| n.to_string()).collect();
     for text in &texts {
-        scene.queue(&[text]).await;
+        fixture.queue(&[text]).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
-        scene.ack(text);
+        fixture.ack(text);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // One more, which the user wrote to itself.
-    let own = message(&scene.user, "own");
-    let own = kschat_protocol::Message { from: JsonId::from(&scene.user), ..own };
-    kschat_core::ports::Publisher::publish(&scene.broker, &scene.user, &own).await.expect("memory");
+    let own = message(&fixture.user, "own");
+    let own = kschat_protocol::Message { from: JsonId::from(&fixture.user), ..own };
+    kschat_core::ports::Publisher::publish(&fixture.broker, &fixture.user, &own).await.expect("memory");
     tokio::time::sleep(Duration::from_millis(5)).await;
-    scene.ack("own");
+    fixture.ack("own");
     tokio::time::sleep(Duration::from_millis(5)).await;
-    assert_eq!(scene.heard(&device).concat().len(), 21, "no message waits for a receipt");
+    assert_eq!(fixture.received_texts(&device).concat().len(), 21, "no message waits for a receipt");
     tokio::time::sleep(Duration::from_secs(100)).await;
     let noted = slow.noted.lock().expect("no test panics here").clone();
-    assert!(noted.len() <= 3 && noted.iter().all(|receipt| receipt.reader == scene.user), "{noted:?}");
-    let told = slow.told.lock().expect("no test panics here").clone();
-    assert!(told.iter().all(|(to, _)| to.as_str() == "sender"));
-    let Some((_, Notice::Status { message: told, .. })) = told.last().cloned() else { panic!("nobody was told") };
-    assert_eq!(Some(&told), noted.last().map(|receipt| &receipt.message));
+    assert!(noted.len() <= 3 && noted.iter().all(|receipt| receipt.reader == fixture.user), "{noted:?}");
+    let events = slow.events.lock().expect("no test panics here").clone();
+    assert!(events.iter().all(|(to, _)| to.as_str() == "sender"));
+    let Some((_, EphemeralEvent::Status { message: newest, .. })) = events.last().cloned() else {
+        panic!("no event was sent")
+    };
+    assert_eq!(Some(&newest), noted.last().map(|receipt| &receipt.message));
     stop.cancel();
-    work.await.expect("it does not panic");
-    scene.stop(courier).await;
-    assert!(scene.left().await.is_empty());
+    work.await.expect("the task does not panic");
+    fixture.stop(delivery).await;
+    assert!(fixture.queued_texts().await.is_empty());
 }

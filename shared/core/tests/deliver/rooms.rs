@@ -12,20 +12,20 @@ use async_trait::async_trait;
 use kschat_core::{
     contract::message,
     memory::MemoryRegistry,
-    ports::{Mailbox, Memberships, PublishError, Publisher, RoomsOfUser, Unavailable},
+    ports::{PublishError, Publisher, QueueManager, RoomMemberships, Unavailable, UserRooms},
 };
 use kschat_protocol::{RoomId, UserId};
 
-use crate::scene::Scene;
+use crate::fixture::Fixture;
 
-/// Remembers rooms, but can't be asked for the first few times.
-struct Failing {
+/// Stores rooms, but fails the first few reads.
+struct FlakyMemberships {
     inner: Arc<MemoryRegistry>,
     failures: AtomicU32,
 }
 
 #[async_trait]
-impl Memberships for Failing {
+impl RoomMemberships for FlakyMemberships {
     async fn join(&self, user: &UserId, room: &RoomId, limit: usize) -> Result<bool, Unavailable> {
         self.inner.join(user, room, limit).await
     }
@@ -42,7 +42,7 @@ impl Memberships for Failing {
         self.inner.is_member(user, room).await
     }
 
-    async fn rooms_and_left(&self, user: &UserId) -> Result<RoomsOfUser, Unavailable> {
+    async fn rooms_and_left(&self, user: &UserId) -> Result<UserRooms, Unavailable> {
         if self.failures.load(Ordering::Relaxed) > 0 {
             self.failures.fetch_sub(1, Ordering::Relaxed);
             return Err(Unavailable::new("redis", "answer", "it is away"));
@@ -50,36 +50,36 @@ impl Memberships for Failing {
         self.inner.rooms_and_left(user).await
     }
 
-    async fn forget_left(&self, user: &UserId) -> Result<(), Unavailable> {
-        self.inner.forget_left(user).await
+    async fn clear_left_rooms(&self, user: &UserId) -> Result<(), Unavailable> {
+        self.inner.clear_left_rooms(user).await
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn rooms_that_could_not_be_bound_at_open_are_bound_soon() {
-    let scene = Scene::new().await;
+async fn failed_room_binding_is_retried() {
+    let fixture = Fixture::new().await;
     let room = RoomId::try_from("team").expect("an id");
-    scene.registry.join(&scene.user, &room, 1).await.expect("memory");
-    let device = scene.device(vec![]).await;
-    let memberships = Arc::new(Failing { inner: scene.registry.clone(), failures: AtomicU32::new(2) });
-    let courier = scene.serve_with(|deps| deps.with_rooms(memberships));
+    fixture.registry.join(&fixture.user, &room, 1).await.expect("memory");
+    let device = fixture.device(vec![]).await;
+    let memberships = Arc::new(FlakyMemberships { inner: fixture.registry.clone(), failures: AtomicU32::new(2) });
+    let delivery = fixture.serve_with(|deps| deps.with_rooms(memberships));
     tokio::time::sleep(Duration::from_secs(5)).await;
-    scene.broker.publish_to_room(&room, &message(&scene.user, "hello")).await.expect("it is bound");
+    fixture.broker.publish_to_room(&room, &message(&fixture.user, "hello")).await.expect("the queue is bound");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(scene.heard(&device).concat(), ["hello"]);
-    scene.stop(courier).await;
+    assert_eq!(fixture.received_texts(&device).concat(), ["hello"]);
+    fixture.stop(delivery).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn room_that_was_left_by_a_process_that_died_is_unbound_while_user_is_away() {
-    let scene = Scene::new().await;
+async fn left_room_is_unbound_after_crash() {
+    let fixture = Fixture::new().await;
     let room = RoomId::try_from("team").expect("an id");
-    let say = async |text| scene.broker.publish_to_room(&room, &message(&scene.user, text)).await;
+    let say = async |text| fixture.broker.publish_to_room(&room, &message(&fixture.user, text)).await;
     let rooms = [room.clone()];
-    scene.broker.bind_rooms(&scene.user, &rooms).await.expect("memory");
-    scene.registry.leave(&scene.user, &room).await.expect("memory");
-    say("before").await.expect("it is bound");
-    scene.serve_with(|deps| deps.with_rooms(scene.registry.clone())).await.expect("it does not panic");
+    fixture.broker.bind_rooms(&fixture.user, &rooms).await.expect("memory");
+    fixture.registry.leave(&fixture.user, &room).await.expect("memory");
+    say("before").await.expect("the queue is bound");
+    fixture.serve_with(|deps| deps.with_rooms(fixture.registry.clone())).await.expect("the task does not panic");
     assert!(matches!(say("after").await, Err(PublishError::NoRoute)));
-    assert_eq!(scene.left().await, ["before"]);
+    assert_eq!(fixture.queued_texts().await, ["before"]);
 }

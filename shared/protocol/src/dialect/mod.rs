@@ -1,102 +1,114 @@
-//! How frames look on the wire of a connection.
+//! Wire representations of frames.
 //!
-//! A raw client gets and sends frames as they are. A Socket.IO client gets and sends the very same ones as events: the
-//! event `X` with an object is the frame with the action `x`, and a frame `{"event":"X",…}` is the event `X` with the
-//! rest of the frame. Nothing but this module knows more of Socket.IO than that.
+//! A raw client sends and receives frames as they are. A Socket.IO client sends and receives the same frames as events:
+//! the event `X` with an object is the frame with the action `x`, and a frame `{"event":"X",…}` is the event `X` with
+//! the remaining fields. Only this module knows more about Socket.IO.
 //!
-//! Sources: the Engine.IO protocol, revisions 3 and 4; the Socket.IO protocol, revisions 4 and 5; and what the clients
-//! 2.5.0 and 4.8.4 were seen to send.
+//! Sources: the Engine.IO protocol, revisions 3 and 4; the Socket.IO protocol, revisions 4 and 5; and packets captured
+//! from the clients 2.5.0 and 4.8.4.
 
 mod packet;
 mod wire;
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::{ConnectionId, limits::MAX_NAMESPACE, server::json};
+use crate::{ConnectionId, frame::json, limits::MAX_NAMESPACE_BYTES};
 
 pub use packet::{InvalidPacket, Kind, MAX_PACKET_ID, Packet, SocketPacket};
-pub use wire::{CALLBACK, RESTART, SENT, as_event, as_frame, reply_to, token_in};
+pub use wire::{
+    CallbackReply, IGNORED_CALLBACK_ID, RECONNECT_PACKET, V1_SEND_CALLBACK_TEXT, callback_packet, event_packet,
+    token_in,
+};
 
-/// How the frames of a connection look. Whoever stores it, stores its [`Self::code`].
+/// Wire representation of a connection's frames. It is stored as its [`Self::code`].
+///
+/// ```
+/// use kschat_protocol::{ServerFrame, dialect::Dialect};
+///
+/// let frame = ServerFrame::from_text(r#"{"event":"RESPERROR","RC":1,"ER":6}"#).expect("a frame");
+/// let client = Dialect::from_code("4/kschat").expect("a Socket.IO 4.x client in the namespace /kschat");
+/// assert_eq!(client.encode(&frame), r#"42/kschat,["RESPERROR",{"RC":1,"ER":6}]"#);
+/// assert_eq!(client.code().as_deref(), Some("4/kschat"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Dialect {
-    /// As they are.
+    /// Raw frames.
     #[default]
     Raw,
-    /// As events of Socket.IO.
+    /// Socket.IO events.
     SocketIo(SocketIo),
 }
 
-/// A Socket.IO client's side of the talk, as far as it has come.
+/// Protocol state of a Socket.IO connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketIo {
-    /// Which revision of the protocols it speaks.
+    /// Protocol revision of the client.
     pub revision: Revision,
-    /// Where it hears events: the namespace that it has connected to.
+    /// The namespace that the client has joined, where it receives events.
     pub namespace: Option<Namespace>,
 }
 
-/// Revisions of Engine.IO, each of which goes with one of Socket.IO.
+/// Engine.IO revisions; each implies one of Socket.IO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revision {
-    /// `EIO=3`: clients 1.x and 2.x. The client sends the heartbeats, and is in the namespace `/` by itself.
+    /// `EIO=3`: clients 1.x and 2.x. The client sends heartbeats, and joins the namespace `/` implicitly.
     Three,
-    /// `EIO=4`: clients 3.x and 4.x. The server sends the heartbeats, and each namespace has to be asked for.
+    /// `EIO=4`: clients 3.x and 4.x. The server sends heartbeats, and the client requests each namespace.
     Four,
 }
 
-/// How long a client of revision 4 may take to say where it listens, and who it is. Then its connection is ended, and
-/// it connects anew.
+/// How long a client of revision 4 may take to join a namespace and authenticate. Then its connection is closed, and it
+/// reconnects.
 ///
-/// Source: as long as the Socket.IO clients themselves wait for a connection.
-pub const JOIN_WITHIN: Duration = Duration::from_secs(20);
+/// Source: the Socket.IO clients use the same connection timeout.
+pub const NAMESPACE_JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a client of revision 3 may take to name another namespace than the main one, where it is by itself: until
-/// then nothing is pushed to it, as it would not be heard.
-const MAIN_AFTER: Duration = Duration::from_secs(5);
+/// How long a client of revision 3 may take to request a namespace other than the main one, which it joins implicitly.
+/// Nothing is pushed until then, as the client would ignore it.
+const MAIN_NAMESPACE_DELAY: Duration = Duration::from_secs(5);
 
-/// Whether a connection's client hears what is pushed.
+/// Whether a connection's client receives pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// It does.
-    Hears,
-    /// Not yet; that changes by itself after so long.
-    Waits(Duration),
-    /// It was to say where it listens, and has not.
+    /// The client is ready.
+    Ready,
+    /// The client becomes ready after this time.
+    Waiting(Duration),
+    /// The client has not joined a namespace in time.
     Overdue,
 }
 
-/// A namespace of Socket.IO.
+/// A Socket.IO namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace(String);
 
-/// A text that names no namespace of ours.
+/// The text is not a supported namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be a slash and at most {} printable ASCII characters without a comma", MAX_NAMESPACE - 1)]
+#[error("must be a slash and at most {} printable ASCII characters without a comma", MAX_NAMESPACE_BYTES - 1)]
 pub struct InvalidNamespace;
 
-/// A handshake that asks for what is not served here.
+/// A handshake asks for an unsupported dialect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnsupportedDialect {
-    /// Long polling, which needs an HTTP server that remembers its clients.
+    /// Long polling needs an HTTP server that keeps state per client.
     #[error("only the WebSocket transport of Socket.IO is served here: set transports to ['websocket']")]
     Transport,
-    /// A revision that nobody knows yet.
+    /// The protocol revision is unknown.
     #[error("only Socket.IO clients with EIO=3 (2.x) or EIO=4 (3.x and 4.x) are served here")]
     Revision,
 }
 
-/// How often both sides of a silent connection hear from one another.
+/// Heartbeat timing of an idle connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Between two heartbeats.
+    /// Time between two heartbeats.
     pub interval: Duration,
-    /// How much later one may come before a client gives the connection up.
+    /// How late a heartbeat may be before a client closes the connection.
     pub timeout: Duration,
 }
 
 impl Namespace {
-    /// The namespace of clients that name none.
+    /// The main namespace, for clients that name none.
     #[must_use]
     pub fn main() -> Self {
         Self("/".to_owned())
@@ -108,7 +120,7 @@ impl Namespace {
         &self.0
     }
 
-    /// As it stands in a packet: the main one is left out.
+    /// The namespace as a packet's prefix: empty for the main one.
     fn prefix(&self) -> String {
         if self.0 == "/" { String::new() } else { format!("{},", self.0) }
     }
@@ -119,7 +131,7 @@ impl FromStr for Namespace {
 
     fn from_str(text: &str) -> Result<Self, InvalidNamespace> {
         let is_fine = |byte: u8| byte.is_ascii_graphic() && !b",?\"\\".contains(&byte);
-        let is_valid = text.starts_with('/') && text.len() <= MAX_NAMESPACE && text.bytes().all(is_fine);
+        let is_valid = text.starts_with('/') && text.len() <= MAX_NAMESPACE_BYTES && text.bytes().all(is_fine);
         is_valid.then(|| Self(text.to_owned())).ok_or(InvalidNamespace)
     }
 }
@@ -142,21 +154,21 @@ impl Revision {
 }
 
 impl SocketIo {
-    /// A client that has said nothing yet.
+    /// State of a client that has sent nothing yet.
     #[must_use]
     pub const fn new(revision: Revision) -> Self {
         Self { revision, namespace: None }
     }
 
-    /// The packets by which the talk begins.
-    fn greeting(&self, connection: &ConnectionId, heartbeat: Heartbeat) -> Vec<String> {
+    /// The packets that open the session.
+    fn handshake_packets(&self, connection: &ConnectionId, heartbeat: Heartbeat) -> Vec<String> {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let open = format!(
             r#"0{{"sid":{},"upgrades":[],"pingInterval":{},"pingTimeout":{},"maxPayload":{}}}"#,
             json(&connection.as_str()),
             millis(heartbeat.interval),
             millis(heartbeat.timeout),
-            crate::limits::MAX_FRAME,
+            crate::limits::MAX_FRAME_BYTES,
         );
         match self.revision {
             Revision::Three => vec![open, "40".to_owned()],
@@ -164,9 +176,9 @@ impl SocketIo {
         }
     }
 
-    /// The packet that lets a client into a namespace.
+    /// The packet that accepts a client into a namespace.
     #[must_use]
-    pub fn welcome(&self, namespace: &Namespace, connection: &ConnectionId) -> String {
+    pub fn connect_accepted(&self, namespace: &Namespace, connection: &ConnectionId) -> String {
         let prefix = namespace.prefix();
         match self.revision {
             Revision::Three => format!("40{prefix}"),
@@ -174,9 +186,9 @@ impl SocketIo {
         }
     }
 
-    /// The packet that keeps a client out of a namespace, for good: it does not try again by itself.
+    /// The packet that rejects a client from a namespace. The client does not retry by itself.
     #[must_use]
-    pub fn refusal(&self, namespace: &Namespace, message: &str, code: crate::Er) -> String {
+    pub fn connect_refused(&self, namespace: &Namespace, message: &str, code: crate::ErrorCode) -> String {
         let (prefix, message) = (namespace.prefix(), json(&message));
         match self.revision {
             Revision::Three => format!("44{prefix}{message}"),
@@ -186,23 +198,23 @@ impl SocketIo {
 
     fn readiness(&self, age: Duration) -> Readiness {
         let (span, then) = match self.revision {
-            Revision::Three => (MAIN_AFTER, Readiness::Hears),
-            Revision::Four => (JOIN_WITHIN, Readiness::Overdue),
+            Revision::Three => (MAIN_NAMESPACE_DELAY, Readiness::Ready),
+            Revision::Four => (NAMESPACE_JOIN_TIMEOUT, Readiness::Overdue),
         };
         match (&self.namespace, span.checked_sub(age)) {
-            (Some(_), _) => Readiness::Hears,
-            (None, Some(left)) if !left.is_zero() => Readiness::Waits(left),
+            (Some(_), _) => Readiness::Ready,
+            (None, Some(left)) if !left.is_zero() => Readiness::Waiting(left),
             _ => then,
         }
     }
 }
 
 impl Dialect {
-    /// Which dialect a handshake asks for, by a look-up in its query.
+    /// Selects the dialect of a handshake from its query parameters.
     ///
     /// # Errors
-    /// [`UnsupportedDialect`], as words for the client's developer.
-    pub fn asked_for<'a>(query: impl Fn(&str) -> Option<&'a str>) -> Result<Self, UnsupportedDialect> {
+    /// [`UnsupportedDialect`], with a message for the client's developer.
+    pub fn from_query<'a>(query: impl Fn(&str) -> Option<&'a str>) -> Result<Self, UnsupportedDialect> {
         let Some(revision) = query("EIO") else { return Ok(Self::Raw) };
         if query("transport") != Some("websocket") {
             return Err(UnsupportedDialect::Transport);
@@ -212,12 +224,12 @@ impl Dialect {
         Ok(Self::SocketIo(SocketIo::new(revision)))
     }
 
-    /// What a client waits for before it says anything itself: packets, as they go over the wire.
+    /// Packets that a client waits for before it sends anything.
     #[must_use]
-    pub fn greeting(&self, connection: &ConnectionId, heartbeat: Heartbeat) -> Vec<String> {
+    pub fn handshake_packets(&self, connection: &ConnectionId, heartbeat: Heartbeat) -> Vec<String> {
         match self {
             Self::Raw => Vec::new(),
-            Self::SocketIo(client) => client.greeting(connection, heartbeat),
+            Self::SocketIo(client) => client.handshake_packets(connection, heartbeat),
         }
     }
 
@@ -230,29 +242,29 @@ impl Dialect {
         }
     }
 
-    /// Whether a client that connected so long ago hears what is pushed.
+    /// Whether a client that connected this long ago receives pushes.
     #[must_use]
     pub fn readiness(&self, age: Duration) -> Readiness {
         match self {
-            Self::Raw => Readiness::Hears,
+            Self::Raw => Readiness::Ready,
             Self::SocketIo(client) => client.readiness(age),
         }
     }
 
-    /// Whether its clients may bring their token after the handshake.
+    /// Whether its clients may send their token after the handshake.
     #[must_use]
-    pub const fn may_name_its_user_later(&self) -> bool {
+    pub const fn allows_late_authentication(&self) -> bool {
         matches!(self, Self::SocketIo(SocketIo { revision: Revision::Four, .. }))
     }
 
-    /// A short text for it; `None` for the raw one, which whoever stores it may leave out.
+    /// A short code for storage; `None` for the raw dialect, which a store may omit.
     #[must_use]
     pub fn code(&self) -> Option<String> {
         let Self::SocketIo(SocketIo { revision, namespace }) = self else { return None };
         Some(format!("{}{}", revision.digit(), namespace.as_ref().map_or("", Namespace::as_str)))
     }
 
-    /// The dialect of that code, if there is one.
+    /// The dialect of that code, if it is valid.
     #[must_use]
     pub fn from_code(code: &str) -> Option<Self> {
         let mut rest = code.chars();
@@ -272,7 +284,7 @@ impl fmt::Display for Namespace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Er;
+    use crate::ErrorCode;
 
     fn id() -> ConnectionId {
         ConnectionId::try_from("L0SM9cOFvHcCIhw=").unwrap()
@@ -287,7 +299,7 @@ mod tests {
     #[test]
     fn a_handshake_says_which_dialect_it_speaks() {
         let asked = |pairs: &[(&str, &'static str)]| {
-            Dialect::asked_for(|key| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value))
+            Dialect::from_query(|key| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value))
         };
         assert_eq!(asked(&[("token", "T")]), Ok(Dialect::Raw));
         for (digit, revision) in [("3", Revision::Three), ("4", Revision::Four)] {
@@ -311,26 +323,26 @@ mod tests {
     }
 
     #[test]
-    fn who_names_no_namespace_is_in_the_main_one_or_late_by_revision() {
+    fn missing_namespace_depends_on_revision() {
         let at = |code: &str, seconds| Dialect::from_code(code).unwrap().readiness(Duration::from_secs(seconds));
-        assert_eq!([at("4/kschat", 99), at("3/", 0), Dialect::Raw.readiness(Duration::ZERO)], [Readiness::Hears; 3]);
-        assert_eq!([at("3", 1), at("3", 5)], [Readiness::Waits(Duration::from_secs(4)), Readiness::Hears]);
-        assert_eq!([at("4", 1), at("4", 20)], [Readiness::Waits(Duration::from_secs(19)), Readiness::Overdue]);
+        assert_eq!([at("4/kschat", 99), at("3/", 0), Dialect::Raw.readiness(Duration::ZERO)], [Readiness::Ready; 3]);
+        assert_eq!([at("3", 1), at("3", 5)], [Readiness::Waiting(Duration::from_secs(4)), Readiness::Ready]);
+        assert_eq!([at("4", 1), at("4", 20)], [Readiness::Waiting(Duration::from_secs(19)), Readiness::Overdue]);
     }
 
     #[test]
-    fn each_revision_is_greeted_and_let_in_or_kept_out_in_its_own_way() {
+    fn handshake_packets_differ_by_revision() {
         let open =
             r#"0{"sid":"L0SM9cOFvHcCIhw=","upgrades":[],"pingInterval":8000,"pingTimeout":2000,"maxPayload":32768}"#;
-        assert_eq!(client(Revision::Four).greeting(&id(), BEAT), [open]);
-        assert_eq!(client(Revision::Three).greeting(&id(), BEAT), [open, "40"]);
+        assert_eq!(client(Revision::Four).handshake_packets(&id(), BEAT), [open]);
+        assert_eq!(client(Revision::Three).handshake_packets(&id(), BEAT), [open, "40"]);
         let namespace: Namespace = "/kschat".parse().unwrap();
         let (three, four) = (client(Revision::Three), client(Revision::Four));
-        assert_eq!(four.welcome(&namespace, &id()), r#"40/kschat,{"sid":"L0SM9cOFvHcCIhw="}"#);
-        assert_eq!(three.welcome(&namespace, &id()), "40/kschat,");
-        assert_eq!(three.welcome(&Namespace::main(), &id()), "40");
+        assert_eq!(four.connect_accepted(&namespace, &id()), r#"40/kschat,{"sid":"L0SM9cOFvHcCIhw="}"#);
+        assert_eq!(three.connect_accepted(&namespace, &id()), "40/kschat,");
+        assert_eq!(three.connect_accepted(&Namespace::main(), &id()), "40");
         let refused = r#"44/kschat,{"message":"no","data":{"ER":3}}"#;
-        assert_eq!(four.refusal(&namespace, "no", Er::TokenInvalid), refused);
-        assert_eq!(three.refusal(&namespace, "no", Er::TokenInvalid), r#"44/kschat,"no""#);
+        assert_eq!(four.connect_refused(&namespace, "no", ErrorCode::TokenInvalid), refused);
+        assert_eq!(three.connect_refused(&namespace, "no", ErrorCode::TokenInvalid), r#"44/kschat,"no""#);
     }
 }

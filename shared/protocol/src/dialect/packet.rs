@@ -1,72 +1,72 @@
-//! The text packets of Engine.IO and Socket.IO.
+//! Text packets of Engine.IO and Socket.IO.
 
 use std::fmt;
 
 use serde_json::value::RawValue;
 
 use super::Namespace;
-use crate::limits::MAX_FRAME;
+use crate::limits::MAX_FRAME_BYTES;
 
-/// The largest id of a packet: clients keep it as a JSON number.
+/// The largest packet id: clients keep it as a JSON number.
 pub const MAX_PACKET_ID: u64 = (1 << 53) - 1;
 
-/// A text that is no packet of ours.
+/// The text is not a supported packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be a text packet of Engine.IO")]
 pub struct InvalidPacket;
 
-/// A packet of Engine.IO.
+/// An Engine.IO packet.
 #[derive(Clone, Debug)]
 pub enum Packet<'a> {
-    /// The talk begins; what follows is JSON.
+    /// Opens the session, with JSON.
     Open(&'a str),
-    /// The talk ends.
+    /// Closes the session.
     Close,
-    /// Are you there? With something to repeat.
+    /// Asks for a pong, with a payload to repeat.
     Ping(&'a str),
-    /// I am here, with what was to be repeated.
+    /// Answers a ping, with its payload.
     Pong(&'a str),
-    /// Something for Socket.IO.
+    /// Carries a Socket.IO packet.
     Message(SocketPacket<'a>),
-    /// The transport changes, which only long polling has a use for.
+    /// Changes the transport; only long polling uses it.
     Upgrade,
-    /// Nothing.
+    /// No operation.
     Noop,
 }
 
-/// A packet of Socket.IO.
+/// A Socket.IO packet.
 #[derive(Clone, Debug)]
 pub struct SocketPacket<'a> {
-    /// Where it belongs.
+    /// Namespace of the packet.
     pub namespace: Namespace,
-    /// What its answer will name, or what it answers.
+    /// Correlation id: an event's, which its ack repeats.
     pub id: Option<u64>,
-    /// What it is.
+    /// Type of the packet.
     pub kind: Kind<'a>,
 }
 
-/// What a packet of Socket.IO says.
+/// Type and payload of a Socket.IO packet.
 #[derive(Clone, Debug)]
 pub enum Kind<'a> {
-    /// Let me in, with what was to be told at the door: an object.
+    /// Requests to join a namespace, with an authentication object.
     Connect(Option<&'a RawValue>),
-    /// I leave.
+    /// Leaves the namespace.
     Disconnect,
-    /// Something has happened: its name and what belongs to it.
+    /// An event: its name and arguments.
     Event(String, Vec<&'a RawValue>),
-    /// The answer to an event: a list.
+    /// Acknowledges an event, with a list.
     Ack(&'a RawValue),
-    /// You stay out: text from revision 3, an object from revision 4.
+    /// Rejects a join: text from revision 3, an object from revision 4.
     Refused(&'a RawValue),
 }
 
 impl<'a> Packet<'a> {
-    /// Reads one packet. Binary ones are none of ours: the edge carries no binary frames.
+    /// Parses one packet. Binary packets are rejected: the edge carries no binary frames.
     ///
     /// # Errors
     /// [`InvalidPacket`].
     pub fn parse(text: &'a str) -> Result<Self, InvalidPacket> {
-        if text.len() > MAX_FRAME {
+        if text.len() > MAX_FRAME_BYTES {
             return Err(InvalidPacket);
         }
         let mut chars = text.chars();
@@ -85,7 +85,7 @@ impl<'a> Packet<'a> {
 }
 
 impl<'a> SocketPacket<'a> {
-    /// Reads what follows the digit of Engine.IO.
+    /// Parses what follows the Engine.IO digit.
     fn parse(text: &'a str) -> Result<Self, InvalidPacket> {
         let mut chars = text.chars();
         let kind = chars.next().ok_or(InvalidPacket)?;
@@ -115,7 +115,7 @@ impl<'a> Kind<'a> {
     }
 }
 
-/// A namespace ends with a comma, or with the packet. Clients 2.x write a query behind it, as in the handshake.
+/// Parses a namespace, which ends at a comma or with the packet. Clients 2.x append a query, as in the handshake.
 fn namespace(text: &str) -> Result<(Namespace, &str), InvalidPacket> {
     if !text.starts_with('/') {
         return Ok((Namespace::main(), text));
@@ -166,7 +166,7 @@ impl fmt::Display for SocketPacket<'_> {
             Kind::Connect(None) | Kind::Disconnect => Ok(()),
             Kind::Connect(Some(data)) | Kind::Ack(data) | Kind::Refused(data) => f.write_str(data.get()),
             Kind::Event(name, arguments) => {
-                write!(f, "[{}", crate::server::json(name))?;
+                write!(f, "[{}", crate::frame::json(name))?;
                 arguments.iter().try_for_each(|argument| write!(f, ",{argument}"))?;
                 f.write_str("]")
             }
@@ -178,7 +178,7 @@ impl fmt::Display for SocketPacket<'_> {
 mod tests {
     use super::*;
 
-    /// What the clients 2.5.0 and 4.8.4 were seen to send, and what they take.
+    /// Packets captured from the clients 2.5.0 and 4.8.4, and packets that they accept.
     const SEEN: [&str; 19] = [
         "2",
         "2probe",
@@ -202,20 +202,20 @@ mod tests {
     ];
 
     #[test]
-    fn what_the_clients_say_is_understood_and_written_back_as_it_came() {
+    fn client_packets_round_trip() {
         for text in SEEN {
             assert_eq!(Packet::parse(text).unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn the_query_behind_a_namespace_is_passed_over() {
+    fn namespace_query_is_ignored() {
         let packet = Packet::parse("40/kschat?token=a.b-c&ksId=7,").unwrap();
         assert_eq!(packet.to_string(), "40/kschat,");
     }
 
     #[test]
-    fn what_is_no_packet_is_refused() {
+    fn invalid_packet_is_refused() {
         let wrong = [
             "",
             "4",

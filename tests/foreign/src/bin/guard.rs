@@ -1,4 +1,4 @@
-//! The authorizer: lets in who knows the key.
+//! The authorizer: accepts clients with the key.
 
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 use serde_json::{Value, json};

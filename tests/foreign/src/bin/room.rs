@@ -1,4 +1,4 @@
-//! Every route of the room: what is said comes back through the connections API, in capitals.
+//! All routes of the room: echoes messages through the connections API, in capitals.
 
 use aws_sdk_apigatewaymanagement::{
     Client,

@@ -1,4 +1,4 @@
-//! A device: a client of version 2 that keeps what it has shown.
+//! Model of a device: a client of version 2 that remembers what it has shown.
 
 use super::{Protocol, State, Step, Steps, consumer::Frame, message};
 use crate::{
@@ -6,33 +6,33 @@ use crate::{
     ids::{Id, Ids},
 };
 
-/// Frames on their way to one device at most; then a post waits.
+/// Maximum frames in flight to one device; further posts wait.
 const WIRE: usize = 2;
 
 /// One device of the user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Device {
     is_online: bool,
-    /// How often it has connected.
+    /// Number of its connections so far.
     connections: u8,
     wire: [Option<Frame>; WIRE],
-    /// The messages that it has shown, in that order.
+    /// Messages that it has shown, in order.
     pub(crate) shown: Ids,
-    /// The names of all that it has taken, in a set.
+    /// Names of all messages that it has received, in a set.
     taken: u16,
-    /// The name of what it has taken last.
+    /// Name of the last one.
     last: Option<Id>,
-    /// What it is to acknowledge.
+    /// The ack that is due.
     owes: Option<Id>,
 }
 
 impl Device {
-    /// The connection that it has.
+    /// Its current connection.
     pub(crate) fn connection(&self) -> Option<u8> {
         self.is_online.then_some(self.connections)
     }
 
-    /// Puts a frame on its way, if there is room.
+    /// Sends a frame to it, if there is space.
     pub(crate) fn queue_frame(&mut self, frame: Frame) -> Option<()> {
         *self.wire.iter_mut().find(|place| place.is_none())? = Some(frame);
         Some(())
@@ -56,9 +56,9 @@ impl Protocol {
             steps.push((Step::Connect(d), joined));
             return;
         }
-        if let Some(luck) = state.luck.left() {
+        if let Some(remaining) = state.faults.left() {
             let offline = Device { is_online: false, wire: [None; WIRE], owes: None, ..device };
-            steps.push((Step::Leave(d), State { luck, ..state.with_device(d, offline) }));
+            steps.push((Step::Leave(d), State { faults: remaining, ..state.with_device(d, offline) }));
         }
         if let Some(frame) = device.wire[0] {
             let next = state.with_device(d, Device { wire: [device.wire[1], None], ..device });
@@ -67,19 +67,19 @@ impl Protocol {
         if let Some(name) = device.owes {
             let next = state.with_device(d, Device { owes: None, ..device });
             steps.push((Step::Ack(d), State { acks: state.acks | 1 << name, ..next }));
-            if let Some(luck) = state.luck.unacked() {
-                steps.push((Step::LoseAck(d), State { luck, ..next }));
+            if let Some(remaining) = state.faults.unacked() {
+                steps.push((Step::LoseAck(d), State { faults: remaining, ..next }));
             }
         }
     }
 
-    /// Lets a frame pass that follows one which it does not have, and says once more what it has; else shows what is
-    /// new to it, and acknowledges the last.
+    /// Skips a frame whose predecessor is missing, and repeats its last ack; else shows new messages and acknowledges
+    /// the last.
     fn receive(&self, mut state: State, d: usize, frame: Frame) -> State {
         let device = &mut state.devices[d];
         let last = frame.copies.last().map(|copy| self.name(copy));
         if frame.prev.is_some_and(|prev| device.taken & 1 << prev == 0) {
-            device.owes = if self.is(Mistake::AcksWhatItLetsPass) { last } else { device.last };
+            device.owes = if self.is(Mistake::AcksSkippedMessages) { last } else { device.last };
             return state;
         }
         (device.last, device.owes) = (last, last);
@@ -90,12 +90,12 @@ impl Protocol {
         let (id, device) = (message(copy), state.devices[d]);
         let is_known = device.shown.has(id);
         state.devices[d].taken |= 1 << self.name(copy);
-        if is_known && !self.is(Mistake::ShowsWhateverComes) {
+        if is_known && !self.is(Mistake::ShowsOutOfOrder) {
             return state;
         }
         let is_late = device.shown.iter().any(|shown| state.place(shown) > state.place(id));
         let has_gap = self.devices == 1 && state.place(id) != Some(device.shown.len() as usize);
-        // A device that came later may get only the second copy of what the other one has shown long ago.
+        // A later device may only receive the second copy of a message that the other one has already shown.
         let is_second = copy != id && self.devices > 1;
         if is_known {
             state.wrong = Some("a device shows a message twice");

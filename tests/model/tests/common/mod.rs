@@ -1,10 +1,10 @@
-//! What every model is tested with: nothing wrong can happen, and every mistake is found.
+//! Checks for every model: no invariant is violated, and every mistake is found.
 
 use std::fmt::Debug;
 
 use kschat_model::search::{Counterexample, Model, search};
 
-/// Nothing wrong can happen. A fixture with hardly any states would say that, too: this one has more than so many.
+/// Checks that no invariant is violated, over more than this many states: a tiny fixture would prove nothing.
 pub(crate) fn holds<M: Model + Debug>(model: &M, few: usize) {
     match search(model) {
         Ok(searched) => assert!(searched.states > few, "{searched:?} of {model:?}"),
@@ -12,7 +12,7 @@ pub(crate) fn holds<M: Model + Debug>(model: &M, few: usize) {
     }
 }
 
-/// Something wrong can happen, and this is a short way to it.
+/// Checks that an invariant is violated, and returns a short path to it.
 pub(crate) fn fails<M: Model + Debug>(model: &M) -> Box<Counterexample<M>> {
     search(model).expect_err("the search finds what is wrong")
 }

@@ -1,7 +1,7 @@
--- Takes a connection away from a user, and forgets it if it is that user's.
+-- Removes a connection from a user, and its session if it belongs to that user.
 local connection, user, partition = ARGV[1], ARGV[2], ARGV[3]
 
 local known = redis.call('GET', session_key(connection))
-if known and cjson.decode(known).user == user then redis.call('DEL', session_key(connection)) end
+if known and user_of(known) == user then redis.call('DEL', session_key(connection)) end
 take_away(user, connection, partition)
 return 1

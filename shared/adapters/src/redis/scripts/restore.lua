@@ -1,5 +1,5 @@
--- Writes a session again that was lost, unless there is one. Returns 'done', 'gone' if the connection has ended, or 'many' if
--- its user has as many others by now.
+-- Writes a lost session again, unless there is one. Returns 'done', 'gone' if the connection has ended, or 'many' if
+-- its user has the maximum number of others by now.
 local connection, user, stored, partition = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local reachable, forgotten, now, limit = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 

@@ -1,4 +1,4 @@
--- Puts one session in the place of another one, if it is still that. Returns {'done'}, {'changed', session} or {'gone'}.
+-- Replaces a session, if it equals the expected one. Returns {'done'}, {'changed', session} or {'gone'}.
 local connection, user, old, new, partition = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local reachable, forgotten, now = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 

@@ -1,0 +1,36 @@
+//! The dependencies of use-cases, grouped by the service that implements them together.
+//!
+//! Every port has an adapter in [`crate::memory`] and one for the real service; the clauses that both must pass are in
+//! `contract`.
+
+mod auth;
+mod edge;
+mod error;
+mod hash;
+mod owner;
+mod ownership;
+mod publisher;
+mod queue;
+mod registry;
+mod rooms;
+mod stores;
+
+pub use self::{
+    auth::{Identity, TokenError, TokenVerifier},
+    edge::{ConnectionsApi, PostError},
+    error::{BoxError, Unavailable},
+    hash::MessageHash,
+    owner::{OwnerChannel, OwnerMessage},
+    ownership::{Ownership, OwnershipEvent},
+    publisher::{BindOutcome, PublishError, Publisher, QueueProvisioner, QueueRequestOutcome, RoomBindings},
+    queue::{DeadLetterReason, Delivery, DeliveryTag, QueueConsumer, QueueManager, QueueStatus},
+    registry::{
+        Admission, Charge, ChargeVerdict, ChargedSession, ConnectionRegistry, CreateOutcome, MessageCharge, RateClass,
+        RegisteredConnection, SenderShares, UpdateOutcome,
+    },
+    rooms::RoomPolicy,
+    stores::{
+        BacklogStore, Claim, ClaimOutcome, IdempotencyStore, LastSeen, Presence, PresenceStore, ReadPositions, Receipt,
+        ReceiptStage, ReceiptStore, RoomMemberships, UserRooms,
+    },
+};
