@@ -7,7 +7,7 @@ use std::{
 
 use kschat_core::{
     Partition,
-    delivery::{self, DeliveryEnd, DeliverySignals, Requester, queue_retirement},
+    delivery::{self, DeliveryEnd, DeliverySignals, offline_queue},
     job, metrics,
     ports::{OwnerMessage, OwnershipEvent},
 };
@@ -173,7 +173,7 @@ impl Supervisor {
     }
 
     /// Requests the queue of a user in an owned partition for a sender, whether or not the user is online.
-    fn request_queue(&mut self, user: UserId, requester: Requester) {
+    fn request_queue(&mut self, user: UserId, requester: Option<UserId>) {
         let partition = self.deps.partitions.of(&user);
         if !self.owned.contains(&partition) {
             return;
@@ -310,13 +310,13 @@ impl Supervisor {
         self.spawn_job(JobOutcome::BacklogsDue(Vec::new()), async move {
             let mut users = Vec::new();
             for partition in &owned {
-                match queue_retirement::due_backlogs(&deps, *partition).await {
+                match offline_queue::due_backlogs(&deps, *partition).await {
                     Ok(due) => users.extend(due),
                     // The registry is unavailable: the next sweep will do.
                     Err(_) => break,
                 }
             }
-            if let Ok(count) = queue_retirement::count_backlogs(&deps, owned).await {
+            if let Ok(count) = offline_queue::count_backlogs(&deps, owned).await {
                 metrics::QUEUES.set_for("backlog", usize::try_from(count).unwrap_or(usize::MAX));
             }
             JobOutcome::BacklogsDue(users)
@@ -358,7 +358,7 @@ impl Supervisor {
         self.refreshing.insert(partition, false);
         let delivery::Deps { registry, clock, .. } = self.deps.clone();
         self.spawn_job(JobOutcome::PartitionRead(partition, None), async move {
-            let online = registry.online(partition, clock.now()).await;
+            let online = registry.online_users(partition, clock.now()).await;
             let online = online.map_err(|error| {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,

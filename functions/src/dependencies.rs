@@ -35,10 +35,10 @@ impl<T> Registry for T where
 {
 }
 
-/// All broker ports together, as RabbitMQ implements them.
-pub trait Broker: Publisher + QueueProvisioner + RoomBindings + OwnerChannel {}
+/// The broker ports of functions together, as RabbitMQ implements them.
+pub trait Broker: Publisher + QueueProvisioner + RoomBindings {}
 
-impl<T: Publisher + QueueProvisioner + RoomBindings + OwnerChannel> Broker for T {}
+impl<T: Publisher + QueueProvisioner + RoomBindings> Broker for T {}
 
 /// The services behind the functions, and their settings.
 ///
@@ -81,9 +81,9 @@ impl<T: Publisher + QueueProvisioner + RoomBindings + OwnerChannel> Broker for T
 pub struct Services {
     /// Sessions, claims, backlogs, receipts, presence and rooms.
     pub registry: Arc<dyn Registry>,
-    /// Publishes messages, and reaches the owners of users.
+    /// Publishes messages, creates queues and binds them to rooms.
     pub broker: Arc<dyn Broker>,
-    /// Brings acks and events to the owners of users.
+    /// Sends messages to the owners of users.
     pub owners: Arc<dyn OwnerChannel>,
     /// Verifies tokens.
     pub verifier: Arc<dyn TokenVerifier>,
@@ -109,7 +109,7 @@ impl Services {
             verifier: self.verifier.clone(),
             registry: self.registry.clone(),
             queues: self.broker.clone(),
-            owners: self.broker.clone(),
+            owners: self.owners.clone(),
             clock: self.clock.clone(),
             rate: self.limits.connects,
             requires_token: self.requires_token,
@@ -119,7 +119,7 @@ impl Services {
     /// The dependencies of `$disconnect`.
     #[must_use]
     pub fn disconnect(&self) -> disconnect::Deps {
-        disconnect::Deps { registry: self.registry.clone(), owners: self.broker.clone() }
+        disconnect::Deps { registry: self.registry.clone(), owners: self.owners.clone() }
     }
 
     /// The dependencies of `send`, `ack` and `$default`.
@@ -134,7 +134,7 @@ impl Services {
         let frames = frames::Deps {
             caller: caller::Deps {
                 registry: self.registry.clone(),
-                owners: self.broker.clone(),
+                owners: self.owners.clone(),
                 clock: self.clock.clone(),
                 limits: self.limits,
             },
@@ -159,6 +159,6 @@ impl Services {
                 clock: self.clock.clone(),
             },
         };
-        send::Deps { frames, join: self.connect(), owners: self.broker.clone() }
+        send::Deps { frames, join: self.connect(), owners: self.owners.clone() }
     }
 }

@@ -6,6 +6,7 @@
 
 use kschat_core::inbound::{
     caller::{Caller, identify_caller},
+    cost::charge_for,
     frames::{handle_frame, unavailable_reply},
 };
 use kschat_protocol::{ClientFrame, ConnectionId, dialect::Dialect};
@@ -27,7 +28,7 @@ pub async fn handle(deps: &Deps, event: Event) -> Response {
 /// without an event.
 pub async fn handle_text(deps: &Deps, connection: &ConnectionId, text: &str) -> Option<String> {
     let input = Input::decode(text);
-    let charge = deps.frames.caller.limits.charge(input.frame());
+    let charge = charge_for(&deps.frames.caller.limits, input.frame());
     match identify_caller(&deps.frames.caller, connection, &charge).await {
         Ok(caller) => answer(deps, &caller, text, input).await,
         Err(error) => {

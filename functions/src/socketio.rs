@@ -5,7 +5,7 @@ use kschat_core::{
         caller::Caller,
         connect::ConnectError,
         frames::{self, DecodedFrame, handle_frame},
-        join,
+        join_namespace::join_namespace,
     },
     ports::OwnerMessage,
 };
@@ -105,7 +105,7 @@ async fn on_connect(deps: &Deps, caller: &Caller, namespace: Namespace, token: O
         );
     }
     let joined = Dialect::SocketIo(SocketIo { namespace: Some(namespace.clone()), ..client.clone() });
-    match join::join(&deps.join, caller, joined, token).await {
+    match join_namespace(&deps.join, caller, joined, token).await {
         Ok(()) => client.connect_accepted(&namespace, &caller.connection),
         Err(error) if error.code().is_server_fault() => {
             tracing::warn!(error = &error as &dyn std::error::Error, "joining a namespace failed temporarily");

@@ -24,11 +24,12 @@ impl Backoff {
     /// The wait after attempt number `attempt`, counted from 0: up to `base * 2^attempt`, at most `cap`.
     #[must_use]
     pub fn wait(&self, attempt: u32) -> Duration {
-        self.ceiling(attempt).mul_f64(fastrand::f64())
+        self.longest_wait(attempt).mul_f64(fastrand::f64())
     }
 
-    /// The longest that [`Self::wait`] can be.
-    fn ceiling(&self, attempt: u32) -> Duration {
+    /// The longest that [`Self::wait`] can be: for a caller whom others do not wait with.
+    #[must_use]
+    pub fn longest_wait(&self, attempt: u32) -> Duration {
         self.base.saturating_mul(1 << attempt.min(20)).min(self.cap)
     }
 }
@@ -40,7 +41,7 @@ mod tests {
     #[test]
     fn backoff_doubles_up_to_cap() {
         let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(5) };
-        let ceilings = [0, 1, 2, 7, 99].map(|attempt| backoff.ceiling(attempt).as_millis());
+        let ceilings = [0, 1, 2, 7, 99].map(|attempt| backoff.longest_wait(attempt).as_millis());
         assert_eq!(ceilings, [50, 100, 200, 5000, 5000]);
         assert!((0..1000).all(|attempt| backoff.wait(attempt) <= backoff.cap));
     }

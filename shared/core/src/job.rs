@@ -34,7 +34,7 @@ pub async fn catch_panic<T>(name: &'static str, work: impl Future<Output = T>) -
     })
 }
 
-/// Runs a job in a task of its own, likewise.
+/// Runs a job in a task of its own; a panic is logged and counted.
 pub fn spawn(name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(async move {
         // The panic is logged and counted, and nobody awaits this task.

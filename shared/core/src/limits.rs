@@ -158,7 +158,7 @@ pub const MAX_KNOWN_RECIPIENTS: usize = 1_000;
 /// How long ended connections are remembered: longer than the timeout of a function that may still create one.
 pub const ENDED_CONNECTION_RETENTION: Duration = Duration::from_secs(120);
 
-/// Connections of one user at most: each gets every push. The registry may count a few that have ended unnoticed.
+/// Maximum connections per user: each gets every push. The registry may count a few that have ended unnoticed.
 pub(crate) const MAX_CONNECTIONS_PER_USER: usize = 100;
 
 /// The delay before the first check of a queue that was created for a message, or may be out of the routing.

@@ -203,9 +203,9 @@ impl Histogram {
 /// Sends, by the `ER` of their reply.
 pub const SENDS: Counter = Counter::new("kschat_sends_total", Some("er"), "sends answered, by code");
 
-/// The time from the event of an accepted send to the broker's confirm.
+/// The time of an accepted send, from its identified caller to the broker's confirm and the record of its `rno`.
 pub const ACCEPT: Histogram =
-    Histogram::new("kschat_accept_seconds", Unit::Seconds, "from a send's event to the broker's confirm");
+    Histogram::new("kschat_accept_seconds", Unit::Seconds, "from a send's identified caller to the confirmed message");
 
 /// Handshakes, by the code of their outcome.
 pub const CONNECTS: Counter = Counter::new("kschat_connects_total", Some("er"), "handshakes answered, by code");
@@ -222,9 +222,9 @@ pub const REQUESTS: Counter =
 pub const QUEUE_WAIT: Histogram =
     Histogram::new("kschat_queue_wait_seconds", Unit::Seconds, "from accepted to consumed from the queue");
 
-/// The time from taking the first message of a frame from its queue until the edge took the frame.
+/// The time from the first post of a frame until the edge took it.
 pub const PUSH: Histogram =
-    Histogram::new("kschat_push_seconds", Unit::Seconds, "from consumed from the queue to accepted by the edge");
+    Histogram::new("kschat_push_seconds", Unit::Seconds, "from the first post of a frame to accepted by the edge");
 
 /// The time from the first push of a message until its client acknowledged it.
 pub const ACK: Histogram = Histogram::new("kschat_ack_seconds", Unit::Seconds, "from pushed to acknowledged");
@@ -248,8 +248,8 @@ pub const NOTICES: Counter = Counter::new("kschat_notices_total", Some("kind"), 
 /// Dead-lettered messages.
 pub const DEAD_LETTERS: Counter = Counter::new("kschat_dead_letters_total", None, "messages dead-lettered");
 
-/// Users that this process serves.
-pub const ONLINE_USERS: Gauge = Gauge::new("kschat_online_users", None, "users served");
+/// Users with a delivery task: online ones, and offline ones while their queues are created, checked or removed.
+pub const ONLINE_USERS: Gauge = Gauge::new("kschat_online_users", None, "users with a delivery task");
 
 /// Connections to which this process pushes.
 pub const CONNECTIONS: Gauge = Gauge::new("kschat_connections", None, "connections pushed to");
@@ -274,7 +274,7 @@ pub const QUEUES: Gauge = Gauge::new("kschat_queues", Some("kind"), "queues of u
 /// Broker connections made again after a loss.
 pub const BROKER_RECONNECTS: Counter = Counter::new("kschat_broker_reconnects_total", None, "reconnects to the broker");
 
-/// Whether the last registry call succeeded: 1, or 0.
+/// Whether the last check of the registry succeeded: 1, or 0.
 pub const REGISTRY_UP: Gauge = Gauge::new("kschat_registry_up", None, "whether the registry answers");
 
 /// Partitions restored to a registry that had lost its data.

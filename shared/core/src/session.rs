@@ -39,7 +39,7 @@ impl Session {
         self.user.is_provisional() || self.expires.is_some_and(|expires| expires <= now)
     }
 
-    /// When the edge has surely closed the connection: nothing needs to be stored after that.
+    /// When the edge has certainly closed the connection: nothing needs to be stored after that.
     #[must_use]
     pub fn retained_until(&self) -> Timestamp {
         self.connected.plus(Self::SESSION_RETENTION)

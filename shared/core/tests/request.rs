@@ -9,6 +9,7 @@ use kschat_core::{
     Partitions, Session, Timestamp,
     contract::{ManualClock, register, unique_connection},
     inbound::caller::{self, identify_caller},
+    inbound::cost::charge_for,
     inbound::request::{Deps, handle_request},
     limits::Limits,
     memory::{MemoryBroker, MemoryRegistry},
@@ -83,7 +84,8 @@ async fn granted(request: &Request) -> usize {
     let (inbound, deps, alice) = fixture().await;
     let said = Ok(ClientFrame::Request(request.clone()));
     for count in 0..1_000 {
-        let caller = identify_caller(&inbound, &alice, &inbound.limits.charge(Some(&said))).await.expect("a session");
+        let caller =
+            identify_caller(&inbound, &alice, &charge_for(&inbound.limits, Some(&said))).await.expect("a session");
         match handle_request(&deps, &caller, request).await {
             (ErrorCode::Ok, _) => (),
             (ErrorCode::RateLimited, Some(frame)) => {

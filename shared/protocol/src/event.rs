@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorCode, JsonId, MessageId, PeerPresence, PresenceReply, ServerFrame, Status, frame::Fields};
+use crate::{ErrorCode, JsonId, MessageId, PeerPresence, PresenceReply, ServerFrame, Status, server_frame::Fields};
 
 /// An event that is of use only now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ impl EphemeralEvent {
     /// The event as JSON, for the owner of its user.
     #[must_use]
     pub fn to_json(&self) -> String {
-        crate::frame::json(self)
+        crate::server_frame::json(self)
     }
 
     /// The frame for a client.

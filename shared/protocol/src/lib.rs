@@ -15,11 +15,10 @@
 //! | raw and Socket.IO encoding | [`dialect`] |
 //! | limits | [`limits`] |
 
-mod client;
+mod client_frame;
 mod code;
 pub mod dialect;
 mod event;
-mod frame;
 mod handshake;
 mod id;
 pub mod limits;
@@ -28,13 +27,13 @@ mod position;
 mod reply;
 mod request;
 mod server;
+mod server_frame;
 mod text;
 mod trace;
 
-pub use client::{AckFrame, ClientFrame, FieldError, FrameError, Recipient, SendFrame};
+pub use client_frame::{AckFrame, ClientFrame, FieldError, FrameError, Recipient, SendFrame};
 pub use code::ErrorCode;
 pub use event::{Control, ControlCommand, EphemeralEvent};
-pub use frame::ServerFrame;
 pub use handshake::{BEARER_PREFIX, Handshake, ProtocolVersion, SUBPROTOCOL};
 pub use id::{ConnectionId, InvalidId, JsonId, MessageId, RoomId, UserId};
 pub use message::{Message, MessageError, MessageIdentity, Status};
@@ -42,4 +41,5 @@ pub use position::{InvalidPosition, Position};
 pub use reply::{AuthReply, PeerPresence, PeerStatus, PresenceReply, RoomOp, RoomReply, StatusReply};
 pub use request::Request;
 pub use server::{ErrorFrame, PONG, ReceiverFrame, SendReply, frame_error_reply};
+pub use server_frame::ServerFrame;
 pub use trace::{MAX_TRACESTATE_BYTES, TraceContext};

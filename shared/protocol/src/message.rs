@@ -175,7 +175,7 @@ impl Message {
     /// The body to queue.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
-        crate::frame::json(self).into_bytes()
+        crate::server_frame::json(self).into_bytes()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{ErrorCode, JsonId, MessageId, RoomId, ServerFrame, frame::Fields};
+use crate::{ErrorCode, JsonId, MessageId, RoomId, ServerFrame, server_frame::Fields};
 
 /// `RESPAUTH`: whether a fresh token was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

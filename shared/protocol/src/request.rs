@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     ErrorCode, FieldError, FrameError, JsonId, MessageId, RoomId, UserId,
-    client::{FieldErrors, invalid, message_id, read_flag, required, room, user},
+    client_frame::{FieldErrors, invalid, message_id, read_flag, required, room, user},
     limits::MAX_USERS_PER_REQUEST,
 };
 

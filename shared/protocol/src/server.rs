@@ -5,8 +5,8 @@ use serde::Serialize;
 use crate::{
     ErrorCode, FieldError, FrameError, JsonId, Message, MessageId, Position, Recipient, SendFrame, ServerFrame, Status,
     TraceContext,
-    frame::{Callback, json},
     limits::{MAX_FRAME_BYTES, MAX_SOCKET_IO_OVERHEAD_BYTES},
+    server_frame::{Callback, json},
 };
 
 /// `RESPPONG`: the answer to `{"action":"ping"}`. The edge itself sends it, without any function.

@@ -73,7 +73,7 @@ pub struct JwtSettings {
     pub keys: KeySource,
     /// The claim that names the user: a name, a path with dots, or a JSON pointer (RFC 6901).
     pub user_claim: String,
-    /// The claim that lists the rooms which the user may join, likewise; `None` if it is not read.
+    /// The claim that lists the rooms which the user may join, by name or path; `None` if it is not read.
     pub rooms_claim: Option<String>,
     /// The required audience, if any.
     pub audience: Option<String>,

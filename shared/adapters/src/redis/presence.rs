@@ -14,7 +14,7 @@ use super::{RedisRegistry, escape_key_part, millis, skip_unreadable};
 /// How long the last presence of a user is stored.
 const LAST_SEEN_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Watchers of one user at most.
+/// Maximum watchers per user.
 const MAX_WATCHERS_PER_USER: u32 = 1_000;
 
 const ONLINE_VALUE: &str = "here";

@@ -1,7 +1,7 @@
 //! Receipts in Redis.
 
 use async_trait::async_trait;
-use kschat_core::ports::{ReadPositions, Receipt, ReceiptStage, ReceiptStore, Unavailable};
+use kschat_core::ports::{Receipt, ReceiptPositions, ReceiptStage, ReceiptStore, Unavailable};
 use kschat_protocol::{MessageId, UserId};
 
 use super::{RedisRegistry, escape_key_part, millis};
@@ -37,13 +37,17 @@ impl ReceiptStore for RedisRegistry {
         Ok(())
     }
 
-    async fn read_positions(&self, author: &UserId, readers: &[UserId]) -> Result<Vec<ReadPositions>, Unavailable> {
+    async fn receipt_positions(
+        &self,
+        author: &UserId,
+        readers: &[UserId],
+    ) -> Result<Vec<ReceiptPositions>, Unavailable> {
         let mut pipeline = redis::pipe();
         for reader in readers {
             pipeline.cmd("HMGET").arg(receipts_key(author, reader)).arg("d").arg("r");
         }
         let found: Vec<(Option<String>, Option<String>)> = self.run("read receipts", &pipeline).await?;
-        let marks = |(delivered, read): (Option<String>, Option<String>)| ReadPositions {
+        let marks = |(delivered, read): (Option<String>, Option<String>)| ReceiptPositions {
             delivered: delivered.map(MessageId::from),
             read: read.map(MessageId::from),
         };

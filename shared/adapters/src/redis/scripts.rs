@@ -87,7 +87,7 @@ fn misfit(server: &str, cluster: &str) -> Option<String> {
     }
     let version = server.lines().find_map(|line| line.strip_prefix("redis_version:"))?.trim();
     let major: u16 = version.split('.').next()?.parse().ok()?;
-    // A compatible server may count in its own way; only what is surely too old is refused.
+    // A compatible server may count in its own way; only what is certainly too old is refused.
     (major < OLDEST).then(|| {
         format!("this Redis is of version {version}: one of {OLDEST}.0 or newer is needed, or Valkey in any version")
     })

@@ -269,7 +269,7 @@ impl ConnectionRegistry for RedisRegistry {
         let command = Cmd::hgetall(connections_key(user));
         let found: Vec<(String, String)> = self.run_one("read a user's connections", command).await?;
         let all: Vec<RegisteredConnection> = found.into_iter().filter_map(read_connection).collect();
-        // Disconnects are lost now and then: a connection that has surely ended frees capacity here.
+        // Disconnects are lost now and then: a connection that has certainly ended frees capacity here.
         let (over, open): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.session.retained_until() <= now);
         if !over.is_empty() {
             let mut command = redis::cmd("HDEL");
@@ -282,7 +282,7 @@ impl ConnectionRegistry for RedisRegistry {
         Ok(open.into_iter().filter(|one| one.session.reachable_until() > now).collect())
     }
 
-    async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
+    async fn online_users(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(online_key(partition)).arg(format!("({}", now.millis())).arg("+inf");
         let found: Vec<String> = self.run_one("read who is online", command).await?;

@@ -11,7 +11,7 @@ use crate::{
     limits::{BLOCK_DURATION, REFUSAL_RATE, Rate, Share},
     ports::{
         Admission, BacklogStore, Charge, ChargeVerdict, Claim, ClaimOutcome, ConnectionRegistry, CreateOutcome,
-        IdempotencyStore, LastSeen, MessageCharge, Presence, PresenceStore, RateClass, ReadPositions, Receipt,
+        IdempotencyStore, LastSeen, MessageCharge, Presence, PresenceStore, RateClass, Receipt, ReceiptPositions,
         ReceiptStage, ReceiptStore, RegisteredConnection, RoomMemberships, SenderShares, Unavailable, UpdateOutcome,
         UserRooms,
     },
@@ -91,9 +91,9 @@ pub async fn expired_token_ends_reachability(registry: &impl ConnectionRegistry)
     let (before, after) = (now.plus(HOUR - Duration::from_secs(1)), now.plus(HOUR + Duration::from_secs(1)));
     let reachable = RegisteredConnection { connection: id.clone(), session: session(&user, now, HOUR) };
     assert_eq!(registry.connections(&user, before).await?, [reachable]);
-    assert!(registry.online(partition, before).await?.contains(&user));
+    assert!(registry.online_users(partition, before).await?.contains(&user));
     assert!(registry.connections(&user, after).await?.is_empty());
-    assert!(!registry.online(partition, after).await?.contains(&user));
+    assert!(!registry.online_users(partition, after).await?.contains(&user));
     assert!(registry.session(&id).await?.is_some());
     Ok(())
 }
@@ -107,7 +107,7 @@ pub async fn provisional_user_finds_unauthenticated_connection(registry: &impl C
     let partitions = Partitions::default();
     let nobody = UserId::provisional(&connection);
     register(registry, &connection, &session(&nobody, now, HOUR)).await?;
-    assert!(registry.online(partitions.of(&nobody), now).await?.contains(&nobody));
+    assert!(registry.online_users(partitions.of(&nobody), now).await?.contains(&nobody));
     let found = registry.connections(&nobody, now).await?;
     assert_eq!(
         found.into_iter().map(|one| (one.connection, one.session.user)).collect::<Vec<_>>(),
@@ -163,11 +163,11 @@ pub async fn user_is_online_while_any_connection_remains(registry: &impl Connect
     register(registry, &second, &session(&user, now, HOUR)).await?;
     registry.remove(&user, &first).await?;
     for partition in partitions.all() {
-        let there = registry.online(partition, now).await?.contains(&user);
+        let there = registry.online_users(partition, now).await?.contains(&user);
         assert_eq!(there, partition == partitions.of(&user), "partition {partition}");
     }
     registry.remove(&user, &second).await?;
-    assert!(!registry.online(partitions.of(&user), now).await?.contains(&user));
+    assert!(!registry.online_users(partitions.of(&user), now).await?.contains(&user));
     Ok(())
 }
 
@@ -209,7 +209,7 @@ pub async fn connections_at_once_stop_at_the_limit(registry: &impl ConnectionReg
     assert_eq!(registry.create(&unique_connection(), &session, &admission).await?, CreateOutcome::Done);
     let again = registry.create(&unique_connection(), &session, &admission).await?;
     assert_eq!(again, CreateOutcome::LimitReached { check: false });
-    // A connection that has surely ended frees capacity, too.
+    // A connection that has certainly ended frees capacity, too.
     let later = now.plus(Session::SESSION_RETENTION);
     let late = Session { connected: later, ..session.clone() };
     assert_eq!(
@@ -243,7 +243,7 @@ pub async fn connection_belongs_to_one_user(registry: &impl ConnectionRegistry) 
         let hears = [devices_of(registry, &one, now).await?, devices_of(registry, &two, now).await?];
         assert_eq!(hears.iter().flatten().filter(|heard| **heard == id).count(), 1);
         assert!(devices_of(registry, &nobody, now).await?.is_empty());
-        assert!(!registry.online(Partitions::default().of(&nobody), now).await?.contains(&nobody));
+        assert!(!registry.online_users(Partitions::default().of(&nobody), now).await?.contains(&nobody));
     }
     let unknown = Admission { replaced_user: Some(one.clone()), ..admission(now) };
     assert_eq!(registry.create(&unique_connection(), &session(&two, now, HOUR), &unknown).await?, CreateOutcome::Gone);
@@ -271,7 +271,7 @@ pub async fn ended_connection_stays_ended(registry: &impl ConnectionRegistry) ->
         assert_eq!(registry.session(id).await?, None);
     }
     assert!(devices_of(registry, &user, now).await?.is_empty());
-    assert!(!registry.online(Partitions::default().of(&user), now).await?.contains(&user));
+    assert!(!registry.online_users(Partitions::default().of(&user), now).await?.contains(&user));
     Ok(())
 }
 
@@ -295,7 +295,7 @@ pub async fn session_update_requires_expected_value(registry: &impl ConnectionRe
         registry.connections(&user, end).await?,
         [RegisteredConnection { connection: id.clone(), session: second.clone() }]
     );
-    assert!(registry.online(partition, end).await?.contains(&user));
+    assert!(registry.online_users(partition, end).await?.contains(&user));
     assert_eq!(registry.restore(&id, &first, 2).await?, CreateOutcome::Done);
     assert_eq!(registry.session(&id).await?, Some(second));
     let (lost, too_many) = (unique_connection(), unique_connection());
@@ -528,7 +528,7 @@ pub async fn ids_with_special_characters_do_not_collide(registry: &(impl Idempot
     };
     let (reader, odd_reader) = (id("c".to_owned())?, id("b}:c".to_owned())?);
     registry.record_receipts(&[receipt(&odd, &reader, "m-9")]).await?;
-    assert_eq!(registry.read_positions(&plain, &[odd_reader]).await?, [ReadPositions::default()]);
+    assert_eq!(registry.receipt_positions(&plain, &[odd_reader]).await?, [ReceiptPositions::default()]);
     Ok(())
 }
 
@@ -549,13 +549,13 @@ pub async fn receipt_only_advances_position(receipts: &impl ReceiptStore) -> Out
     receipts
         .record_receipts(&[receipt(&one, ReceiptStage::Read, "m-3"), receipt(&one, ReceiptStage::Delivered, "m-6")])
         .await?;
-    let marks = receipts.read_positions(&author, &[two.clone(), unique_user(), one.clone()]).await?;
-    let first = ReadPositions { delivered: Some(id("m-2")), read: None };
-    let last = ReadPositions { delivered: Some(id("m-6")), read: Some(id("m-4")) };
-    assert_eq!(marks, [first, ReadPositions::default(), last]);
+    let marks = receipts.receipt_positions(&author, &[two.clone(), unique_user(), one.clone()]).await?;
+    let first = ReceiptPositions { delivered: Some(id("m-2")), read: None };
+    let last = ReceiptPositions { delivered: Some(id("m-6")), read: Some(id("m-4")) };
+    assert_eq!(marks, [first, ReceiptPositions::default(), last]);
     assert_eq!(
-        receipts.read_positions(&one, &[author]).await?,
-        [ReadPositions::default()],
+        receipts.receipt_positions(&one, &[author]).await?,
+        [ReceiptPositions::default()],
         "positions belong to one reader"
     );
     Ok(())

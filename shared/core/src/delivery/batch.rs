@@ -29,9 +29,15 @@ pub(crate) struct PackedBatch {
     messages: Vec<InFlightMessage>,
     all: ServerFrame,
     /// For v1 clients, if it differs.
-    v1: Option<Option<ServerFrame>>,
-    /// For connections that get a different frame, or none.
-    per_connection: HashMap<ConnectionId, Option<ServerFrame>>,
+    v1: Option<FrameVariant>,
+    /// For connections that get a different frame.
+    per_connection: HashMap<ConnectionId, FrameVariant>,
+}
+
+/// What a viewer gets in place of the frame for all.
+enum FrameVariant {
+    Nothing,
+    Frame(ServerFrame),
 }
 
 impl Batch {
@@ -78,8 +84,8 @@ impl Batch {
         Some(PackedBatch { all: self.frame.finish(end), messages: self.messages, v1, per_connection })
     }
 
-    /// The frame with what that viewer receives, if anything.
-    fn frame_for(&self, viewer: FrameViewer<'_>) -> Option<ServerFrame> {
+    /// The frame with what that viewer receives.
+    fn frame_for(&self, viewer: FrameViewer<'_>) -> FrameVariant {
         let mut frame = ReceiverFrame::after(self.previous);
         let mut end = None;
         for one in &self.messages {
@@ -88,7 +94,7 @@ impl Batch {
                 end = Some(one.position);
             }
         }
-        end.map(|end| frame.finish(end))
+        end.map_or(FrameVariant::Nothing, |end| FrameVariant::Frame(frame.finish(end)))
     }
 }
 
@@ -99,7 +105,11 @@ impl PackedBatch {
             FrameViewer::V1 => self.v1.as_ref(),
             FrameViewer::V2(id) => self.per_connection.get(id),
         };
-        other.map_or(Some(&self.all), |other| other.as_ref())
+        match other {
+            None => Some(&self.all),
+            Some(FrameVariant::Frame(frame)) => Some(frame),
+            Some(FrameVariant::Nothing) => None,
+        }
     }
 
     /// Whether it holds only copies of the user's own messages: a slow connection may miss those.

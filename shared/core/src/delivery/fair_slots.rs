@@ -15,7 +15,7 @@ use super::inbox::Requester;
 /// Queues that are created for senders at the same time.
 const MAX_CONCURRENT_QUEUE_CREATIONS: usize = 4;
 
-/// Pending queue requests of one sender at most. Further ones are dropped: they would come too late for the sender, who
+/// Maximum pending queue requests per sender. Further ones are dropped: they would come too late for the sender, who
 /// asks again meanwhile.
 const MAX_QUEUE_REQUESTS_PER_SENDER: usize = 512;
 
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     fn user(name: &str) -> Requester {
-        Some(UserId::try_from(name).unwrap())
+        Requester::User(UserId::try_from(name).unwrap())
     }
 
     #[tokio::test]

@@ -15,18 +15,30 @@ use tokio::{
 use super::in_flight::AckTarget;
 use crate::ports::OwnerMessage;
 
-/// Pending acks of one user at most. The newest are kept: an ack covers all messages before it.
+/// Maximum pending acks per user. The newest are kept: an ack covers all messages before it.
 const MAX_PENDING_ACKS_PER_USER: usize = 64;
 
-/// Pending events of one user at most. Beyond that the oldest are dropped, as each is expendable.
+/// Maximum pending events per user. Beyond that the oldest are dropped, as each is expendable.
 const MAX_PENDING_EVENTS_PER_USER: usize = 64;
 
-/// Pending replies to single connections of one user at most. Beyond that the oldest are dropped, as each is
+/// Maximum pending replies to single connections per user. Beyond that the oldest are dropped, as each is
 /// expendable.
 const MAX_PENDING_REPLIES_PER_USER: usize = 256;
 
-/// The sender that requests a queue, if its function names it: one of an earlier release does not.
-pub type Requester = Option<UserId>;
+/// Who requests a queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Requester {
+    /// This sender.
+    User(UserId),
+    /// A sender that its function does not name: one of an earlier release.
+    Unnamed,
+}
+
+impl From<Option<UserId>> for Requester {
+    fn from(user: Option<UserId>) -> Self {
+        user.map_or(Self::Unnamed, Self::User)
+    }
+}
 
 /// The bounded inbox of one user's delivery task. Of each kind it keeps only what still matters.
 #[derive(Debug, Default)]
@@ -158,7 +170,7 @@ impl Pending {
             }
             OwnerMessage::QueueRequest { requester } => {
                 // A later requester must not take the first one's turn.
-                self.requester.get_or_insert(requester);
+                self.requester.get_or_insert_with(|| requester.into());
                 self.queue_requested = true;
             }
         }

@@ -12,10 +12,10 @@ mod expired_connections;
 mod fair_slots;
 mod in_flight;
 mod inbox;
+pub mod offline_queue;
 mod pending_auth;
 mod post_outcome;
 pub mod presence_notifier;
-pub mod queue_retirement;
 pub mod receipt_batcher;
 mod serve;
 mod signals;
@@ -25,7 +25,7 @@ mod user_delivery;
 pub use self::{
     deps::{DEFAULT_HEARTBEAT, Deps},
     in_flight::MAX_PREFETCH_PER_USER,
-    inbox::{Inbox, Requester},
+    inbox::Inbox,
     pending_auth::PendingAuth,
     serve::serve,
     signals::{DeliveryEnd, DeliverySignals},

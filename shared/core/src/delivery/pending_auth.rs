@@ -9,7 +9,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// Unauthenticated connections of one process at most; a further one evicts an older one.
+/// Maximum unauthenticated connections per process; a further one evicts an older one.
 pub(crate) const MAX_UNAUTHENTICATED_CONNECTIONS: usize = 1_000;
 
 /// Shares the slots among source addresses: the address with the most connections loses its oldest one.

@@ -11,7 +11,7 @@ use crate::{backoff::Backoff, metrics, ports::PostError};
 const MAX_POST_ATTEMPTS: u32 = 12;
 
 /// The same, once one connection has received it.
-pub(crate) const MAX_POST_ATTEMPTS_ONCE_REACHED: u32 = 3;
+pub(crate) const MAX_POST_ATTEMPTS_ONCE_ACCEPTED: u32 = 3;
 
 /// Waits between posts to a connection that the edge does not know yet.
 pub(crate) const NEW_CONNECTION_BACKOFF: Backoff =
@@ -24,7 +24,7 @@ pub(crate) const BUSY_EDGE_BACKOFF: Backoff = Backoff { base: Duration::from_mil
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PostVerdict {
     /// The edge has taken the frame.
-    Reached,
+    Accepted,
     /// The connection does not exist: drop it.
     Gone,
     /// The edge does not know the connection yet: post again soon.
@@ -38,7 +38,7 @@ pub(crate) enum PostVerdict {
 impl PostVerdict {
     pub(crate) fn on(outcome: &Result<(), PostError>, young: bool) -> Self {
         match outcome {
-            Ok(()) => Self::Reached,
+            Ok(()) => Self::Accepted,
             Err(PostError::Gone) if young => Self::NotYetKnown,
             Err(PostError::Gone) => Self::Gone,
             Err(PostError::Retryable(_)) => Self::Busy,
@@ -48,7 +48,7 @@ impl PostVerdict {
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Reached => "reached",
+            Self::Accepted => "reached",
             Self::Gone => "gone",
             Self::NotYetKnown => "early",
             Self::Busy => "busy",
@@ -63,7 +63,7 @@ pub(crate) enum BatchOutcome {
     /// At least one connection has it, and the edge's answer settles it.
     Settled,
     /// At least one connection has it, and its client will acknowledge it.
-    Reached,
+    AwaitingAcks,
     /// No connection will ever take it.
     Refused,
 }
@@ -93,7 +93,7 @@ impl BatchProgress {
     /// the others' trouble must not delay the next message. There are as few when the batch is optional.
     pub(crate) fn has_attempts(&self) -> bool {
         let is_urgent = self.reached.is_empty() && !self.may_go_without;
-        self.attempts < if is_urgent { MAX_POST_ATTEMPTS } else { MAX_POST_ATTEMPTS_ONCE_REACHED }
+        self.attempts < if is_urgent { MAX_POST_ATTEMPTS } else { MAX_POST_ATTEMPTS_ONCE_ACCEPTED }
     }
 
     /// Whether that connection has neither received nor refused it.
@@ -116,7 +116,7 @@ impl BatchProgress {
         let (mut early, mut busy, is_first) = (false, false, self.reached.is_empty());
         for (id, verdict) in verdicts {
             match verdict {
-                PostVerdict::Reached => {
+                PostVerdict::Accepted => {
                     self.is_settled |= !acks(&id);
                     self.reached.push(id);
                 }
@@ -148,7 +148,7 @@ impl BatchProgress {
     /// The outcome, if it is known: one connection that took the frame is enough.
     pub(crate) fn outcome(&self) -> Option<BatchOutcome> {
         if !self.reached.is_empty() {
-            return Some(if self.is_settled { BatchOutcome::Settled } else { BatchOutcome::Reached });
+            return Some(if self.is_settled { BatchOutcome::Settled } else { BatchOutcome::AwaitingAcks });
         }
         (!self.refused.is_empty()).then_some(BatchOutcome::Refused)
     }
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn post_verdict_reflects_edge_answer() {
         let busy = || Unavailable::new("edge", "post", "429");
-        assert_eq!(PostVerdict::on(&Ok(()), true), PostVerdict::Reached);
+        assert_eq!(PostVerdict::on(&Ok(()), true), PostVerdict::Accepted);
         assert_eq!(PostVerdict::on(&Err(PostError::Gone), true), PostVerdict::NotYetKnown);
         assert_eq!(PostVerdict::on(&Err(PostError::Gone), false), PostVerdict::Gone);
         assert_eq!(PostVerdict::on(&Err(PostError::Retryable(busy())), false), PostVerdict::Busy);
@@ -181,11 +181,11 @@ mod tests {
         }
         assert!(progress.has_attempts(), "only busy rounds count");
         assert_eq!(progress.final_outcome(), None);
-        let round = vec![(phone.clone(), PostVerdict::Reached), (desk.clone(), PostVerdict::Busy)];
+        let round = vec![(phone.clone(), PostVerdict::Accepted), (desk.clone(), PostVerdict::Busy)];
         assert!(progress.note_round(round, |_| true).is_some());
         assert!(!progress.awaits(&phone) && progress.awaits(&desk));
-        assert_eq!(progress.outcome(), Some(BatchOutcome::Reached));
-        for _ in 1..MAX_POST_ATTEMPTS_ONCE_REACHED {
+        assert_eq!(progress.outcome(), Some(BatchOutcome::AwaitingAcks));
+        for _ in 1..MAX_POST_ATTEMPTS_ONCE_ACCEPTED {
             assert!(progress.has_attempts());
             progress.note_round(vec![(desk.clone(), PostVerdict::Busy)], |_| true);
         }
@@ -199,8 +199,8 @@ mod tests {
             progress.note_round(vec![(unique_connection(), verdict)], |_| acks);
             progress.final_outcome()
         };
-        assert_eq!(outcome(PostVerdict::Reached, true, false), Some(BatchOutcome::Reached));
-        assert_eq!(outcome(PostVerdict::Reached, false, false), Some(BatchOutcome::Settled));
+        assert_eq!(outcome(PostVerdict::Accepted, true, false), Some(BatchOutcome::AwaitingAcks));
+        assert_eq!(outcome(PostVerdict::Accepted, false, false), Some(BatchOutcome::Settled));
         assert_eq!(outcome(PostVerdict::Refused, true, false), Some(BatchOutcome::Refused));
         assert_eq!(outcome(PostVerdict::Gone, true, false), None);
         assert_eq!(outcome(PostVerdict::Gone, true, true), Some(BatchOutcome::Settled));

@@ -73,7 +73,7 @@ pub enum AuthError {
 /// use std::sync::Arc;
 ///
 /// use kschat_core::{Partitions, SystemClock, limits::Limits, memory::{MemoryBroker, MemoryRegistry}};
-/// use kschat_core::inbound::caller::{AuthError, Deps, identify_caller};
+/// use kschat_core::inbound::{caller::{AuthError, Deps, identify_caller}, cost::charge_for};
 /// use kschat_protocol::{ClientFrame, ConnectionId};
 ///
 /// let partitions = Partitions::default();
@@ -86,7 +86,7 @@ pub enum AuthError {
 /// };
 /// let frame = ClientFrame::parse(r#"{"action":"rooms"}"#);
 /// let unknown = ConnectionId::try_from("L0SM9cOFvHcCIhw=")?;
-/// let caller = identify_caller(&deps, &unknown, &limits.charge(Some(&frame))).await;
+/// let caller = identify_caller(&deps, &unknown, &charge_for(&limits, Some(&frame))).await;
 /// assert!(matches!(caller, Err(AuthError::NoSession)));
 /// # Ok(())
 /// # }

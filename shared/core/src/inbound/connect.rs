@@ -4,7 +4,7 @@ use futures_util::future::try_join;
 use kschat_protocol::{ConnectionId, Handshake, UserId};
 
 use super::{
-    join,
+    join_namespace,
     registration::{register, session_from_token},
 };
 use crate::ports::OwnerMessage;
@@ -17,7 +17,7 @@ pub use super::registration::{ConnectError, Deps};
 /// [`ConnectError`]; then the connection is removed again as far as possible.
 pub async fn connect(deps: &Deps, connection: &ConnectionId, handshake: &Handshake) -> Result<UserId, ConnectError> {
     if handshake.token.is_none() && !deps.requires_token && handshake.dialect.allows_late_authentication() {
-        return join::connect_unauthenticated(deps, connection, handshake).await;
+        return join_namespace::connect_unauthenticated(deps, connection, handshake).await;
     }
     let session = session_from_token(deps, handshake).await?;
     register(deps, connection, &session, None).await?;

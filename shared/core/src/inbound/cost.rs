@@ -10,31 +10,29 @@ use crate::{
 /// This many users in one request count as one more request: the registry looks up each of them.
 const USERS_PER_REQUEST_COST_UNIT: usize = 10;
 
-impl Limits {
-    /// The cost of a frame. An unreadable frame costs as much as a request.
-    #[must_use]
-    pub fn charge<'a>(&self, frame: Option<&'a Result<ClientFrame, FrameError>>) -> Charge<'a> {
-        let request = |cost| Charge { class: RateClass::Requests, cost, rate: self.requests, message: None };
-        match frame {
-            Some(Ok(ClientFrame::Send(send))) => {
-                let (new_recipients, share) = (self.new_recipients, self.share);
-                let to = match &send.recipient {
-                    Recipient::User(user) => Some(user),
-                    Recipient::Room(_) => None,
-                };
-                let message = MessageCharge { to, bytes: json_length(&send.msg), new_recipients, share };
-                Charge { class: RateClass::Sends, cost: 1, rate: self.sends, message: Some(message) }
-            }
-            Some(Ok(ClientFrame::Ack(_))) => Charge { class: RateClass::Acks, cost: 1, rate: self.acks, message: None },
-            // The stored positions of a pair take as much memory as a queue.
-            Some(Ok(ClientFrame::Request(asked @ Request::Read { peer, .. }))) => {
-                let (new_recipients, share) = (self.new_recipients, None);
-                let message = MessageCharge { to: Some(peer), bytes: 0, new_recipients, share };
-                Charge { message: Some(message), ..request(request_cost(asked)) }
-            }
-            Some(Ok(ClientFrame::Request(asked))) => request(request_cost(asked)),
-            Some(Err(_)) | None => request(1),
+/// What a frame costs its user under these limits. An unreadable frame costs as much as a request.
+#[must_use]
+pub fn charge_for<'a>(limits: &Limits, frame: Option<&'a Result<ClientFrame, FrameError>>) -> Charge<'a> {
+    let request = |cost| Charge { class: RateClass::Requests, cost, rate: limits.requests, message: None };
+    match frame {
+        Some(Ok(ClientFrame::Send(send))) => {
+            let (new_recipients, share) = (limits.new_recipients, limits.share);
+            let to = match &send.recipient {
+                Recipient::User(user) => Some(user),
+                Recipient::Room(_) => None,
+            };
+            let message = MessageCharge { to, bytes: json_length(&send.msg), new_recipients, share };
+            Charge { class: RateClass::Sends, cost: 1, rate: limits.sends, message: Some(message) }
         }
+        Some(Ok(ClientFrame::Ack(_))) => Charge { class: RateClass::Acks, cost: 1, rate: limits.acks, message: None },
+        // The stored positions of a pair take as much memory as a queue.
+        Some(Ok(ClientFrame::Request(asked @ Request::Read { peer, .. }))) => {
+            let (new_recipients, share) = (limits.new_recipients, None);
+            let message = MessageCharge { to: Some(peer), bytes: 0, new_recipients, share };
+            Charge { message: Some(message), ..request(request_cost(asked)) }
+        }
+        Some(Ok(ClientFrame::Request(asked))) => request(request_cost(asked)),
+        Some(Err(_)) | None => request(1),
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) async fn receipt_status(
     peers: &[(JsonId, UserId)],
 ) -> Result<ServerFrame, RequestError> {
     let users: Vec<UserId> = peers.iter().map(|(_, user)| user.clone()).collect();
-    let marks = deps.receipts.read_positions(&session.user, &users).await.map_err(RequestError::Registry)?;
+    let marks = deps.receipts.receipt_positions(&session.user, &users).await.map_err(RequestError::Registry)?;
     let known = peers.iter().zip(marks);
     let list =
         known.map(|((id, _), marks)| PeerStatus { user: id.clone(), delivered: marks.delivered, read: marks.read });

@@ -96,28 +96,28 @@ pub(crate) async fn register(
     deps: &Deps,
     connection: &ConnectionId,
     session: &Session,
-    instead_of: Option<&UserId>,
+    replaced_user: Option<&UserId>,
 ) -> Result<(), ConnectError> {
-    match create(deps, connection, session, instead_of, deps.rate).await? {
-        CapacityCheck::Found => return Ok(()),
+    match create(deps, connection, session, replaced_user, deps.rate).await? {
+        Attempt::Registered => return Ok(()),
         // Another handshake waits for the check already: a user at the limit must not keep functions busy.
-        CapacityCheck::None { check: false } => return Err(ConnectError::TooManyConnections),
-        CapacityCheck::None { check: true } => {}
+        Attempt::LimitReached { check: false } => return Err(ConnectError::TooManyConnections),
+        Attempt::LimitReached { check: true } => {}
     }
     deps.owners.send(&session.user, OwnerMessage::CheckConnections).await.map_err(ConnectError::Broker)?;
     for wait in CONNECTION_LIMIT_RECHECK_DELAYS {
         sleep(wait).await;
-        if let CapacityCheck::Found = create(deps, connection, session, instead_of, None).await? {
+        if let Attempt::Registered = create(deps, connection, session, replaced_user, None).await? {
             return Ok(());
         }
     }
     Err(ConnectError::TooManyConnections)
 }
 
-/// Whether there was capacity for a connection.
-enum CapacityCheck {
-    Found,
-    None {
+/// What an attempt to register has come to.
+enum Attempt {
+    Registered,
+    LimitReached {
         /// Whether the user's other connections should be checked.
         check: bool,
     },
@@ -127,14 +127,18 @@ async fn create(
     deps: &Deps,
     connection: &ConnectionId,
     session: &Session,
-    instead_of: Option<&UserId>,
+    replaced_user: Option<&UserId>,
     rate: Option<Rate>,
-) -> Result<CapacityCheck, ConnectError> {
-    let admission =
-        Admission { replaced_user: instead_of.cloned(), limit: MAX_CONNECTIONS_PER_USER, rate, now: deps.clock.now() };
+) -> Result<Attempt, ConnectError> {
+    let admission = Admission {
+        replaced_user: replaced_user.cloned(),
+        limit: MAX_CONNECTIONS_PER_USER,
+        rate,
+        now: deps.clock.now(),
+    };
     match deps.registry.create(connection, session, &admission).await.map_err(ConnectError::Registry)? {
-        CreateOutcome::Done => Ok(CapacityCheck::Found),
-        CreateOutcome::LimitReached { check } => Ok(CapacityCheck::None { check }),
+        CreateOutcome::Done => Ok(Attempt::Registered),
+        CreateOutcome::LimitReached { check } => Ok(Attempt::LimitReached { check }),
         CreateOutcome::Limited(retry) => Err(ConnectError::RateLimited { retry }),
         CreateOutcome::Taken => Err(ConnectError::OwnedByOtherUser),
         CreateOutcome::Gone => Err(ConnectError::Ended),

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Clock, Session, Timestamp,
+    backoff::Backoff,
     hash::stable_hash,
     inbound::caller::{AuthError, Caller},
     limits::NEW_BACKLOG_CHECK_DELAY,
@@ -29,11 +30,8 @@ const RECIPIENT_QUEUE_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// and a broker creates them one by one.
 const RECIPIENT_QUEUE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The delay before the first check for the queue; it doubles up to [`RECIPIENT_QUEUE_MAX_DELAY`].
-const RECIPIENT_QUEUE_INITIAL_DELAY: Duration = Duration::from_millis(5);
-
-/// The longest delay between two checks.
-const RECIPIENT_QUEUE_MAX_DELAY: Duration = Duration::from_millis(320);
+/// Waits between two checks for the queue.
+const RECIPIENT_QUEUE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(5), cap: Duration::from_millis(320) };
 
 /// The policy for messages to users who have never connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -92,7 +90,7 @@ pub enum SendError {
     /// The room or the `rno` can't be looked up.
     #[error("the registry is unreachable")]
     Registry(#[source] Unavailable),
-    /// The broker has not, or not surely, accepted it.
+    /// The broker has not accepted it, or it is unknown whether it has.
     #[error("the message was not accepted")]
     Publish(#[source] PublishError),
 }
@@ -142,7 +140,7 @@ pub async fn send(deps: &Deps, caller: &Caller, frame: SendFrame) -> SendReply {
     }
 }
 
-/// Releases the sender's share if the message has surely not entered the queue.
+/// Releases the sender's share if the message has certainly not entered the queue.
 async fn release_share(deps: &Deps, caller: &Caller, frame: &SendFrame, accepted: &Result<(Message, bool), SendError>) {
     let is_in_queue = match accepted {
         Ok((_, repeated)) => !repeated,
@@ -283,8 +281,8 @@ async fn publish_copy(deps: &Deps, sender: &Sender<'_>, message: &Message) {
         return;
     }
     let copy = Message { sender_connection: Some(sender.connection.clone()), ..message.clone() };
-    // The queue may be about to be created: the user has just connected.
-    // The sender waits for its answer: a copy is not worth more than the shorter wait.
+    // The user may have just connected, so the queue may be about to be created. The sender waits for the copy, too, so
+    // it waits for the shorter time only.
     let copied = publish_to_user(deps, sender.user, sender.user, &copy, RECIPIENT_QUEUE_REQUEST_TIMEOUT);
     if let Err(error) = copied.await {
         tracing::warn!(
@@ -339,8 +337,7 @@ async fn publish_to_user(
     owner_timeout: Duration,
 ) -> Result<(), SendError> {
     let began = Instant::now();
-    let mut timeout = RECIPIENT_QUEUE_REQUEST_TIMEOUT;
-    let mut pause = RECIPIENT_QUEUE_INITIAL_DELAY;
+    let (mut timeout, mut looks) = (RECIPIENT_QUEUE_REQUEST_TIMEOUT, 0);
     loop {
         match deps.publisher.publish(to, message).await {
             Err(PublishError::NoRoute) if deps.unknown_recipients == UnknownRecipientPolicy::Queue => {}
@@ -350,7 +347,7 @@ async fn publish_to_user(
             let silent = Unavailable::new("consumer", "create a queue", "it did not respond in time");
             return Err(SendError::Publish(PublishError::Unavailable(silent)));
         }
-        // After that nothing is requested or created here: the owner may be removing the queue by then.
+        // After the request timeout nothing is requested or created here: the owner may be removing the queue by then.
         if began.elapsed() <= RECIPIENT_QUEUE_REQUEST_TIMEOUT {
             match request_queue(deps, sender, to).await? {
                 QueueRequestOutcome::Created => continue,
@@ -359,8 +356,8 @@ async fn publish_to_user(
                 }
             }
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(RECIPIENT_QUEUE_MAX_DELAY);
+        sleep(RECIPIENT_QUEUE_BACKOFF.longest_wait(looks)).await;
+        looks += 1;
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     },
     ports::{
         Admission, BacklogStore, Charge, ChargeVerdict, ChargedSession, Claim, ClaimOutcome, ConnectionRegistry,
-        CreateOutcome, IdempotencyStore, LastSeen, Presence, PresenceStore, RateClass, ReadPositions, Receipt,
+        CreateOutcome, IdempotencyStore, LastSeen, Presence, PresenceStore, RateClass, Receipt, ReceiptPositions,
         ReceiptStage, ReceiptStore, RegisteredConnection, RoomMemberships, SenderShares, Unavailable, UpdateOutcome,
         UserRooms,
     },
@@ -75,7 +75,7 @@ struct State {
     /// When the queue of an offline user is due for a check.
     backlogs: HashMap<UserId, Timestamp>,
     /// The positions by author and reader.
-    receipts: HashMap<(UserId, UserId), ReadPositions>,
+    receipts: HashMap<(UserId, UserId), ReceiptPositions>,
     /// When users were last online.
     seen: HashMap<UserId, LastSeen>,
     /// The watchers of a user, with their expiry.
@@ -266,15 +266,15 @@ impl ConnectionRegistry for MemoryRegistry {
         session: &Session,
         admission: &Admission,
     ) -> Result<CreateOutcome, Unavailable> {
-        let Admission { replaced_user: instead_of, limit, rate, now } = admission;
+        let Admission { replaced_user, limit, rate, now } = admission;
         let mut state = self.state();
         if state.has_ended(connection, *now) {
             return Ok(CreateOutcome::Gone);
         }
         match state.sessions.get(connection) {
             Some(known) if known.user == session.user => return Ok(CreateOutcome::Done),
-            Some(known) if Some(&known.user) != instead_of.as_ref() => return Ok(CreateOutcome::Taken),
-            None if instead_of.is_some() => return Ok(CreateOutcome::Gone),
+            Some(known) if Some(&known.user) != replaced_user.as_ref() => return Ok(CreateOutcome::Taken),
+            None if replaced_user.is_some() => return Ok(CreateOutcome::Gone),
             _ => {}
         }
         if let Some(left) = state.counts.blocked(&session.user, *now) {
@@ -385,7 +385,7 @@ impl ConnectionRegistry for MemoryRegistry {
             .collect())
     }
 
-    async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
+    async fn online_users(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
         let state = self.state();
         let reachable =
             |session: &&Session| self.partitions.of(&session.user) == partition && session.reachable_until() > now;
@@ -446,10 +446,14 @@ impl ReceiptStore for MemoryRegistry {
         Ok(())
     }
 
-    async fn read_positions(&self, author: &UserId, readers: &[UserId]) -> Result<Vec<ReadPositions>, Unavailable> {
+    async fn receipt_positions(
+        &self,
+        author: &UserId,
+        readers: &[UserId],
+    ) -> Result<Vec<ReceiptPositions>, Unavailable> {
         let state = self.state();
-        let read_positions = |reader: &UserId| state.receipts.get(&(author.clone(), reader.clone())).cloned();
-        Ok(readers.iter().map(|reader| read_positions(reader).unwrap_or_default()).collect())
+        let receipt_positions = |reader: &UserId| state.receipts.get(&(author.clone(), reader.clone())).cloned();
+        Ok(readers.iter().map(|reader| receipt_positions(reader).unwrap_or_default()).collect())
     }
 }
 

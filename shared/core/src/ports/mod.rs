@@ -30,7 +30,7 @@ pub use self::{
     },
     rooms::RoomPolicy,
     stores::{
-        BacklogStore, Claim, ClaimOutcome, IdempotencyStore, LastSeen, Presence, PresenceStore, ReadPositions, Receipt,
-        ReceiptStage, ReceiptStore, RoomMemberships, UserRooms,
+        BacklogStore, Claim, ClaimOutcome, IdempotencyStore, LastSeen, Presence, PresenceStore, Receipt,
+        ReceiptPositions, ReceiptStage, ReceiptStore, RoomMemberships, UserRooms,
     },
 };

@@ -5,7 +5,7 @@ use kschat_protocol::{Message, RoomId, UserId};
 
 use super::error::Unavailable;
 
-/// Why a message is not, or not surely, with the broker.
+/// Why the broker has not accepted a message, or why that is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// No queue is bound for the recipient.
@@ -14,7 +14,7 @@ pub enum PublishError {
     /// The recipient's queue is full.
     #[error("the recipient's queue is full")]
     Full,
-    /// The broker surely does not have it.
+    /// The broker certainly does not have it.
     #[error(transparent)]
     Unavailable(Unavailable),
     /// The broker may have it: a repetition must carry the same id.

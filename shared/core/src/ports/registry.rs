@@ -205,7 +205,7 @@ pub trait ConnectionRegistry: Send + Sync {
     ///
     /// # Errors
     /// [`Unavailable`] when the lookup fails.
-    async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable>;
+    async fn online_users(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable>;
 
     /// Sets the epoch marker of a partition; returns whether it was set already. A missing marker shows that the
     /// registry has lost its data.

@@ -120,7 +120,7 @@ pub enum ReceiptStage {
 
 /// The positions in what one user sent to another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReadPositions {
+pub struct ReceiptPositions {
     /// The last message that was delivered.
     pub delivered: Option<MessageId>,
     /// The last message that was read.
@@ -140,7 +140,11 @@ pub trait ReceiptStore: Send + Sync {
     ///
     /// # Errors
     /// [`Unavailable`] when the lookup fails.
-    async fn read_positions(&self, author: &UserId, readers: &[UserId]) -> Result<Vec<ReadPositions>, Unavailable>;
+    async fn receipt_positions(
+        &self,
+        author: &UserId,
+        readers: &[UserId],
+    ) -> Result<Vec<ReceiptPositions>, Unavailable>;
 }
 
 /// When a user was last online.

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Session,
+    backoff::Backoff,
     ports::{
         BindOutcome, QueueManager, QueueProvisioner, QueueRequestOutcome, RoomBindings, RoomMemberships, RoomPolicy,
         Unavailable, UserRooms,
@@ -20,8 +21,8 @@ use crate::{
 /// How long a join waits for the queue that it binds.
 const ROOM_BINDING_QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The first delay; it doubles each time.
-const ROOM_BINDING_INITIAL_DELAY: Duration = Duration::from_millis(5);
+/// Waits between two attempts to bind it.
+const ROOM_BINDING_BACKOFF: Backoff = Backoff { base: Duration::from_millis(5), cap: Duration::from_millis(320) };
 
 /// Attempts to reconcile a binding with memberships that change meanwhile. Only a user who joins and leaves a room all
 /// the time exceeds it, at its own expense.
@@ -162,14 +163,14 @@ pub(crate) async fn reconcile_all_bindings(
 /// Binds a user's queue to a room; requests the queue first if necessary.
 async fn bind_queue(deps: &Deps, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
     let began = Instant::now();
-    let mut wait = ROOM_BINDING_INITIAL_DELAY;
+    let mut looks = 0;
     while deps.bindings.bind(user, room).await? == BindOutcome::NoQueue {
         if began.elapsed() > ROOM_BINDING_QUEUE_TIMEOUT {
             return Err(Unavailable::new("consumer", "create a queue", "it did not respond in time"));
         }
         if deps.queues.request_queue(user, user).await? != QueueRequestOutcome::Created {
-            sleep(wait).await;
-            wait *= 2;
+            sleep(ROOM_BINDING_BACKOFF.longest_wait(looks)).await;
+            looks += 1;
         }
     }
     Ok(())

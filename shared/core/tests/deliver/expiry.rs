@@ -140,8 +140,8 @@ impl ConnectionRegistry for FlakyRegistry {
         self.reach()?.connections(user, now).await
     }
 
-    async fn online(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
-        self.reach()?.online(partition, now).await
+    async fn online_users(&self, partition: Partition, now: Timestamp) -> Result<Vec<UserId>, Unavailable> {
+        self.reach()?.online_users(partition, now).await
     }
 
     async fn set_epoch_marker(&self, partition: Partition) -> Result<bool, Unavailable> {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use kschat_core::{
     contract::message,
     delivery::receipt_batcher::ReceiptBatcher,
-    ports::{OwnerChannel, OwnerMessage, ReadPositions, Receipt, ReceiptStore, Unavailable},
+    ports::{OwnerChannel, OwnerMessage, Receipt, ReceiptPositions, ReceiptStore, Unavailable},
 };
 use kschat_protocol::{EphemeralEvent, JsonId, UserId};
 use tokio_util::sync::CancellationToken;
@@ -31,8 +31,12 @@ impl ReceiptStore for SlowReceiptStore {
         Ok(())
     }
 
-    async fn read_positions(&self, _author: &UserId, readers: &[UserId]) -> Result<Vec<ReadPositions>, Unavailable> {
-        Ok(vec![ReadPositions::default(); readers.len()])
+    async fn receipt_positions(
+        &self,
+        _author: &UserId,
+        readers: &[UserId],
+    ) -> Result<Vec<ReceiptPositions>, Unavailable> {
+        Ok(vec![ReceiptPositions::default(); readers.len()])
     }
 }
 

@@ -12,7 +12,7 @@ mod wire;
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::{ConnectionId, frame::json, limits::MAX_NAMESPACE_BYTES};
+use crate::{ConnectionId, limits::MAX_NAMESPACE_BYTES, server_frame::json};
 
 pub use packet::{InvalidPacket, Kind, MAX_PACKET_ID, Packet, SocketPacket};
 pub use wire::{

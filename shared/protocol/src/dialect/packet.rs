@@ -166,7 +166,7 @@ impl fmt::Display for SocketPacket<'_> {
             Kind::Connect(None) | Kind::Disconnect => Ok(()),
             Kind::Connect(Some(data)) | Kind::Ack(data) | Kind::Refused(data) => f.write_str(data.get()),
             Kind::Event(name, arguments) => {
-                write!(f, "[{}", crate::frame::json(name))?;
+                write!(f, "[{}", crate::server_frame::json(name))?;
                 arguments.iter().try_for_each(|argument| write!(f, ",{argument}"))?;
                 f.write_str("]")
             }

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::{Dialect, MAX_PACKET_ID, Namespace, SocketIo};
 use crate::{
     Position, ServerFrame,
-    frame::{Callback, json},
+    server_frame::{Callback, json},
 };
 
 /// Argument of a v1 `Send` callback.

@@ -55,12 +55,12 @@ impl Connections {
     pub(crate) async fn send_handshake(&mut self, edge: &dyn ConnectionsApi, id: &ConnectionId) -> PostVerdict {
         for packet in self.handshake_packets(id) {
             match self.post_text(edge, id, &packet).await {
-                PostVerdict::Reached => {}
+                PostVerdict::Accepted => {}
                 other => return other,
             }
         }
         self.set_handshake_sent(id);
-        PostVerdict::Reached
+        PostVerdict::Accepted
     }
 
     /// Sends the heartbeats that are due.

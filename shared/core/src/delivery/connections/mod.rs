@@ -390,7 +390,7 @@ mod tests {
         let frame = ServerFrame::from_text(text).unwrap();
         let frames = [&raw, &joined].map(|one| (one.connection.clone(), &frame));
         let verdicts = connections.post(&edge, frames.to_vec()).await;
-        assert!(verdicts.iter().all(|(_, verdict)| *verdict == PostVerdict::Reached) && verdicts.len() == 2);
+        assert!(verdicts.iter().all(|(_, verdict)| *verdict == PostVerdict::Accepted) && verdicts.len() == 2);
         assert_eq!(edge.taken(&raw.connection), [text]);
         assert_eq!(edge.taken(&joined.connection), [joined.session.dialect.encode(&frame)]);
         assert_ne!(edge.taken(&joined.connection), [text]);
@@ -425,12 +425,12 @@ mod tests {
         assert_eq!(connections.send_handshake(&Edge::default(), id).await, PostVerdict::NotYetKnown);
         assert_eq!(connections.needing_catch_up(NOW)[0].1, ConnectionStage::New);
         let edge = Edge::knowing(&[id]);
-        assert_eq!(connections.send_handshake(&edge, id).await, PostVerdict::Reached);
+        assert_eq!(connections.send_handshake(&edge, id).await, PostVerdict::Accepted);
         assert_eq!(edge.taken(id), one.session.dialect.handshake_packets(id, DEFAULT_HEARTBEAT));
         assert_eq!(connections.needing_catch_up(NOW)[0].1, ConnectionStage::HandshakeSent);
         assert!(connections.send_due_pings(&edge).await.is_empty());
         advance(DEFAULT_HEARTBEAT.interval).await;
-        assert_eq!(connections.send_due_pings(&edge).await, [(id.clone(), PostVerdict::Reached)]);
+        assert_eq!(connections.send_due_pings(&edge).await, [(id.clone(), PostVerdict::Accepted)]);
         assert!(connections.send_due_pings(&edge).await.is_empty(), "the next one is scheduled");
     }
 }

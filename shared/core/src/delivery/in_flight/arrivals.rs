@@ -10,15 +10,18 @@ use tokio::time::Instant;
 
 use crate::ports::{Delivery, QueueConsumer};
 
-/// Unacked messages of one user in this process at most: further ones would wait unread for room in the window.
+/// Maximum unacked messages per user in this process: further ones would wait unread for room in the window.
 pub const MAX_PREFETCH_PER_USER: u16 = 256;
 
-/// Tracks since when unread and just-read messages may be here. The client library does not report arrival times. A
-/// message that is read now arrived after the last moment at which none was here, and after the read a full prefetch
-/// window before its own.
+/// Keeps a lower bound for the arrival of messages that are unread or just read: the client library does not report
+/// when they arrive.
+///
+/// A message that is read now has arrived after the last moment at which none was here. While messages are always here,
+/// a checkpoint is taken every [`MAX_PREFETCH_PER_USER`] reads. No more than that many are buffered, so a message that
+/// is read now has arrived after the second-last checkpoint, and one that was read since the last checkpoint after the
+/// third-last.
 pub(super) struct ArrivalTracker {
-    /// Moments with [`MAX_PREFETCH_PER_USER`] reads between them: what is read now has arrived after the second; what
-    /// was read since the last one, after the first.
+    /// The last three, the oldest first.
     checkpoints: [Instant; 3],
     /// Reads since the last checkpoint.
     reads: u16,

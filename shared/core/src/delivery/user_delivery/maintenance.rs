@@ -6,7 +6,7 @@ use kschat_protocol::{ConnectionId, EphemeralEvent, ServerFrame};
 use tokio::time::Instant;
 
 use super::{DeliveryEnd, UserDelivery};
-use crate::delivery::post_outcome::{BUSY_EDGE_BACKOFF, MAX_POST_ATTEMPTS_ONCE_REACHED, PostVerdict};
+use crate::delivery::post_outcome::{BUSY_EDGE_BACKOFF, MAX_POST_ATTEMPTS_ONCE_ACCEPTED, PostVerdict};
 
 /// How often connections are checked for readiness while a message waits for one.
 const READY_CONNECTION_POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -71,7 +71,7 @@ impl UserDelivery<'_> {
     }
 
     async fn push_reply(&mut self, id: &ConnectionId, frame: &ServerFrame) -> Result<(), DeliveryEnd> {
-        for attempt in 1..=MAX_POST_ATTEMPTS_ONCE_REACHED {
+        for attempt in 1..=MAX_POST_ATTEMPTS_ONCE_ACCEPTED {
             if !self.connections.is_ready(id, self.deps.clock.now()) {
                 return Ok(());
             }
@@ -80,7 +80,7 @@ impl UserDelivery<'_> {
                     self.wait_or_wake(BUSY_EDGE_BACKOFF.wait(attempt)).await?;
                 }
                 PostVerdict::Gone => self.drop_connection(id).await,
-                PostVerdict::Reached | PostVerdict::Refused => return Ok(()),
+                PostVerdict::Accepted | PostVerdict::Refused => return Ok(()),
             }
         }
         Ok(())

@@ -226,7 +226,7 @@ impl UserDelivery<'_> {
                 self.queue_consumer.ack(&tags(&messages)).await
             }
             BatchOutcome::Refused => self.dead_letter_all(&messages).await,
-            BatchOutcome::Reached => {
+            BatchOutcome::AwaitingAcks => {
                 let copies = self.in_flight.add(messages);
                 return self.ack(&copies).await;
             }

@@ -7,7 +7,7 @@ use crate::{
     delivery::{
         connections::ConnectionStage,
         in_flight::tags,
-        post_outcome::{BUSY_EDGE_BACKOFF, MAX_POST_ATTEMPTS_ONCE_REACHED, NEW_CONNECTION_BACKOFF, PostVerdict},
+        post_outcome::{BUSY_EDGE_BACKOFF, MAX_POST_ATTEMPTS_ONCE_ACCEPTED, NEW_CONNECTION_BACKOFF, PostVerdict},
     },
     metrics,
 };
@@ -59,7 +59,7 @@ impl UserDelivery<'_> {
         let (mut attempts, mut early) = (0, 0);
         loop {
             self.drop_expired();
-            let (mut wait, has_chances) = (None, attempts < MAX_POST_ATTEMPTS_ONCE_REACHED);
+            let (mut wait, has_chances) = (None, attempts < MAX_POST_ATTEMPTS_ONCE_ACCEPTED);
             for (id, stage) in self.connections.needing_catch_up(self.deps.clock.now()) {
                 let verdict = match stage {
                     ConnectionStage::Ready => self.redeliver_to(&id).await?,
@@ -76,10 +76,10 @@ impl UserDelivery<'_> {
                         wait = Some(BUSY_EDGE_BACKOFF.wait(attempts));
                     }
                     PostVerdict::Gone => self.drop_connection(&id).await,
-                    PostVerdict::Reached if stage == ConnectionStage::New => {}
+                    PostVerdict::Accepted if stage == ConnectionStage::New => {}
                     // The client waits for its handshake packets: it is closed, and reconnects.
                     _ if stage == ConnectionStage::New => self.drop_connection(&id).await,
-                    PostVerdict::Reached | PostVerdict::Refused | PostVerdict::Busy => {
+                    PostVerdict::Accepted | PostVerdict::Refused | PostVerdict::Busy => {
                         self.connections.set_caught_up(&id);
                     }
                 }
@@ -98,7 +98,7 @@ impl UserDelivery<'_> {
             self.check_may_continue()?;
             metrics::REPETITIONS.add(1);
             let verdict = self.connections.post_one(&*self.deps.edge, id, &frame).await;
-            if verdict != PostVerdict::Reached {
+            if verdict != PostVerdict::Accepted {
                 return Ok(verdict);
             }
         }
@@ -108,6 +108,6 @@ impl UserDelivery<'_> {
             self.record_dequeued(settled.last());
             self.ack(&tags(&settled)).await?;
         }
-        Ok(PostVerdict::Reached)
+        Ok(PostVerdict::Accepted)
     }
 }

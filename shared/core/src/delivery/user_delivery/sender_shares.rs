@@ -23,7 +23,7 @@ const IDLE_SHARE_CLEAR_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// Rotation state of one user's shares.
 pub(super) struct ShareRotation {
-    /// Counts before this moment are surely separate from those since.
+    /// Counts before this moment are certainly separate from those since.
     rotated: Timestamp,
     /// Whether the counts before that have left the queue, and the registry does not know yet.
     is_rotation_due: bool,

@@ -8,7 +8,7 @@ use crate::{
     rooms::{Deps, ensure_bound, reconcile_binding},
 };
 
-/// Rooms of one user at most.
+/// Maximum rooms per user.
 const MAX_ROOMS_PER_USER: usize = 100;
 
 /// Adds the session's user to a room.

@@ -1,4 +1,4 @@
-//! Retires the queues of offline users.
+//! The queues of offline users.
 //!
 //! A queue is needed only while its user is online or messages wait in it. An empty one is removed some time after the
 //! user has gone, and created again when the user returns or a sender requests it. A queue that stays is checked now
@@ -33,9 +33,21 @@ const QUEUE_REMOVAL_DELAY: Duration = Duration::from_secs(10);
 /// Queues of one partition that are checked in one sweep.
 const BACKLOG_SWEEP_BATCH_SIZE: usize = 256;
 
-/// Removes the queue of an offline user, or schedules its next check. Ends early when the user returns, a sender
-/// requests the queue, or the partition is lost. Only the user's owner may call this, and not while it serves the user.
-pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &DeliverySignals) {
+/// Creates the queue of an offline user if a sender requests it; otherwise removes it if it is empty, or schedules its
+/// next check. Ends early when the user returns or the partition is lost. Only the user's owner may call this, and not
+/// while it serves the user.
+pub(crate) async fn settle_offline_queue(deps: &Deps, user: &UserId, signals: &DeliverySignals) {
+    if let Some(status) = create_or_remove(deps, user, signals).await {
+        record_status(deps, user, status).await;
+    }
+}
+
+/// Returns `None` when the user's connections must be read first, or another owner takes over.
+async fn create_or_remove(
+    deps: &Deps,
+    user: &UserId,
+    signals: &DeliverySignals,
+) -> Option<Result<QueueStatus, Unavailable>> {
     let cancelled = async {
         let wanted = Wanted { refresh: true, queue_request: true, ..Wanted::default() };
         tokio::select! {
@@ -44,36 +56,31 @@ pub(crate) async fn retire(deps: &Deps, user: &UserId, signals: &DeliverySignals
         }
     };
     let mut cancelled = cancelled.boxed().shared();
-    let is_cancelled = tokio::select! {
+    tokio::select! {
         biased;
-        // Another owner takes care of it now.
-        () = signals.stop.cancelled() => return,
-        () = &mut cancelled => true,
-        () = sleep(QUEUE_REMOVAL_DELAY) => false,
-    };
-    // A started removal is completed, even when the partition is lost. The broker might otherwise execute an abandoned
-    // removal after the next owner has created the queue.
-    let retired = if is_cancelled {
-        match create_queue(deps, user, signals).await {
-            Some(made) => made,
-            None => return,
-        }
-    } else {
-        remove_queue(deps, user, cancelled.boxed()).await
-    };
-    let look_in = |span| deps.backlogs.schedule_check(user, deps.clock.now().plus(span));
-    let noted = match retired {
+        () = signals.stop.cancelled() => None,
+        () = &mut cancelled => create_queue(deps, user, signals).await,
+        // A started removal is completed, even when the partition is lost. The broker might otherwise execute an
+        // abandoned removal after the next owner has created the queue.
+        () = sleep(QUEUE_REMOVAL_DELAY) => Some(remove_queue(deps, user, cancelled.boxed()).await),
+    }
+}
+
+/// Schedules the next check of a queue, or forgets its backlog.
+async fn record_status(deps: &Deps, user: &UserId, status: Result<QueueStatus, Unavailable>) {
+    let check_in = |span| deps.backlogs.schedule_check(user, deps.clock.now().plus(span));
+    let recorded = match status {
         Ok(QueueStatus::Gone) => try_join(deps.backlogs.clear(user), clear_sender_shares(deps, user)).await.map(|_| ()),
-        Ok(QueueStatus::Kept) => look_in(NEW_BACKLOG_CHECK_DELAY).await,
-        Ok(QueueStatus::Empty(safe)) => try_join(look_in(safe / 2), clear_sender_shares(deps, user)).await.map(|_| ()),
+        Ok(QueueStatus::Kept) => check_in(NEW_BACKLOG_CHECK_DELAY).await,
+        Ok(QueueStatus::Empty(safe)) => try_join(check_in(safe / 2), clear_sender_shares(deps, user)).await.map(|_| ()),
         // Long before the broker expires the queue.
-        Ok(QueueStatus::Backlogged(safe)) => look_in(safe / 2).await,
+        Ok(QueueStatus::Backlogged(safe)) => check_in(safe / 2).await,
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "checking a queue failed; retrying later");
-            look_in(NEW_BACKLOG_CHECK_DELAY).await
+            check_in(NEW_BACKLOG_CHECK_DELAY).await
         }
     };
-    if let Err(error) = noted {
+    if let Err(error) = recorded {
         tracing::warn!(error = &error as &dyn std::error::Error, "recording a backlog failed");
     }
 }

@@ -1,4 +1,4 @@
-//! Joins a connection to its namespace, and authenticates it if it has not done so before.
+//! Joins a Socket.IO connection to its namespace, and authenticates it if it has not done so before.
 
 use futures_util::future::try_join3;
 use kschat_protocol::{ConnectionId, Handshake, UserId, dialect::Dialect};
@@ -40,7 +40,12 @@ pub(crate) async fn connect_unauthenticated(
 ///
 /// # Errors
 /// [`ConnectError`]; then the connection is unchanged, unless only the owner could not be reached.
-pub async fn join(deps: &Deps, caller: &Caller, dialect: Dialect, token: Option<String>) -> Result<(), ConnectError> {
+pub async fn join_namespace(
+    deps: &Deps,
+    caller: &Caller,
+    dialect: Dialect,
+    token: Option<String>,
+) -> Result<(), ConnectError> {
     let Caller { connection, session, .. } = caller;
     if let Err(AuthError::TooOften { retry }) = caller.check_limits() {
         return Err(ConnectError::RateLimited { retry });

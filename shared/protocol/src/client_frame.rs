@@ -332,7 +332,7 @@ fn message(raw: &RawValue) -> Result<String, FieldError> {
         return Err(invalid("msg", "must not be empty"));
     }
     // The size counts as we will write it: escapes that the client chose to use cost nothing.
-    if raw.get().len() > MAX_TEXT_BYTES && crate::frame::json(&msg).len() > MAX_TEXT_BYTES {
+    if raw.get().len() > MAX_TEXT_BYTES && crate::server_frame::json(&msg).len() > MAX_TEXT_BYTES {
         let text = format!("must be at most {MAX_TEXT_BYTES} bytes as a JSON string");
         return Err(FieldError { field: "msg", code: ErrorCode::TooLarge, text });
     }
