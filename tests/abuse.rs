@@ -10,10 +10,12 @@ use std::{
 
 use futures_util::{SinkExt, StreamExt, future::join_all};
 use kschat::stack::Options;
+use kschat_core::limits::{Limits, Rate};
 use kschat_tests::{
+    EVENTUALLY_TIMEOUT,
     client::{Client, Refused, token},
     eventually,
-    stack::{Address, SECRET, Services, add_fault_rule, connect, options, run_for_all, unique_user},
+    stack::{self, Address, SECRET, Services, add_fault_rule, connect, options, run_for_all, unique_user},
 };
 use serde_json::{Value, json};
 use tokio_tungstenite::{
@@ -24,18 +26,35 @@ use tokio_tungstenite::{
 static ADDRESS: LazyLock<Address> = LazyLock::new(|| {
     run_for_all(async || {
         let services = Box::leak(Box::new(Services::start().await));
-        Options { backends: Some(services.backends()), ..options() }
+        // So low that an attacker exceeds it on a slow machine, too.
+        let limits = Limits {
+            sends: Some(Rate::new(SENDS_PER_SECOND, Duration::from_secs(1), SEND_BURST)),
+            ..Limits::default()
+        };
+        Options { backends: Some(services.backends()), limits, ..options() }
     })
 });
+
+const SENDS_PER_SECOND: u32 = 20;
+const SEND_BURST: u32 = 60;
 
 fn url() -> &'static str {
     &ADDRESS.websocket
 }
 
+/// Connects; repeats a handshake whose deadline a busy machine has missed.
+async fn handshake(user: &str) -> Result<Client, Refused> {
+    loop {
+        match Client::connect_v2(url(), &token(SECRET, user), user).await {
+            Err(Refused(503)) => tokio::time::sleep(Duration::from_millis(500)).await,
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Opens concurrent sockets of one user; returns the accepted ones and the status of the others.
 async fn handshakes_at_once(user: &str, count: usize) -> (Vec<Client>, Vec<Refused>) {
-    let token = token(SECRET, user);
-    let handshakes = join_all((0..count).map(|_| Client::connect_v2(url(), &token, user))).await;
+    let handshakes = join_all((0..count).map(|_| handshake(user))).await;
     let (mut open, mut refused) = (Vec::new(), Vec::new());
     for handshake in handshakes {
         match handshake {
@@ -97,16 +116,20 @@ async fn concurrent_connect_packets_bind_one_user() {
         assert_eq!((welcomed, refused), (1, 1));
         let mut sender = connect(url(), &unique_user("carol")).await;
         for user in [&a, &b] {
-            assert_eq!(sender.send(user, "for one of them").await["ER"], 0);
+            sender.deliver(user, "for one of them").await;
         }
-        let mut heard = 0;
-        let listen = async {
-            while let Some(Ok(message)) = socket.next().await {
-                heard += usize::from(message.to_text().is_ok_and(|text| text.contains("RESPRECEIVER")));
-            }
+        let mut heard = async |patience| {
+            let listen = async {
+                while let Some(Ok(message)) = socket.next().await {
+                    if message.to_text().is_ok_and(|text| text.contains("RESPRECEIVER")) {
+                        return;
+                    }
+                }
+            };
+            tokio::time::timeout(patience, listen).await.is_ok()
         };
-        let _ = tokio::time::timeout(Duration::from_millis(500), listen).await;
-        assert_eq!(heard, 1);
+        assert!(heard(EVENTUALLY_TIMEOUT).await);
+        assert!(!heard(Duration::from_millis(500)).await, "the messages of both users came");
     }
 }
 
@@ -114,7 +137,7 @@ async fn concurrent_connect_packets_bind_one_user() {
 async fn lost_disconnects_do_not_exhaust_limit() {
     let services = Services::start().await;
     let stack = Options { backends: Some(services.backends()), ..options() };
-    let stack = kschat::stack::Stack::start(stack).await.expect("the stack starts");
+    let stack = stack::start(stack).await;
     add_fault_rule(&stack, "disconnect=drop").await;
     let user = unique_user("alice");
     let mut sockets = Vec::new();
@@ -124,8 +147,12 @@ async fn lost_disconnects_do_not_exhaust_limit() {
     // The edge may not know a connection in its handshake yet, so it is not probed.
     tokio::time::sleep(Duration::from_secs(4)).await;
     join_all(sockets.into_iter().map(Client::close)).await;
-    let again = Client::connect_v2(&stack.websocket_url(), &token(SECRET, &user), &user).await;
-    assert!(again.is_ok(), "{:?}", again.err());
+    // The owner checks the others meanwhile.
+    eventually("the user can connect again", async || {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        Client::connect_v2(&stack.websocket_url(), &token(SECRET, &user), &user).await.is_ok()
+    })
+    .await;
     stack.stop().await;
 }
 
@@ -219,16 +246,17 @@ async fn attack(mallory: String, recipients: impl Fn(usize) -> String, flood: &F
 /// must.
 async fn send_honestly(alice: &mut Client, to: &str, text: &str, flood: &Flood) {
     let rno = unique_user("rno");
-    for _ in 0..5 {
+    eventually("a message of an honest user is accepted", async || {
         let reply = alice.send_as(to, text, &rno).await;
         if reply["ER"] == 0 {
-            return;
+            return true;
         }
-        assert!(reply["ER"] == 2 || reply["ER"] == 18, "{reply}");
+        assert!([2, 17, 18].contains(&reply["ER"].as_u64().expect("a code")), "{reply}");
         flood.repeated.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    panic!("a message of an honest user is not accepted");
+        false
+    })
+    .await;
 }
 
 /// Checks that all messages of honest users are accepted and arrive meanwhile.
@@ -265,9 +293,12 @@ async fn flooding_user_does_not_affect_others() {
     let (many, one, ..) = tokio::join!(to_many, to_one, pairs, honest_writer(&flood));
     let seconds = usize::try_from(flood.began.elapsed().as_secs()).expect("a short test");
     assert!(many <= 110, "{many} queues were made");
-    assert!(one <= 250 + 50 * (seconds + 1), "{one} messages were taken");
+    let [rate, burst] = [SENDS_PER_SECOND, SEND_BURST].map(|number| usize::try_from(number).expect("small"));
+    assert!(one <= burst + rate * (seconds + 1), "{one} messages were taken");
     let repeated = flood.repeated.load(Ordering::Relaxed);
-    assert!(repeated <= HONEST_PAIRS + 1, "{repeated} sends of honest users had to be repeated");
+    let sent: usize = flood.honest.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+    // A slow machine misses deadlines by itself.
+    assert!(repeated <= HONEST_PAIRS + sent / 10, "{repeated} of {sent} sends of honest users had to be repeated");
     assert!(flood.has_shown_enough(), "refusals {:?}, messages of honest users {:?}", flood.refusals, flood.honest);
 }
 
@@ -282,17 +313,17 @@ async fn sender_share_leaves_queue_room_for_others() {
         options.queues.max_messages.get(),
         options.queues.retention,
     ));
-    let stack = kschat::stack::Stack::start(options).await.expect("the stack starts");
+    let stack = stack::start(options).await;
     let (mallory, alice, victim) = (unique_user("mallory"), unique_user("alice"), unique_user("victim"));
     let mut one = connect(&stack.websocket_url(), &mallory).await;
     let mut codes: Vec<Value> = Vec::new();
     for n in 0..15 {
-        codes.push(one.send(&victim, &n.to_string()).await["ER"].clone());
+        codes.push(one.settle(&victim, &n.to_string()).await["ER"].clone());
     }
     assert_eq!(codes.iter().filter(|code| **code == json!(0)).count(), 10, "{codes:?}");
     assert!(codes[10..].iter().all(|code| *code == json!(11)), "{codes:?}");
     let mut other = connect(&stack.websocket_url(), &alice).await;
-    assert_eq!(other.send(&victim, "there is room").await["ER"], 0);
+    other.deliver(&victim, "there is room").await;
     // Once the victim has received them, there is space again.
     let mut taker = connect(&stack.websocket_url(), &victim).await;
     assert_eq!(taker.texts(11).await.len(), 11);

@@ -6,7 +6,7 @@ use kschat::stack::{Options, Stack};
 use kschat_tests::{
     client::Client,
     eventually,
-    stack::{Services, connect, options, unique_user},
+    stack::{self, Services, connect, options, unique_user},
 };
 use lapin::{
     BasicProperties, Channel, Confirmation,
@@ -53,7 +53,7 @@ impl Backend {
 
 async fn stack(services: &Services) -> Stack {
     let options = Options { backends: Some(services.backends()), ..options() };
-    Stack::start(options).await.expect("the stack starts")
+    stack::start(options).await
 }
 
 /// Connects, and waits until the user's queue exists.

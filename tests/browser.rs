@@ -18,7 +18,7 @@ use kschat_tests::{
     edge::{EdgeUnderTest, settings},
     eventually,
     script::{self, screenshots},
-    stack::{SECRET, Services, connect, embedded, options},
+    stack::{self, SECRET, Services, connect, embedded, options},
 };
 use tokio::time::sleep;
 
@@ -54,8 +54,7 @@ async fn receipts_presence_copies_and_rooms_are_shown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn people_chat_on_rabbitmq_and_redis() {
     let services = Services::start().await;
-    let stack =
-        Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("the stack starts");
+    let stack = stack::start(Options { backends: Some(services.backends()), ..options() }).await;
     page(&stack, &["chatting", "bursting"], 34).await;
     stack.stop().await;
 }
@@ -93,7 +92,7 @@ async fn offline_messages_are_sent_after_recovery() {
     let services = Services::start().await;
     let start = async |listen| {
         let options = Options { listen, backends: Some(services.backends()), ..options() };
-        Stack::start(options).await.expect("the stack starts")
+        stack::start(options).await
     };
     let first = start(options().listen).await;
     let address = first.address();

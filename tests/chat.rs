@@ -59,7 +59,7 @@ mod real {
 
 async fn renewal_reactivates_expired_connection(url: &str) {
     let (a, b) = (unique_user("alice"), unique_user("bob"));
-    let short = token_for(SECRET, &a, Duration::from_secs(4));
+    let short = token_for(SECRET, &a, Duration::from_secs(8));
     let mut alice = Client::connect_v2(url, &short, &a).await.expect("connected");
     let mut bob = connect(url, &b).await;
     let event = alice.next("RESPCTRL").await;
@@ -71,9 +71,9 @@ async fn renewal_reactivates_expired_connection(url: &str) {
     let renewed = alice.ask(auth(token(SECRET, &a)), "RESPAUTH").await;
     assert_eq!(renewed["ER"], 0);
     assert!(renewed["EXP"].is_u64(), "{renewed}");
-    assert_eq!(alice.send(&b, "here again").await["ER"], 0);
+    alice.deliver(&b, "here again").await;
     assert_eq!(bob.texts(1).await, ["here again"]);
-    bob.send(&a, "hello").await;
+    bob.deliver(&a, "hello").await;
     assert_eq!(alice.texts(1).await, ["hello"]);
 }
 
@@ -90,7 +90,7 @@ async fn typing_reaches_only_online_v2_clients(url: &str) {
     let mut v1 = Client::connect(url, &format!("token={}", token(SECRET, &b)), &b).await.expect("connected");
     let mut bob = connect(url, &b).await;
     // Once this arrives, the consumer serves them.
-    alice.send(&b, "hello").await;
+    alice.deliver(&b, "hello").await;
     assert_eq!((bob.texts(1).await, v1.texts(1).await), (vec!["hello".to_owned()], vec!["hello".to_owned()]));
     assert_eq!(bob.try_next("RESPTYPING", SILENCE_WINDOW).await, None, "an event before the connect is not pushed");
     for on in [true, false] {
@@ -107,13 +107,19 @@ async fn a_connection_can_not_ask_without_end(url: &str) {
     let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(url, &a).await;
     let asked: Vec<String> = (0..100).map(|n| format!("{a}-{n}")).collect();
-    for _ in 0..40 {
-        alice.send_text(json!({ "action": "presence", "uIds": asked }).to_string()).await;
-    }
-    let refused = alice.next("RESPERROR").await;
+    let ask = json!({ "action": "presence", "uIds": asked }).to_string();
+    // So often at once that no machine is too slow to exceed the limit.
+    let refused = loop {
+        for _ in 0..40 {
+            alice.send_text(ask.as_str()).await;
+        }
+        if let Some(refused) = alice.try_next("RESPERROR", Duration::from_secs(2)).await {
+            break refused;
+        }
+    };
     assert_eq!(refused["ER"], 9);
     assert!(refused["RETRY"].as_u64().is_some_and(|retry| (1..2_000).contains(&retry)), "{refused}");
-    assert_eq!(alice.send(&b, "messages are not counted").await["ER"], 0);
+    alice.deliver(&b, "messages are not counted").await;
 }
 
 async fn sender_receives_and_queries_receipts(url: &str) {
@@ -131,7 +137,13 @@ async fn sender_receives_and_queries_receipts(url: &str) {
         assert_eq!(event["MID"], first["MID"], "the receipt is for the first or the last message");
     }
     bob.send_text(json!({ "action": "read", "pId": a, "mId": first["MID"] }).to_string()).await;
-    let event = alice.next("RESPSTATUS").await;
+    // A repeated ack repeats its receipt.
+    let event = loop {
+        let event = alice.next("RESPSTATUS").await;
+        if event["STATUS"] != 3 {
+            break event;
+        }
+    };
     assert_eq!((&event["STATUS"], &event["MID"]), (&json!(4), &first["MID"]));
     alice.close().await;
     let mut alice = connect(url, &a).await;
@@ -165,12 +177,17 @@ async fn sent_message_appears_once_on_other_devices(url: &str) {
     let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut phone, mut desk, mut bob) = (connect(url, &a).await, connect(url, &a).await, connect(url, &b).await);
     let mut v1 = Client::connect(url, &format!("token={}", token(SECRET, &a)), &a).await.expect("connected");
+    // From now on the owner has made alice's queue, and the copies are not late.
+    phone.deliver(&a, "to all of mine").await;
+    for client in [&mut phone, &mut desk, &mut v1] {
+        assert_eq!(client.texts(1).await, ["to all of mine"]);
+    }
     let sent = phone.send_as(&b, "hello", "r").await;
     let copy = desk.items().await.remove(0);
     assert_eq!((&copy["uId"], &copy["pId"], &copy["mId"]), (&json!(a), &json!(b), &sent["MID"]));
     assert_eq!(phone.send_as(&b, "hello", "r").await["DUP"], 1);
-    desk.send(&b, "from the desk").await;
-    bob.send(&a, "hello to you").await;
+    desk.deliver(&b, "from the desk").await;
+    bob.deliver(&a, "hello to you").await;
     assert_eq!(phone.texts(2).await, ["from the desk", "hello to you"]);
     assert_eq!(desk.texts(1).await, ["hello to you"]);
     assert_eq!(v1.texts(1).await, ["hello to you"]);
@@ -212,7 +229,7 @@ async fn room_message_reaches_offline_members_later(url: &str) {
     assert_eq!(bob.ask(ask("leave"), "RESPROOM").await["ER"], 0);
     alice.ask(say(&a, "he has left"), "RESPSEND").await;
     assert_eq!(bob.ask(say(&b, "have I?"), "RESPSEND").await["ER"], 14);
-    alice.send(&b, "you have").await;
+    alice.deliver(&b, "you have").await;
     assert_eq!(bob.texts(1).await, ["you have"]);
     assert_eq!(carol.try_next("RESPRECEIVER", SILENCE_WINDOW).await, None);
 }

@@ -4,12 +4,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use kschat::stack::{Options, Stack};
+use kschat::stack::Options;
 use kschat_edge::Settings;
 use kschat_tests::{
     edge::{EdgeUnderTest, settings},
     script::{self, tool},
-    stack::{SECRET, embedded, options},
+    stack::{self, SECRET, embedded, options},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -45,7 +45,7 @@ async fn client_with_failing_surroundings_loses_nothing_and_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn room_message_during_restart_is_sent_after_the_room_is_restored() {
-    let start = async |listen| Stack::start(Options { listen, ..options() }).await.expect("the stack starts");
+    let start = async |listen| stack::start(Options { listen, ..options() }).await;
     let first = start(options().listen).await;
     let address = first.address();
     let arguments = [first.websocket_url(), SECRET.to_owned(), "restarting".to_owned()];

@@ -206,6 +206,7 @@ mod ownership {
             || RabbitMqConsumer::new(rabbitmq.url().parse().expect("a URL"), partitions, 32, queues).ownership();
         let all: BTreeSet<Partition> = partitions.all().collect();
         let asker = kschat_core::contract::unique_user();
+        kschat_tests::eventually("the broker works", async || publisher.check().await.is_ok()).await;
         let early =
             publisher.request_queue(&kschat_core::contract::unique_user(), &asker).await.expect("the broker works");
         assert_eq!(early, QueueRequestOutcome::Created, "no owner was asked");

@@ -9,7 +9,7 @@ use kschat::stack::{Options, Stack};
 use kschat_tests::{
     client::Client,
     eventually,
-    stack::{Services, connect, options, unique_user},
+    stack::{self, Services, connect, options, unique_user, until_markers_are_known},
 };
 use lapin::{BasicProperties, options::BasicPublishOptions};
 use serde_json::{Value, json};
@@ -126,7 +126,7 @@ impl Fixture {
     async fn start() -> Self {
         let services = Services::start().await;
         let options = Options { backends: Some(services.backends()), ..options() };
-        Self { stack: Stack::start(options).await.expect("the stack starts"), services }
+        Self { stack: stack::start(options).await, services }
     }
 
     async fn connect(&self, user: &str) -> Client {
@@ -241,15 +241,14 @@ async fn lost_claim_deduplicates_only_same_text() {
     let (mut alice, mut bob) = (world.connect(&a).await, world.connect(&b).await);
     let first = alice.send_as(&b, "one", "r").await;
     assert_eq!(bob.texts(1).await, ["one"]);
-    // Until the owner has seen its epoch markers.
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    until_markers_are_known(&world.services).await;
 
     world.services.redis.flush().await;
     let again = accepted(&mut alice, &b, "one", "r").await;
     assert_ne!(again["MID"], first["MID"], "the first try is forgotten");
     alice.send_as(&b, "after", "s").await;
     assert_eq!(bob.texts(1).await, ["after"], "the second try was shown already");
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    until_markers_are_known(&world.services).await;
 
     world.services.redis.flush().await;
     accepted(&mut alice, &b, "two", "r").await;

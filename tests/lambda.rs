@@ -9,7 +9,7 @@ use kschat_tests::{
     client::{Client, Refused, token},
     eventually,
     lambda::Lambda,
-    stack::{Consumer, SECRET, Services, connect, options, unique_user},
+    stack::{self, Consumer, SECRET, Services, connect, options, unique_user},
 };
 
 /// Heartbeat of the broker, set in the URL to keep the test short.
@@ -28,7 +28,7 @@ impl Deployment {
         services.heartbeat = Some(HEARTBEAT);
         let lambda = Lambda::start(&services.variables()).await;
         let options = Options { functions: Some(lambda.url()), consumer: false, ..options() };
-        let stack = Stack::start(options).await.expect("the edge starts");
+        let stack = stack::start(options).await;
         let consumer = Consumer::start(&services, &stack.callback_url()).await;
         Self { services, lambda, stack, consumer }
     }
@@ -40,11 +40,11 @@ async fn lambda_functions_serve_chat() {
     let url = deployment.stack.websocket_url();
     let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
-    assert_eq!(alice.send(&b, "hello").await["ER"], 0);
+    alice.deliver(&b, "hello").await;
     assert_eq!(bob.texts(1).await, ["hello"]);
     bob.close().await;
     for text in ["one", "two", "three"] {
-        assert_eq!(alice.send(&b, text).await["ER"], 0);
+        alice.deliver(&b, text).await;
     }
     let mut bob = connect(&url, &b).await;
     assert_eq!(bob.texts(3).await, ["one", "two", "three"]);
@@ -68,14 +68,14 @@ async fn function_survives_freeze_and_broker_restart() {
     let url = deployment.stack.websocket_url();
     let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
-    assert_eq!(alice.send(&b, "before").await["ER"], 0);
+    alice.deliver(&b, "before").await;
     assert_eq!(bob.texts(1).await, ["before"]);
 
     // Long enough for the broker to close the connection of the frozen function.
     deployment.lambda.signal("send", "STOP");
     tokio::time::sleep(HEARTBEAT * 4).await;
     deployment.lambda.signal("send", "CONT");
-    assert_eq!(alice.send(&b, "thawed").await["ER"], 0);
+    alice.deliver(&b, "thawed").await;
     assert_eq!(bob.texts(1).await, ["thawed"]);
 
     deployment.services.rabbitmq.kill();

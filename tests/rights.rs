@@ -10,7 +10,7 @@ use kschat_tests::{
     client::Client,
     eventually, free_port,
     process::binary,
-    stack::{Consumer, Services, connect, options, unique_user},
+    stack::{self, Consumer, Services, connect, options, unique_user},
 };
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind,
@@ -69,7 +69,7 @@ impl Deployment {
         if refuse_strangers {
             options.unknown_recipients = kschat_core::inbound::send::UnknownRecipientPolicy::Reject;
         }
-        let stack = Stack::start(options).await.expect("the stack starts");
+        let stack = stack::start(options).await;
         Self { services, stack, _consumer: running, functions, consumer }
     }
 
@@ -156,12 +156,12 @@ async fn least_privilege_users_serve_chat() {
     let deployment = Deployment::start(false).await;
     let (a, b) = (unique_user("alice"), unique_user("bob"));
     let (mut alice, mut bob) = (deployment.connect(&a).await, deployment.connect(&b).await);
-    assert_eq!(alice.send(&b, "hello").await["ER"], 0);
+    alice.deliver(&b, "hello").await;
     assert_eq!(bob.texts(1).await, ["hello"]);
 
     // The owner creates an unknown recipient's queue; a later connect finds the message.
     let s = unique_user("unknown");
-    assert_eq!(alice.send(&s, "later").await["ER"], 0);
+    alice.deliver(&s, "later").await;
     assert_eq!(deployment.connect(&s).await.texts(1).await, ["later"]);
 
     // Functions bind rooms.
@@ -193,7 +193,7 @@ async fn least_privilege_users_serve_chat() {
     // Acknowledged messages are not redelivered: the queue is empty.
     bob.close().await;
     let mut bob = deployment.connect(&b).await;
-    assert_eq!(alice.send(&b, "after").await["ER"], 0);
+    alice.deliver(&b, "after").await;
     assert_eq!(bob.texts(1).await, ["after"]);
 }
 
@@ -204,7 +204,7 @@ async fn least_privilege_connect_enrolls_user() {
     let mut alice = deployment.connect(&a).await;
     assert_eq!(alice.send(&b, "who?").await["ER"], 10);
     let mut bob = deployment.connect(&b).await;
-    assert_eq!(alice.send(&b, "hello").await["ER"], 0);
+    alice.deliver(&b, "hello").await;
     assert_eq!(bob.texts(1).await, ["hello"]);
 }
 

@@ -17,7 +17,7 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
-use crate::{ANSWER_TIMEOUT, EVENTUALLY_TIMEOUT};
+use crate::{ANSWER_TIMEOUT, EVENTUALLY_TIMEOUT, eventually};
 
 /// A token for a user, valid for an hour.
 #[must_use]
@@ -47,6 +47,9 @@ pub struct Client {
     /// Which messages it has received, whether or not the test has read them.
     cursor: AckCursor,
 }
+
+/// So many requests, one after the other, take longer than an ack that was sent before them.
+const ROUND_TRIPS_OF_AN_ACK: usize = 3;
 
 /// Identity of a message: its sender, and the send part of its id.
 pub type Identity = (String, String);
@@ -124,6 +127,31 @@ impl Client {
         self.send_as(to, msg, &rno).await
     }
 
+    /// Sends a message that must be accepted; repeats it as [`Self::settle`] does.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn deliver(&mut self, to: &str, msg: &str) {
+        let reply = self.settle(to, msg).await;
+        assert_eq!(reply["ER"], 0, "{reply}");
+    }
+
+    /// Sends a message until its outcome is known, always under the same `rno`, as clients do: a busy machine may miss
+    /// the deadlines of the functions.
+    pub async fn settle(&mut self, to: &str, msg: &str) -> Value {
+        self.sent += 1;
+        let rno = format!("{}-{}", self.user, self.sent);
+        let mut reply = Value::Null;
+        eventually("a send has an outcome", async || {
+            reply = self.send_as(to, msg, &rno).await;
+            // A version-1 message that may have been accepted must not be repeated.
+            assert!(self.acks || reply["ER"] != 18, "{reply}");
+            !matches!(reply["ER"].as_u64(), Some(2 | 17 | 18))
+        })
+        .await;
+        reply
+    }
+
     /// Sends a message with that `rno`, and waits for its `RESPSEND`.
     pub async fn send_as(&mut self, to: &str, msg: &str, rno: &str) -> Value {
         let (sender, recipient) = (self.user.clone(), to.to_owned());
@@ -145,7 +173,7 @@ impl Client {
             assert!(refused["RC"] == 1 && !refused["RANDOMNO"].is_null(), "{refused}");
             match refused["ER"].as_u64() {
                 Some(2) => return,
-                Some(18) => {}
+                Some(17 | 18) => {}
                 _ => panic!("{refused}"),
             }
         }
@@ -220,8 +248,19 @@ impl Client {
         let _ = self.socket.send(Message::text(ClientFrame::Ack(ack).to_text())).await;
     }
 
-    /// The items of the next `RESPRECEIVER`.
+    /// The next items that it has not shown yet: a late ack makes the server repeat what it covers.
     pub async fn items(&mut self) -> Vec<Value> {
+        loop {
+            let mut items = self.received_items().await;
+            items.retain(|item| self.shown.insert(identity(item)));
+            if !items.is_empty() {
+                return items;
+            }
+        }
+    }
+
+    /// The items of the next `RESPRECEIVER`, also those that came before.
+    pub async fn received_items(&mut self) -> Vec<Value> {
         let frame = self.next("RESPRECEIVER").await;
         frame["MSG"].as_array().expect("MSG is an array").clone()
     }
@@ -230,11 +269,8 @@ impl Client {
     pub async fn texts(&mut self, count: usize) -> Vec<String> {
         let mut texts = Vec::new();
         while texts.len() < count {
-            for item in self.items().await {
-                if self.shown.insert(identity(&item)) {
-                    texts.push(item["msg"].as_str().expect("msg is text").to_owned());
-                }
-            }
+            let items = self.items().await;
+            texts.extend(items.iter().map(|item| item["msg"].as_str().expect("msg is text").to_owned()));
         }
         texts
     }
@@ -296,6 +332,13 @@ impl Client {
     pub async fn close(mut self) {
         // Ack and disconnect are handled concurrently: the ack must come first.
         tokio::time::sleep(Duration::from_millis(500)).await;
+        // A busy machine takes longer, for these requests, too.
+        for _ in 0..ROUND_TRIPS_OF_AN_ACK {
+            if self.acks {
+                let _ = self.socket.send(Message::text(r#"{"action":"rooms"}"#)).await;
+                self.try_next("RESPROOM", Duration::from_secs(2)).await;
+            }
+        }
         let _ = self.socket.close(None).await;
         // Until the edge has processed the close.
         while let Ok(Some(Ok(_))) = timeout(EVENTUALLY_TIMEOUT, self.socket.next()).await {}

@@ -27,9 +27,9 @@ use std::{net::TcpListener, time::Duration};
 /// Timeout of operations that take a moment; so long that only what never happens fails, however busy the machine is.
 pub const EVENTUALLY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// More than the functions' own deadlines of some three seconds on a busy machine, and far less than TCP takes to give
-/// up a dead connection.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
+/// More than the functions' own deadlines of some seconds on a busy machine, and far less than TCP takes to give up a
+/// dead connection.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A port that was free a moment ago.
 #[must_use]

@@ -23,11 +23,11 @@ const RABBITMQ_CTL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 /// Source: Amazon MQ developer guide, "Resource limit defaults": consumers per channel.
 const AMAZON_MQ_DEFAULTS: &str = "consumer_max_per_channel = 10\n";
 
-/// Timeout of a start: seven seconds on an idle machine.
-const RABBITMQ_START_TIMEOUT: Duration = Duration::from_secs(120);
+/// Timeout of a start, which takes seven seconds on an idle machine.
+const RABBITMQ_START_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Timeout of a connection.
-const RABBITMQ_CTL_TIMEOUT: Duration = Duration::from_secs(3);
+const RABBITMQ_CTL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A node that keeps its data over restarts, until it is dropped.
 pub struct RabbitMq {

@@ -90,6 +90,14 @@ impl Redis {
         redis::cmd("TTL").arg(key).query_async(&mut connection).await.expect("Redis answers")
     }
 
+    /// How many keys match a pattern.
+    pub async fn count_keys(&self, pattern: &str) -> usize {
+        let client = redis::Client::open(self.url()).expect("a URL");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("Redis answers");
+        let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await.expect("keys");
+        keys.len()
+    }
+
     /// Deletes all data.
     pub async fn flush(&self) {
         let client = redis::Client::open(self.url()).expect("a URL");

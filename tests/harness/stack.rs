@@ -5,7 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use kschat::stack::{Backends, Options, Stack};
+use kschat::stack::{Backends, Options, Stack, StartError};
+use kschat_core::Partitions;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -87,7 +88,26 @@ pub fn options() -> Options {
 
 /// Starts a stack with everything in memory.
 pub async fn embedded() -> Stack {
-    Stack::start(options()).await.expect("the embedded stack starts")
+    start(options()).await
+}
+
+/// Starts a stack. The first one on a new broker declares its exchanges and queues, which may take a busy machine longer
+/// than a stack waits for its services.
+///
+/// # Panics
+/// When its configuration is refused, or its services do not answer.
+pub async fn start(options: Options) -> Stack {
+    let mut stack = None;
+    eventually("the stack starts", async || {
+        match Stack::start(options.clone()).await {
+            Ok(started) => stack = Some(started),
+            Err(StartError::Backend(..) | StartError::Listen(..)) => {}
+            Err(error) => panic!("{error}"),
+        }
+        stack.is_some()
+    })
+    .await;
+    stack.expect("a started stack")
 }
 
 /// Activates a fault rule at a stack's edge.
@@ -98,6 +118,15 @@ pub async fn add_fault_rule(stack: &Stack, rule: &str) {
     assert_eq!(answer.status(), 201, "{rule}");
 }
 
+/// Waits until owners have set their epoch markers and seen them once: from then on they notice that Redis has lost its
+/// data.
+pub async fn until_markers_are_known(services: &Services) {
+    let all = usize::from(Partitions::default().count());
+    eventually("the epoch markers are set", async || services.redis.count_keys("ks:m:*").await == all).await;
+    // They look every two seconds.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+}
+
 /// A user that no other test uses.
 #[must_use]
 pub fn unique_user(name: &str) -> String {
@@ -105,18 +134,14 @@ pub fn unique_user(name: &str) -> String {
     format!("{name}-{}", now.as_nanos())
 }
 
-/// Connects a client of version 2.
+/// Connects a client of version 2, as soon as the stack accepts it: a restarting or busy one answers 503.
 pub async fn connect(url: &str, user: &str) -> Client {
-    Client::connect_v2(url, &token(SECRET, user), user).await.expect("the handshake succeeds")
-}
-
-/// Connects as soon as the stack accepts: for a stack that restarts.
-pub async fn connect_eventually(url: &str, user: &str) -> Client {
     let mut client = None;
     eventually("a client can connect", async || {
         match Client::connect_v2(url, &token(SECRET, user), user).await {
             Ok(connected) => client = Some(connected),
-            Err(Refused(503)) => tokio::time::sleep(Duration::from_millis(200)).await,
+            // Longer than the rate limit of handshakes asks for.
+            Err(Refused(503)) => tokio::time::sleep(Duration::from_millis(600)).await,
             Err(Refused(status)) => panic!("refused with {status}"),
         }
         client.is_some()
@@ -206,7 +231,7 @@ pub fn run_for_all(options: impl AsyncFnOnce() -> Options + Send + 'static) -> A
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async move {
-            let stack = Stack::start(options().await).await.expect("the stack starts");
+            let stack = start(options().await).await;
             let address = Address { websocket: stack.websocket_url(), page: stack.page_url() };
             sender.send(address).expect("the receiver is alive");
             std::future::pending::<()>().await;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use kschat::stack::{Options, Stack};
+use kschat::stack::Options;
 use kschat_tests::{
     client::token,
     socketio::{Generation, SocketIo, guide},
-    stack::{SECRET, Services, connect, embedded, options, unique_user},
+    stack::{self, SECRET, Services, connect, embedded, options, unique_user},
 };
 use serde_json::json;
 
@@ -58,8 +58,7 @@ async fn guide_clients_chat_in_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn guide_clients_chat_on_real_services() {
     let services = Services::start().await;
-    let stack =
-        Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("the stack starts");
+    let stack = stack::start(Options { backends: Some(services.backends()), ..options() }).await;
     chat(&stack.page_url()).await;
     stack.stop().await;
 }

@@ -8,7 +8,7 @@ use kschat_protocol::dialect::Heartbeat;
 use kschat_tests::{
     eventually,
     socketio::{Generation, SocketIo, guide},
-    stack::{Consumer, Services, connect, connect_eventually, embedded, options, unique_user},
+    stack::{self, Consumer, Services, connect, embedded, options, unique_user, until_markers_are_known},
 };
 use serde_json::json;
 
@@ -17,14 +17,14 @@ use crate::BOTH;
 /// An edge with functions in this process, and a separate consumer.
 async fn edge(services: &Services) -> Stack {
     let options = Options { backends: Some(services.backends()), consumer: false, ..options() };
-    Stack::start(options).await.expect("the edge starts")
+    stack::start(options).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeats_keep_silent_clients_connected() {
     let heartbeat = Heartbeat { interval: Duration::from_secs(1), timeout: Duration::from_secs(3) };
     let edge = Settings { idle: Duration::from_secs(4), ..Settings::default() };
-    let stack = Stack::start(Options { heartbeat, edge, ..options() }).await.expect("the stack starts");
+    let stack = stack::start(Options { heartbeat, edge, ..options() }).await;
     for generation in BOTH {
         let (a, b) = (unique_user("alice"), unique_user("bob"));
         let mut bob = SocketIo::connected(generation, &stack.page_url(), &b).await;
@@ -73,13 +73,11 @@ async fn failover_is_invisible_to_clients() {
 #[tokio::test(flavor = "multi_thread")]
 async fn registry_flush_restores_namespaces() {
     let services = Services::start().await;
-    let stack =
-        Stack::start(Options { backends: Some(services.backends()), ..options() }).await.expect("the stack starts");
+    let stack = stack::start(Options { backends: Some(services.backends()), ..options() }).await;
     let (a, b) = (unique_user("alice"), unique_user("bob"));
     let mut bob = SocketIo::connected(Generation::Four, &stack.page_url(), &b).await;
     let mut alice = connect(&stack.websocket_url(), &a).await;
-    // Until the owner has seen its epoch markers.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    until_markers_are_known(&services).await;
     services.redis.flush().await;
     eventually("alice is known again", async || alice.send(&b, "after all").await["ER"] == 0).await;
     assert_eq!(bob.texts(1).await, ["after all"]);
@@ -97,7 +95,7 @@ async fn clients_reconnect_after_stack_restart() {
     let services = Services::start().await;
     let start = async |listen| {
         let options = Options { listen, backends: Some(services.backends()), ..options() };
-        Stack::start(options).await.expect("the stack starts")
+        stack::start(options).await
     };
     let stack = start(options().listen).await;
     let (address, page) = (stack.address(), stack.page_url());
@@ -108,7 +106,7 @@ async fn clients_reconnect_after_stack_restart() {
     four.next("disconnect").await;
     two.next("disconnect").await;
     let stack = start(address).await;
-    let mut alice = connect_eventually(&stack.websocket_url(), &a).await;
+    let mut alice = connect(&stack.websocket_url(), &a).await;
     for (user, client) in [(&b, &mut four), (&c, &mut two)] {
         alice.send(user, "welcome back").await;
         client.next("connect").await;

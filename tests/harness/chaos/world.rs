@@ -22,7 +22,7 @@ use crate::{
     lambda::Lambda,
     rabbitmq::RabbitMq,
     redis::Redis,
-    stack::{Consumer, Services, options},
+    stack::{self, Consumer, Services, options},
 };
 
 /// Heartbeat after which the broker drops a silent process.
@@ -70,7 +70,7 @@ impl World {
         let backends = if has_lambda { None } else { Some(services.backends()) };
         let functions = lambda.as_ref().map(Lambda::url);
         let options = Options { edge, backends, functions, consumer: false, ..options() };
-        let stack = Stack::start(options).await.expect("the edge starts");
+        let stack = stack::start(options).await;
         let Services { rabbitmq, redis, .. } = services;
         let logs = TempDir::with_prefix("kschat-chaos-").expect("a temporary folder");
         let mut world = Self {

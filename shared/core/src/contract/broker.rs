@@ -213,8 +213,15 @@ pub async fn try_next_returns_buffered_message(broker: &impl Broker) -> Outcome 
     publish(broker, &user, &["one", "two"]).await?;
     let mut deliveries = broker.open(&user).await?;
     expect(&mut deliveries, &["one"]).await?;
-    tokio::time::sleep(SILENCE_WINDOW).await;
-    let second = deliveries.try_next().ok_or("the second is not here")?;
+    let mut second = None;
+    for _ in 0..1_000 {
+        second = deliveries.try_next();
+        if second.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let second = second.ok_or("the second is not here")?;
     assert_eq!(Message::from_slice(&second.body)?.msg, "two");
     assert_eq!(deliveries.try_next(), None);
     Ok(())
@@ -262,7 +269,7 @@ pub async fn publishes_at_full_speed_keep_routes_and_order(broker: &impl Broker)
     let recipient = |n: usize| &users[(n * n / 3 + n / 5) % users.len()];
     let publish =
         |n: usize| async move { (n, broker.publish(recipient(n), &message(recipient(n), &n.to_string())).await) };
-    let mut outcomes = stream::iter((0..MESSAGES).map(publish)).buffer_unordered(400);
+    let mut outcomes = stream::iter((0..MESSAGES).map(publish)).buffer_unordered(200);
     while let Some((n, outcome)) = outcomes.next().await {
         match outcome {
             Ok(()) => assert!(known.contains(recipient(n)), "{n} has no queue"),
@@ -494,7 +501,7 @@ macro_rules! broker_contract {
         $(#[tokio::test(flavor = "multi_thread")]
         async fn $clause() {
             let broker = $setup.await;
-            $crate::contract::broker::$clause(&broker).await.expect("the broker failed");
+            $crate::contract::hold(async || $crate::contract::broker::$clause(&broker).await).await;
         })*
     };
 }

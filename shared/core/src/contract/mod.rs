@@ -43,6 +43,20 @@ impl Clock for ManualClock {
     }
 }
 
+/// Checks a clause. A busy service may miss a deadline: then the clause is repeated, with users of its own.
+///
+/// # Panics
+/// When the clause does not hold, or the service fails every time.
+pub async fn hold<E: std::fmt::Debug>(clause: impl AsyncFn() -> Result<(), E>) {
+    const ATTEMPTS: u32 = 5;
+    for attempt in 1..=ATTEMPTS {
+        match clause().await {
+            Ok(()) => return,
+            Err(error) => assert!(attempt < ATTEMPTS, "the service failed: {error:?}"),
+        }
+    }
+}
+
 /// A user that no other test uses.
 #[must_use]
 #[expect(clippy::expect_used, reason = "this text is a valid id")]

@@ -704,7 +704,7 @@ macro_rules! registry_contract {
         $(#[tokio::test(flavor = "multi_thread")]
         async fn $clause() {
             let registry = $setup.await;
-            $crate::contract::registry::$clause(&registry).await.expect("the registry failed");
+            $crate::contract::hold(async || $crate::contract::registry::$clause(&registry).await).await;
         })*
     };
 }
