@@ -1,6 +1,7 @@
 //! RabbitMQ behind [`Publisher`](kschat_core::ports::Publisher),
-//! [`QueueProvisioner`](kschat_core::ports::QueueProvisioner), [`OwnerChannel`](kschat_core::ports::OwnerChannel),
-//! [`QueueManager`](kschat_core::ports::QueueManager) and [`Ownership`](kschat_core::ports::Ownership).
+//! [`QueueProvisioner`](kschat_core::ports::QueueProvisioner), [`RoomBindings`](kschat_core::ports::RoomBindings),
+//! [`OwnerChannel`](kschat_core::ports::OwnerChannel), [`QueueManager`](kschat_core::ports::QueueManager) and
+//! [`Ownership`](kschat_core::ports::Ownership).
 //!
 //! | what | name |
 //! |---|---|
@@ -22,9 +23,9 @@ mod connection;
 mod consumer;
 mod dead_letters;
 mod headers;
-mod lease;
 mod owner_message;
 mod ownership;
+mod pause_guard;
 mod publish_channel;
 mod publisher;
 mod queues;
@@ -34,13 +35,14 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use kschat_core::ports::{BoxError, Unavailable};
 use lapin::{
-    Connection, ConnectionProperties, ErrorKind,
+    Connection, ConnectionProperties,
     runtime::default_runtime,
     tcp::OwnedTLSConfig,
     uri::{AMQPScheme, AMQPUri},
 };
 use url::{Host, Url};
 
+use self::connection::reply_code;
 use crate::{
     address::{only_parameters, service_url},
     tls,
@@ -61,6 +63,11 @@ const ACCESS_REFUSED: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const PRECONDITION_FAILED: u16 = 406;
 const NOT_ALLOWED: u16 = 530;
+
+/// The delivery mode of a message that outlives a restart of the broker.
+///
+/// Source: AMQP 0-9-1, "Basic class", property `delivery-mode`.
+const DELIVERY_MODE_PERSISTENT: u8 = 2;
 
 /// The broker's type of queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +113,7 @@ impl BrokerUrl {
     /// Adds a hint for the operator, where the broker refuses the connection itself.
     fn explain(&self, error: lapin::Error) -> BoxError {
         let (user, vhost) = (&self.0.authority.userinfo.username, &self.0.vhost);
-        match refused(&error) {
+        match reply_code(&error) {
             Some(ACCESS_REFUSED) => {
                 format!("the broker refuses user `{user}`: are the name and the password right?").into()
             }
@@ -116,14 +123,6 @@ impl BrokerUrl {
             .into(),
             _ => tls::with_cure(error.into()),
         }
-    }
-}
-
-/// The reply code of the broker's refusal.
-fn refused(error: &lapin::Error) -> Option<u16> {
-    match error.kind() {
-        ErrorKind::ProtocolError(refused) => Some(refused.get_id()),
-        _ => None,
     }
 }
 
@@ -177,7 +176,7 @@ fn unavailable(action: &'static str, source: impl Into<BoxError>) -> Unavailable
 
 /// The broker's error text names the queue, and so the user: only its code may reach a log.
 fn redact_names(error: BoxError) -> BoxError {
-    match error.downcast_ref::<lapin::Error>().and_then(refused) {
+    match error.downcast_ref::<lapin::Error>().and_then(reply_code) {
         Some(ACCESS_REFUSED) => {
             "the broker answered 403, access refused: has this user the permissions that it needs?".into()
         }
