@@ -4,10 +4,10 @@
 //! what they receive, and reconnect. [`oracle`] checks the guarantees at the end: nothing lost, nothing duplicated,
 //! everything in order. [`timeline`] records latency over the time of the run, and [`plot`] draws it.
 
+mod acks;
 mod connect;
 mod device;
-mod got;
-mod marks;
+mod number_set;
 pub mod oracle;
 pub mod plot;
 mod report;

@@ -18,7 +18,7 @@ use kschat_adapters::{
     signal::stop_requested,
 };
 use kschat_core::{Clock, SystemClock, delivery, inbound::send::UnknownRecipientPolicy};
-use kschat_edge::chain::error_chain;
+use kschat_edge::error_chain::error_chain;
 use kschat_protocol::UserId;
 
 use self::{
