@@ -121,7 +121,7 @@ impl BrokerUrl {
                 "the broker refuses virtual host `{vhost}`: is there one of that name, and may user `{user}` use it?"
             )
             .into(),
-            _ => tls::with_cure(error.into()),
+            _ => tls::with_hint(error.into()),
         }
     }
 }
@@ -130,12 +130,12 @@ impl FromStr for BrokerUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const WANTED: &str = "must be an AMQP URL such as amqps://user:password@host:5671/vhost";
-        let url = service_url(text, &["amqp", "amqps"], WANTED)?;
+        const HINT: &str = "must be an AMQP URL such as amqps://user:password@host:5671/vhost";
+        let url = service_url(text, &["amqp", "amqps"], HINT)?;
         only_parameters(&url, &["heartbeat", "frame_max", "channel_max", "connection_timeout", "auth_mechanism"])?;
-        let mut uri = AMQPUri::from_str(text).map_err(|_| WANTED.to_owned())?;
+        let mut uri = AMQPUri::from_str(text).map_err(|_| HINT.to_owned())?;
         // The library does not recognize an IPv6 address.
-        uri.authority.host = host(&url).ok_or(WANTED)?;
+        uri.authority.host = host(&url).ok_or(HINT)?;
         if uri.vhost.is_empty() {
             return Err(
                 "ends in `/`, which names a virtual host without a name: leave it out, or write %2F after it for \
@@ -245,9 +245,9 @@ mod tests {
             ("me:hunter@broker:5672", "AMQP URL"),
             ("hunter", "AMQP URL"),
         ];
-        for (url, cure) in refused {
+        for (url, hint) in refused {
             let error = url.parse::<BrokerUrl>().err().unwrap_or_else(|| "nothing".to_owned());
-            assert!(error.contains(cure) && !error.contains("hunter") && !error.contains("12"), "{url}: {error}");
+            assert!(error.contains(hint) && !error.contains("hunter") && !error.contains("12"), "{url}: {error}");
         }
     }
 
