@@ -40,11 +40,8 @@ fn read() -> Result<(TelemetrySettings, Settings), ConfigError> {
     let telemetry = TelemetrySettings::read(&mut env);
     let (backends, queues) = (Backends::read(&mut env), read_queue_settings(&mut env));
     let consumer = ConsumerSettings::read(&mut env);
-    let settings = match (backends, queues, consumer) {
-        (Some(backends), Some(queues), Some(consumer)) => Some(Settings { backends, queues, consumer }),
-        _ => None,
-    };
-    env.finish(telemetry.zip(settings))
+    let settings = || Ok((telemetry?, Settings { backends: backends?, queues: queues?, consumer: consumer? }));
+    env.finish(settings())
 }
 
 #[tokio::main]

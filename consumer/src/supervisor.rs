@@ -37,12 +37,13 @@ pub(crate) struct Supervisor {
     /// Partitions that another process is waiting for.
     releasing: HashSet<Partition>,
     user_tasks: HashMap<UserId, UserTask>,
-    /// Delivery tasks of each partition.
+    /// The number of `user_tasks` of each partition. During a release it is read whenever a task ends, and counting all
+    /// users each time would take too long.
     deliveries_per_partition: HashMap<Partition, usize>,
     deliveries: JoinSet<(UserId, DeliveryEnd)>,
     jobs: JoinSet<JobOutcome>,
-    /// Partitions whose online users are being read, one read at a time, and whether to read once more.
-    refreshing: HashMap<Partition, bool>,
+    /// Partitions whose online users are being read, one read at a time.
+    refreshing: HashMap<Partition, Refresh>,
     /// Partitions whose epoch marker was seen in the registry.
     marked_partitions: HashSet<Partition>,
     /// Whether the epoch markers are being checked.
@@ -56,6 +57,14 @@ struct UserTask {
     signals: DeliverySignals,
     /// Whether a refresh was requested since the task began.
     refresh_requested: bool,
+}
+
+/// A read of a partition's online users.
+#[derive(PartialEq, Eq)]
+enum Refresh {
+    Running,
+    /// Another one was requested meanwhile: what this one finds may be outdated.
+    RunningAndRequested,
 }
 
 /// The outcome of a background job.
@@ -155,7 +164,7 @@ impl Supervisor {
         if !self.user_tasks.contains_key(user) {
             self.refresh_user(user.clone());
         }
-        self.user_tasks.get(user).map(|served| &served.signals)
+        self.user_tasks.get(user).map(|task| &task.signals)
     }
 
     /// Makes sure that a user in an owned partition is served according to the registry's present state.
@@ -164,9 +173,9 @@ impl Supervisor {
         if !self.owned.contains(&partition) {
             return;
         }
-        if let Some(served) = self.user_tasks.get_mut(&user) {
-            served.refresh_requested = true;
-            served.signals.inbox.put(OwnerMessage::Refresh);
+        if let Some(task) = self.user_tasks.get_mut(&user) {
+            task.refresh_requested = true;
+            task.signals.inbox.put(OwnerMessage::Refresh);
         } else {
             self.spawn_delivery(user, partition, DeliverySignals::default());
         }
@@ -178,8 +187,8 @@ impl Supervisor {
         if !self.owned.contains(&partition) {
             return;
         }
-        if let Some(served) = self.user_tasks.get(&user) {
-            served.signals.inbox.put(OwnerMessage::QueueRequest { requester });
+        if let Some(task) = self.user_tasks.get(&user) {
+            task.signals.inbox.put(OwnerMessage::QueueRequest { requester });
         } else {
             let signals = DeliverySignals::default();
             signals.inbox.put(OwnerMessage::QueueRequest { requester });
@@ -192,8 +201,8 @@ impl Supervisor {
         let name = user.clone();
         let received = signals.clone();
         self.deliveries.spawn(async move {
-            let served = job::catch_panic("serve", Box::pin(delivery::serve(&deps, &name, &received))).await;
-            (name, served.unwrap_or(DeliveryEnd::Panicked))
+            let end = job::catch_panic("serve", Box::pin(delivery::serve(&deps, &name, &received))).await;
+            (name, end.unwrap_or(DeliveryEnd::Panicked))
         });
         *self.deliveries_per_partition.entry(partition).or_default() += 1;
         self.user_tasks.insert(user, UserTask { signals, refresh_requested: false });
@@ -201,7 +210,7 @@ impl Supervisor {
     }
 
     fn on_delivery_end(&mut self, user: UserId, end: DeliveryEnd) {
-        let Some(served) = self.user_tasks.remove(&user) else { return };
+        let Some(task) = self.user_tasks.remove(&user) else { return };
         metrics::ONLINE_USERS.set(self.user_tasks.len());
         let partition = self.deps.partitions.of(&user);
         if let Some(count) = self.deliveries_per_partition.get_mut(&partition) {
@@ -212,17 +221,16 @@ impl Supervisor {
             DeliveryEnd::Failed => self.schedule_retry(user, FAILED_USER_RETRY_DELAY, "stuck"),
             DeliveryEnd::Panicked => self.schedule_retry(user, FAILED_USER_RETRY_DELAY, "panicked"),
             // A refresh came while the task was ending.
-            DeliveryEnd::Offline | DeliveryEnd::Stopped if served.refresh_requested => self.refresh_user(user),
+            DeliveryEnd::Offline | DeliveryEnd::Stopped if task.refresh_requested => self.refresh_user(user),
             DeliveryEnd::Offline | DeliveryEnd::Stopped => {}
         }
     }
 
     fn schedule_retry(&mut self, user: UserId, span: Duration, cause: &'static str) {
-        let resting = metrics::RESTING_USERS.increment_guard_for(cause);
-        let rested = JobOutcome::UserRetryDue(user.clone());
-        self.spawn_job(rested, async move {
+        let resting_count = metrics::RESTING_USERS.increment_guard_for(cause);
+        self.spawn_job(JobOutcome::UserRetryDue(user.clone()), async move {
             sleep(span).await;
-            drop(resting);
+            drop(resting_count);
             JobOutcome::UserRetryDue(user)
         });
     }
@@ -236,7 +244,7 @@ impl Supervisor {
         match outcome {
             JobOutcome::PartitionRead(partition, Some(users)) => {
                 users.into_iter().for_each(|user| self.refresh_user(user));
-                if self.refreshing.remove(&partition) == Some(true) {
+                if self.refreshing.remove(&partition) == Some(Refresh::RunningAndRequested) {
                     self.refresh_partition(partition);
                 }
             }
@@ -337,7 +345,7 @@ impl Supervisor {
         metrics::REGISTRY_RESTORES.add(1);
         let partitions = self.deps.partitions;
         let tasks = self.user_tasks.iter().filter(|(user, _)| partitions.of(user) == partition);
-        let restored = tasks.map(|(_, served)| served.signals.restore.notify_one()).count();
+        let restored = tasks.map(|(_, task)| task.signals.restore.notify_one()).count();
         tracing::warn!(%partition, users = restored, "the registry lost its data; restoring the sessions of connected users");
     }
 
@@ -351,11 +359,11 @@ impl Supervisor {
         if !self.owned.contains(&partition) {
             return;
         }
-        if let Some(again) = self.refreshing.get_mut(&partition) {
-            *again = true;
+        if let Some(refresh) = self.refreshing.get_mut(&partition) {
+            *refresh = Refresh::RunningAndRequested;
             return;
         }
-        self.refreshing.insert(partition, false);
+        self.refreshing.insert(partition, Refresh::Running);
         let delivery::Deps { registry, clock, .. } = self.deps.clone();
         self.spawn_job(JobOutcome::PartitionRead(partition, None), async move {
             let online = registry.online_users(partition, clock.now()).await;
@@ -374,9 +382,9 @@ impl Supervisor {
         self.marked_partitions.remove(&partition);
         let partitions = self.deps.partitions;
         let tasks = self.user_tasks.iter_mut().filter(|(user, _)| partitions.of(user) == partition);
-        for (_, served) in tasks {
-            served.refresh_requested = false;
-            served.signals.stop.cancel();
+        for (_, task) in tasks {
+            task.refresh_requested = false;
+            task.signals.stop.cancel();
         }
     }
 
@@ -389,7 +397,7 @@ impl Supervisor {
     /// Stops all delivery tasks, and waits for their posts in flight.
     pub(crate) async fn drain(&mut self) {
         self.jobs.abort_all();
-        self.user_tasks.values().for_each(|served| served.signals.stop.cancel());
+        self.user_tasks.values().for_each(|task| task.signals.stop.cancel());
         let all = async { while self.deliveries.join_next().await.is_some() {} };
         if timeout(SHUTDOWN_DRAIN_TIMEOUT, all).await.is_err() {
             tracing::warn!(

@@ -13,10 +13,10 @@ use kschat_core::{backoff::Backoff, metrics, ports::Unavailable};
 use tokio::time::sleep;
 
 /// The interval between checks of the registry.
-const PULSE: Duration = Duration::from_secs(2);
+const REGISTRY_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Waits between attempts to reach the edge.
-const EDGE: Backoff = Backoff { base: Duration::from_secs(5), cap: Duration::from_secs(60) };
+const EDGE_CHECK_BACKOFF: Backoff = Backoff { base: Duration::from_secs(5), cap: Duration::from_secs(60) };
 
 /// Whether the last check of the registry succeeded.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ impl RegistryHealth {
     pub async fn watch<Asked: Future<Output = Result<(), Unavailable>>>(self, ask: impl Fn() -> Asked) {
         loop {
             self.note(ask().await);
-            sleep(PULSE).await;
+            sleep(REGISTRY_CHECK_INTERVAL).await;
         }
     }
 
@@ -64,7 +64,7 @@ pub async fn watch_edge<Asked: Future<Output = Result<(), Unavailable>>>(ask: im
     let mut failures = 0;
     while let Err(error) = ask().await {
         tracing::error!(error = &error as &dyn Error, "the connections API can't be used: no push arrives");
-        sleep(EDGE.wait(failures)).await;
+        sleep(EDGE_CHECK_BACKOFF.wait(failures)).await;
         failures += 1;
     }
     tracing::info!("the connections API answers");

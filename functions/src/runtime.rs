@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use kschat_adapters::{
-    config::{ConfigError, EXIT_CONFIG, Environment, TelemetrySettings},
+    config::{ConfigError, EXIT_CONFIG, Environment, Reported, TelemetrySettings},
     install_crypto_provider,
     metrics::{self, Emf},
     telemetry::{self, Traces},
@@ -55,7 +55,7 @@ pub fn send() -> ExitCode {
 async fn serve<D>(
     service: &'static str,
     invocation: Invocation,
-    wire: fn(&mut Environment) -> Option<D>,
+    wire: fn(&mut Environment) -> Result<D, Reported>,
     handle: &impl AsyncFn(&D, Event) -> Response,
 ) -> ExitCode {
     install_crypto_provider();
@@ -121,11 +121,11 @@ impl Telemetry {
     }
 }
 
-fn configure<D>(wire: fn(&mut Environment) -> Option<D>) -> Result<(TelemetrySettings, D), ConfigError> {
+fn configure<D>(wire: fn(&mut Environment) -> Result<D, Reported>) -> Result<(TelemetrySettings, D), ConfigError> {
     let mut env = Environment::read();
     let settings = TelemetrySettings::read(&mut env);
     let deps = wire(&mut env);
-    env.finish(settings.zip(deps))
+    env.finish(settings.and_then(|settings| Ok((settings, deps?))))
 }
 
 #[expect(clippy::print_stderr, reason = "how to log is part of what could not be configured")]

@@ -11,6 +11,10 @@ from templates import STACKS
 SET_BY_PLATFORM = {"AWS_LAMBDA_INITIALIZATION_TYPE"}
 
 
+# The modules that read settings. The first one has the table.
+CONFIG_MODULES = ("mod", "limits", "telemetry")
+
+
 # What a template sets although none of our programs reads it: the AWS SDK does.
 READ_BY_SDK = {"consumer": {"AWS_REGION"}}
 
@@ -50,8 +54,10 @@ def every_reference_to_a_secret_finds_what_it_names(d):
 
 def settings_that_programs_read(d):
     """The settings by program, from the table and from the code of the module that reads them."""
-    text = d.text("shared/adapters/src/config/mod.rs")
-    code = "\n".join(line for line in text.split("#[cfg(all(test")[0].splitlines() if not line.strip().startswith("//"))
+    folder = "shared/adapters/src/config"
+    text, *parts = (d.text(f"{folder}/{name}.rs").split("#[cfg(all(test")[0] for name in CONFIG_MODULES)
+    lines = "\n".join([text, *parts]).splitlines()
+    code = "\n".join(line for line in lines if not line.strip().startswith("//"))
     read = set(re.findall(r'"([A-Z][A-Z0-9_]{3,})"', code)) - SET_BY_PLATFORM
     by_program = {name: set() for name in (*PROGRAMS, "consumer")}
     problems, told = [], set()

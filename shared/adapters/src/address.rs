@@ -8,25 +8,25 @@ use url::Url;
 /// Parses a URL with a host and without ignored parts.
 ///
 /// # Errors
-/// A sentence for the operator: `wanted`, or what is wrong.
-pub(crate) fn service_url(text: &str, schemes: &[&str], wanted: &str) -> Result<Url, String> {
-    const UNENCODED: &str = "is cut off in its password: `/`, `?` and `#` there must be written as %2F, %3F and %23, \
-                             and `@` as %40";
+/// A sentence for the operator: `hint`, or what is wrong.
+pub(crate) fn service_url(text: &str, schemes: &[&str], hint: &str) -> Result<Url, String> {
+    const UNENCODED_HINT: &str = "is cut off in its password: `/`, `?` and `#` there must be written as %2F, %3F and \
+                                  %23, and `@` as %40";
     let scheme = text.trim_start().split(':').next().unwrap_or_default();
     let is_known = schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme));
     let rest = text.split_once("://").map(|(_, rest)| rest);
-    let Some(rest) = rest.filter(|_| is_known) else { return Err(wanted.to_owned()) };
+    let Some(rest) = rest.filter(|_| is_known) else { return Err(hint.to_owned()) };
     if rest.is_empty() || rest.starts_with(['/', '?', '#']) {
-        return Err(format!("{wanted}: it names no host"));
+        return Err(format!("{hint}: it names no host"));
     }
     // The last one ends the password, wherever that begins.
     let after_credentials = rest.rsplit_once('@').map(|(credentials, _)| credentials);
     if after_credentials.is_some_and(|credentials| credentials.contains(['/', '?', '#'])) {
-        return Err(UNENCODED.to_owned());
+        return Err(UNENCODED_HINT.to_owned());
     }
-    let url = Url::parse(text).map_err(|error| format!("{wanted}: {error}"))?;
+    let url = Url::parse(text).map_err(|error| format!("{hint}: {error}"))?;
     if url.host_str().is_none_or(str::is_empty) {
-        return Err(format!("{wanted}: it names no host"));
+        return Err(format!("{hint}: it names no host"));
     }
     if url.fragment().is_some() {
         return Err("ends in what follows a `#`, which means nothing here; in a password, write it as %23".to_owned());

@@ -36,7 +36,7 @@ impl Http {
             .client
             .request(request.map(Full::new))
             .await
-            .map_err(|error| tls::with_cure(error.into()))?
+            .map_err(|error| tls::with_hint(error.into()))?
             .into_parts();
         let body = Limited::new(body, self.max_response_bytes).collect().await?.to_bytes();
         let body = match head.headers.get(CONTENT_ENCODING).map(|encoding| encoding.as_bytes()) {

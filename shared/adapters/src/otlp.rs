@@ -51,7 +51,7 @@ const MAX_COLLECTOR_RESPONSE_BYTES: usize = 64 * 1024;
 
 /// The parts of an exporter, before it is started.
 pub(crate) struct Exporter {
-    outbox: Arc<SpanQueue>,
+    span_queue: Arc<SpanQueue>,
     provider: SdkTracerProvider,
 }
 
@@ -63,10 +63,10 @@ impl Exporter {
             builder.with_http_client(CollectorClient(Http::new(MAX_COLLECTOR_RESPONSE_BYTES)?)).build()?;
         let resource = resource(endpoint.service.clone(), service);
         exporter.set_resource(&resource);
-        let outbox = Arc::new(SpanQueue::new(exporter));
+        let span_queue = Arc::new(SpanQueue::new(exporter));
         let provider = SdkTracerProvider::builder().with_resource(resource);
-        let provider = provider.with_span_processor(QueueSpanProcessor(Arc::clone(&outbox))).build();
-        Ok(Self { outbox, provider })
+        let provider = provider.with_span_processor(QueueSpanProcessor(Arc::clone(&span_queue))).build();
+        Ok(Self { span_queue, provider })
     }
 
     /// Converts `tracing` spans to OpenTelemetry spans, independent of the log filter.
@@ -83,7 +83,7 @@ impl Exporter {
 
     pub(crate) fn install(self) -> Arc<SpanQueue> {
         trace::install(Box::new(OpenTelemetryTracer { _provider: self.provider }));
-        self.outbox
+        self.span_queue
     }
 }
 
@@ -108,14 +108,14 @@ pub(crate) struct SpanQueue {
 
 impl SpanQueue {
     fn new(exporter: SpanExporter) -> Self {
-        let (waiting, turn, is_failing) = (Mutex::default(), tokio::sync::Mutex::default(), AtomicBool::new(false));
-        Self { exporter, pending: waiting, export_lock: turn, is_failing }
+        let (pending, export_lock) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { exporter, pending, export_lock, is_failing: AtomicBool::new(false) }
     }
 
     fn put(&self, span: SpanData) {
-        let mut waiting = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < MAX_PENDING_SPANS {
-            waiting.push(span);
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if pending.len() < MAX_PENDING_SPANS {
+            pending.push(span);
         }
     }
 

@@ -20,8 +20,8 @@ impl Traces {
     /// Exports the spans that have ended since the last call. Takes a second at most, and no time without a collector.
     pub async fn flush(&self) {
         #[cfg(feature = "otlp")]
-        if let Some(outbox) = &self.span_queue {
-            outbox.flush().await;
+        if let Some(span_queue) = &self.span_queue {
+            span_queue.flush().await;
         }
         #[cfg(not(feature = "otlp"))]
         std::future::ready(()).await;

@@ -58,7 +58,7 @@ pub(crate) fn roots_in_pem() -> &'static str {
 struct Distrusted(#[source] BoxError);
 
 /// Adds a hint to an error, if it is about an untrusted certificate.
-pub(crate) fn with_cure(error: BoxError) -> BoxError {
+pub(crate) fn with_hint(error: BoxError) -> BoxError {
     if is_distrust(&*error) { Box::new(Distrusted(error)) } else { error }
 }
 

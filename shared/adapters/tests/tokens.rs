@@ -200,7 +200,7 @@ async fn public_key_is_understood_as_people_paste_it() {
 }
 
 #[test]
-fn key_that_can_verify_nothing_is_refused_with_the_cure() {
+fn key_that_can_verify_nothing_is_refused_with_a_hint() {
     let ec = include_str!("keys/ec.pub.pem");
     let refused = [
         ("RS256", RSA_PRIVATE.to_owned(), "private key"),
@@ -217,9 +217,9 @@ fn key_that_can_verify_nothing_is_refused_with_the_cure() {
         ("RS256", "hunter2".to_owned(), "PEM"),
         ("HS256", RSA_PUBLIC.to_owned(), "JWT_ALGORITHM"),
     ];
-    for (algorithm, text, cure) in refused {
+    for (algorithm, text, hint) in refused {
         let error = refusal(algorithm, KeySource::Pem(text.clone()));
-        assert!(error.contains(cure), "{text}: {error}");
+        assert!(error.contains(hint), "{text}: {error}");
         assert!(!error.contains("MII") && !error.contains("hunter2"), "{error}");
     }
 }
@@ -247,7 +247,7 @@ async fn secret_in_base64_is_the_bytes_that_it_encodes() {
 }
 
 #[test]
-fn secret_that_nobody_can_mean_is_refused_with_the_cure() {
+fn secret_that_nobody_can_mean_is_refused_with_a_hint() {
     let refused = [
         ("hunter2\n", "line break"),
         ("hunter2\r\n", "line break"),
@@ -257,9 +257,9 @@ fn secret_that_nobody_can_mean_is_refused_with_the_cure() {
         ("base64:hunter2!", "base64"),
         ("-----BEGIN PUBLIC KEY-----hunter2", "JWT_PUBLIC_KEY"),
     ];
-    for (secret, cure) in refused {
+    for (secret, hint) in refused {
         let error = refusal("HS256", KeySource::Secret(secret.to_owned()));
-        assert!(error.contains(cure) && !error.contains("hunter2"), "{secret:?}: {error}");
+        assert!(error.contains(hint) && !error.contains("hunter2"), "{secret:?}: {error}");
     }
     assert!(refusal("RS256", KeySource::Secret("hunter2".to_owned())).contains("JWT_PUBLIC_KEY"));
 }

@@ -18,7 +18,7 @@ use super::{
     routes::{Route, Target},
 };
 use crate::{
-    chain::error_chain,
+    error_chain::error_chain,
     functions::{Functions, InvokeError, Reply, status_of},
 };
 
@@ -64,7 +64,8 @@ impl Invocation<'_> {
     ) -> Result<T, InvokeError> {
         let text = event["body"].as_str().map(str::to_owned);
         let began = Instant::now();
-        let mut answer = match self.start(key, function, (function.to_owned(), event)).await {
+        let payload = JsonPayload { function: function.to_owned(), event };
+        let mut answer = match self.start(key, function, payload).await {
             // The client's handshake may end sooner.
             Ok(running) => running.in_its_own_task().await,
             Err(error) => Err(error),
@@ -87,7 +88,8 @@ impl Invocation<'_> {
             return self.of_function(Kind::Message, key, function, event.to_json(), read).await;
         }
         let began = Instant::now();
-        let answer = match self.start(key, function, (function.to_owned(), Arc::clone(event))).await {
+        let payload = FramePayload { function: function.to_owned(), event: Arc::clone(event) };
+        let answer = match self.start(key, function, payload).await {
             Ok(running) => running.in_this_task().await,
             Err(error) => Err(error),
         };
@@ -183,21 +185,33 @@ trait Payload: Clone + Send + Sync + 'static {
     fn invoke(self, functions: &dyn Functions) -> impl Future<Output = Result<Self::Answer, InvokeError>> + Send;
 }
 
-/// A function's name, and any event.
-impl Payload for (String, Value) {
+/// Any event, as JSON.
+#[derive(Clone)]
+struct JsonPayload {
+    function: String,
+    event: Value,
+}
+
+impl Payload for JsonPayload {
     type Answer = Value;
 
     async fn invoke(self, functions: &dyn Functions) -> Result<Value, InvokeError> {
-        functions.invoke(&self.0, self.1).await
+        functions.invoke(&self.function, self.event).await
     }
 }
 
-/// A function's name, and a client's frame.
-impl Payload for (String, Arc<MessageEvent>) {
+/// A client's frame, which functions in this process take as it is.
+#[derive(Clone)]
+struct FramePayload {
+    function: String,
+    event: Arc<MessageEvent>,
+}
+
+impl Payload for FramePayload {
     type Answer = Reply;
 
     async fn invoke(self, functions: &dyn Functions) -> Result<Reply, InvokeError> {
-        functions.handle_message(&self.0, &self.1).await
+        functions.handle_message(&self.function, &self.event).await
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 pub const MAX_RULES: usize = 100;
 
 /// Rule syntax, for error messages.
-const RULE_SYNTAX_HELP: &str = "write WHAT=HOW and conditions: post=410|429|500|delay:2s|swallow, disconnect=drop, \
+const RULE_SYNTAX_HINT: &str = "write WHAT=HOW and conditions: post=410|429|500|delay:2s|swallow, disconnect=drop, \
                        invoke=duplicate|reorder|fail|freeze|freeze:10s; share=10%, next=5, connection=ID, route=KEY";
 
 /// A fault, and its conditions.
@@ -82,7 +82,7 @@ impl FromStr for Rule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |part: &str| format!("`{part}` is not understood: {RULE_SYNTAX_HELP}");
+        let wrong = |part: &str| format!("`{part}` is not understood: {RULE_SYNTAX_HINT}");
         let mut parts = text.split_whitespace();
         let first = parts.next().unwrap_or_default();
         let fault = Fault::parse(first).ok_or_else(|| wrong(first))?;

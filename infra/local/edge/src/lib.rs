@@ -8,9 +8,9 @@
 //! happened, and `view` shows it. [`server`] listens; [`loopback`] checks that a request is local.
 
 mod authorize;
-pub mod chain;
 mod connections;
 mod dispatch;
+pub mod error_chain;
 mod events;
 mod faults;
 pub mod functions;

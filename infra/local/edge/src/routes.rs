@@ -211,7 +211,7 @@ impl Default for Selection {
 }
 
 impl Routes {
-    /// kschat's own routes.
+    /// kschat's own routes. The route `ack` of a deployment is left out, as it does the same as `$default`.
     #[must_use]
     pub fn kschat() -> Self {
         let table = [

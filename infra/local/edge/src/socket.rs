@@ -114,26 +114,26 @@ pub(super) fn options(settings: &Settings) -> Options {
 
 /// Serves a socket until either side closes it.
 pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
-    joined: ListedConnection,
+    listed: ListedConnection,
     mut io: S,
     extensions: Option<&str>,
     outgoing: mpsc::Receiver<Outgoing>,
 ) {
-    let options = joined.edge.0.websocket.clone();
+    let options = listed.edge.0.websocket.clone();
     let socket = match WebSocket::from_stream_with_extensions(&mut io, Role::Server, extensions, options) {
         Ok(socket) => socket,
         Err(error) => return tracing::debug!(%error, "serving a socket failed"),
     };
-    let mut talk = SocketSession::new(&joined, socket, outgoing);
-    let close = talk.run_until_closed().await;
+    let mut session = SocketSession::new(&listed, socket, outgoing);
+    let close = session.run_until_closed().await;
     // Later pushes would not arrive.
-    joined.edge.remove_connection(&joined.connection.client.id);
-    let SocketSession { mut socket, outgoing, .. } = talk;
+    listed.edge.remove_connection(&listed.connection.client.id);
+    let SocketSession { mut socket, outgoing, .. } = session;
     drop(outgoing);
     // The client may be gone or unresponsive.
     let _ = timeout(SOCKET_WRITE_TIMEOUT, send_close(&mut socket, &close)).await;
     if close.by == ClosedBy::Edge {
-        joined.end(close.code, &close.reason);
+        listed.end(close.code, &close.reason);
         let _ = timeout(SOCKET_WRITE_TIMEOUT, await_close(&mut socket)).await;
     } else {
         drop(socket);
@@ -141,7 +141,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
             // The library would send its own close reason.
             let _ = timeout(SOCKET_WRITE_TIMEOUT, io.write_all(&close.frame())).await;
         }
-        joined.end(close.code, &close.reason);
+        listed.end(close.code, &close.reason);
     }
     drain_socket(&mut io).await;
 }
@@ -166,8 +166,8 @@ struct SocketSession<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> SocketSession<'a, S> {
-    fn new(joined: &'a ListedConnection, socket: WebSocket<S>, outgoing: mpsc::Receiver<Outgoing>) -> Self {
-        let ListedConnection { edge, connection, .. } = joined;
+    fn new(listed: &'a ListedConnection, socket: WebSocket<S>, outgoing: mpsc::Receiver<Outgoing>) -> Self {
+        let ListedConnection { edge, connection, .. } = listed;
         let permits = Arc::new(Semaphore::new(if edge.0.settings.in_order {
             1
         } else {
@@ -411,8 +411,8 @@ mod tests {
             held: AtomicBool::new(false),
         });
         let (ours, theirs) = tokio::io::duplex(1024);
-        let joined = ListedConnection::new(&edge, Arc::clone(&connection));
-        let task = tokio::spawn(run(joined, ours, None, outgoing));
+        let listed = ListedConnection::new(&edge, Arc::clone(&connection));
+        let task = tokio::spawn(run(listed, ours, None, outgoing));
         let client = WebSocket::from_stream(theirs, Role::Client, Options::default()).unwrap();
         (client, connection, task)
     }

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Pattern, Plan, Until,
+    acks::{AckBatcher, SeenIds},
     connect::{Connector, explain},
-    got::{AckBatcher, SeenIds},
     name,
     oracle::{Oracle, SentMessage, ShownMessages},
 };
@@ -86,7 +86,7 @@ struct DeviceState {
 
 impl Device {
     pub(super) async fn run(self) {
-        let mut memory = DeviceState::new();
+        let mut state = DeviceState::new();
         let mut cuts = self.plan.cutter.0.subscribe();
         let (mut is_known, mut in_vain) = (false, 0);
         while !self.stop.is_cancelled() {
@@ -106,7 +106,7 @@ impl Device {
                         }
                     };
                     tokio::select! {
-                        ConnectionEnded = self.serve(&mut socket, &mut memory) => {}
+                        ConnectionEnded = self.serve(&mut socket, &mut state) => {}
                         () = cut => {}
                     }
                     if self.stop.is_cancelled() {
@@ -128,32 +128,32 @@ impl Device {
         self.connector.open(&self.token).await
     }
 
-    async fn serve(&self, socket: &mut Connection, memory: &mut DeviceState) -> ConnectionEnded {
+    async fn serve(&self, socket: &mut Connection, state: &mut DeviceState) -> ConnectionEnded {
         // A send that was in flight on an earlier socket is resent on this one.
-        if let Some(pending) = &mut memory.pending {
+        if let Some(pending) = &mut state.pending {
             (pending.is_out, pending.due) = (false, Instant::now());
         }
         loop {
-            self.draw_next(memory);
-            let due = memory.pending.as_ref().map(|pending| pending.due);
-            let ack_at = memory.acks.due();
+            self.draw_next(state);
+            let due = state.pending.as_ref().map(|pending| pending.due);
+            let ack_at = state.acks.due();
             let done = tokio::select! {
                 () = self.stop.cancelled() => Err(ConnectionEnded),
-                began = self.oracle.begun(), if self.count.is_some() && memory.pace.is_none() => {
-                    memory.pace = Some((began, self.first_at(began)));
+                began = self.oracle.begun(), if self.count.is_some() && state.pace.is_none() => {
+                    state.pace = Some((began, self.first_at(began)));
                     Ok(())
                 }
                 heard = socket.next() => match heard {
-                    Ok(Received::Frame(frame)) => self.on_frame(socket, memory, frame).await,
+                    Ok(Received::Frame(frame)) => self.on_frame(socket, state, frame).await,
                     Ok(Received::Ping) => socket.answer_ping().await,
                     Ok(Received::Ignored) => Ok(()),
                     Err(ConnectionEnded) => Err(ConnectionEnded),
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.on_due(socket, memory).await
+                    self.on_due(socket, state).await
                 }
                 () = sleep_until(ack_at.unwrap_or_else(Instant::now)), if ack_at.is_some() => {
-                    memory.acks.say(socket).await
+                    state.acks.say(socket).await
                 }
             };
             if done.is_err() {
@@ -172,9 +172,9 @@ impl Device {
     }
 
     /// Creates the next message, if one is left and none is in flight.
-    fn draw_next(&self, memory: &mut DeviceState) {
-        let (Some(count), Some((began, next_at))) = (self.count, memory.pace) else { return };
-        if memory.pending.is_some() || memory.is_finished {
+    fn draw_next(&self, state: &mut DeviceState) {
+        let (Some(count), Some((began, next_at))) = (self.count, state.pace) else { return };
+        if state.pending.is_some() || state.is_finished {
             return;
         }
         let is_over = match &self.plan.until {
@@ -182,25 +182,25 @@ impl Device {
             Until::Elapsed(time) => next_at >= began + *time,
             Until::Cancelled(token) => token.is_cancelled(),
         };
-        if memory.sent >= count || is_over {
-            memory.is_finished = true;
+        if state.sent >= count || is_over {
+            state.is_finished = true;
             self.oracle.finished();
             return;
         }
-        let to = self.plan.pattern.receiver(self.user, memory.sent, self.plan.users);
+        let to = self.plan.pattern.receiver(self.user, state.sent, self.plan.users);
         let others = match self.plan.pattern {
             Pattern::OneToMany => self.plan.users as u64 - 1,
             _ => 1,
         };
-        let message = SentMessage { from: self.user, to, number: memory.sent / others };
+        let message = SentMessage { from: self.user, to, number: state.sent / others };
         let head = format!("{} {} {} ", message.from, message.number, next_at.duration_since(*EPOCH).as_micros());
         let text = format!("{head}{}", "x".repeat(self.plan.size.draw().saturating_sub(head.len())));
-        let rno = format!("{}-{}", self.user, memory.sent);
+        let rno = format!("{}-{}", self.user, state.sent);
         let (me, to) = (name(&self.run, self.user), name(&self.run, to));
         let send = SendRequest { sender: me, recipient: to, msg: text, rno: rno.clone(), time: 0 };
         let (frame, rno) = (ClientFrame::Send(send), JsonId::Text(rno));
         let (planned, due) = (next_at, next_at.max(Instant::now()));
-        memory.pending = Some(Pending { message, frame, rno, planned, due, is_out: false, repeated: 0, unknown: 0 });
+        state.pending = Some(Pending { message, frame, rno, planned, due, is_out: false, repeated: 0, unknown: 0 });
     }
 
     /// When the message after that one is due. A small delay does not postpone the rest.
@@ -219,8 +219,8 @@ impl Device {
     }
 
     /// Sends a message that is due, or gives up waiting for its reply.
-    async fn on_due(&self, socket: &mut Connection, memory: &mut DeviceState) -> Result<(), ConnectionEnded> {
-        let Some(pending) = &mut memory.pending else { return Ok(()) };
+    async fn on_due(&self, socket: &mut Connection, state: &mut DeviceState) -> Result<(), ConnectionEnded> {
+        let Some(pending) = &mut state.pending else { return Ok(()) };
         if pending.is_out {
             self.oracle.retries.fetch_add(1, Relaxed);
             return Err(ConnectionEnded);
@@ -232,23 +232,23 @@ impl Device {
     async fn on_frame(
         &self,
         socket: &mut Connection,
-        memory: &mut DeviceState,
+        state: &mut DeviceState,
         frame: ServerFrame,
     ) -> Result<(), ConnectionEnded> {
         match frame {
-            ServerFrame::SendReply(reply) => self.on_answer(memory, &reply),
-            ServerFrame::Messages(messages) => self.on_messages(socket, memory, &messages).await,
+            ServerFrame::SendReply(reply) => self.on_answer(state, &reply),
+            ServerFrame::Messages(messages) => self.on_messages(socket, state, &messages).await,
             ServerFrame::EdgeError => {
-                self.repeat(memory);
+                self.repeat(state);
                 Ok(())
             }
             ServerFrame::Other => Ok(()),
         }
     }
 
-    fn on_answer(&self, memory: &mut DeviceState, reply: &SendReply) -> Result<(), ConnectionEnded> {
+    fn on_answer(&self, state: &mut DeviceState, reply: &SendReply) -> Result<(), ConnectionEnded> {
         let is_answered = |pending: &&mut Pending| reply.rno.as_ref() == Some(&pending.rno);
-        let Some(pending) = memory.pending.as_mut().filter(is_answered) else { return Ok(()) };
+        let Some(pending) = state.pending.as_mut().filter(is_answered) else { return Ok(()) };
         let code = reply.code;
         if code == RATE_LIMITED_CODE {
             // A client that does not wait is disconnected.
@@ -259,7 +259,7 @@ impl Device {
         if TRANSIENT_ERROR_CODES.contains(&code) {
             pending.unknown = if code == 17 { pending.unknown + 1 } else { 0 };
             let is_unknown = pending.unknown > MAX_UNKNOWN_RETRIES;
-            self.repeat(memory);
+            self.repeat(state);
             return if is_unknown { Err(ConnectionEnded) } else { Ok(()) };
         }
         let planned = pending.planned;
@@ -268,17 +268,17 @@ impl Device {
         } else {
             self.oracle.refused(code);
         }
-        memory.pending = None;
-        memory.sent += 1;
-        if let Some((began, next_at)) = &mut memory.pace {
-            *next_at = self.next_at(*began, planned, memory.sent);
+        state.pending = None;
+        state.sent += 1;
+        if let Some((began, next_at)) = &mut state.pace {
+            *next_at = self.next_at(*began, planned, state.sent);
         }
         Ok(())
     }
 
     /// Retries the same send after a backoff.
-    fn repeat(&self, memory: &mut DeviceState) {
-        if let Some(pending) = &mut memory.pending {
+    fn repeat(&self, state: &mut DeviceState) {
+        if let Some(pending) = &mut state.pending {
             self.oracle.retries.fetch_add(1, Relaxed);
             pending.repeated += 1;
             (pending.is_out, pending.due) = (false, Instant::now() + RECONNECT_BACKOFF.wait(pending.repeated));
@@ -288,25 +288,25 @@ impl Device {
     async fn on_messages(
         &self,
         socket: &mut Connection,
-        memory: &mut DeviceState,
+        state: &mut DeviceState,
         messages: &Messages,
     ) -> Result<(), ConnectionEnded> {
-        if !memory.acks.follows(messages) {
+        if !state.acks.follows(messages) {
             self.oracle.gaps.fetch_add(1, Relaxed);
-            return memory.acks.request_redelivery(socket).await;
+            return state.acks.request_redelivery(socket).await;
         }
         for item in &messages.items {
-            if !memory.seen.insert(&item.sender, &item.id) {
+            if !state.seen.insert(&item.sender, &item.id) {
                 self.oracle.repeated.fetch_add(1, Relaxed);
             } else if let Some((message, sent)) = self.read(&item.msg)
                 // What the user's other devices send is shown here, too, and was delivered to somebody else.
                 && message.from != self.user
             {
-                self.oracle.received(&mut memory.shown, message, EPOCH.elapsed().saturating_sub(sent));
+                self.oracle.received(&mut state.shown, message, EPOCH.elapsed().saturating_sub(sent));
             }
         }
-        memory.acks.note_received(messages);
-        if memory.acks.is_urgent() { memory.acks.say(socket).await } else { Ok(()) }
+        state.acks.note_received(messages);
+        if state.acks.is_urgent() { state.acks.say(socket).await } else { Ok(()) }
     }
 
     /// Parses a text: the sent message, and when it was due.

@@ -4,10 +4,10 @@
 //! what they receive, and reconnect. [`oracle`] checks the guarantees at the end: nothing lost, nothing duplicated,
 //! everything in order. [`timeline`] records latency over the time of the run, and [`plot`] draws it.
 
+mod acks;
 mod connect;
 mod device;
-mod got;
-mod marks;
+mod number_set;
 pub mod oracle;
 pub mod plot;
 mod report;
@@ -272,9 +272,27 @@ pub async fn run(plan: Plan, tell: impl Fn(&Report)) -> Result<Outcome, String> 
         return Err(format!("failed to open all {} connections: {}", tasks.len(), oracle.last_error_text()));
     }
     oracle.begin();
+    report_until_settled(&plan, &oracle, &mut tasks, late, tell).await;
+    // A late duplicate would arrive now.
+    sleep(REPORT_INTERVAL).await;
+    let outcome = oracle.outcome();
+    stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    Ok(outcome)
+}
+
+/// Reports every second until all that was accepted has arrived, or nothing has changed for as long as the plan says.
+/// Starts the late devices once all senders have finished.
+async fn report_until_settled(
+    plan: &Plan,
+    oracle: &Oracle,
+    tasks: &mut JoinSet<()>,
+    mut late: Vec<Device>,
+    tell: impl Fn(&Report),
+) {
     let mut tick = interval(REPORT_INTERVAL);
     tick.tick().await;
-    let mut last = (0, Instant::now());
+    let mut last_change = (0, Instant::now());
     loop {
         tick.tick().await;
         let report = oracle.report();
@@ -284,22 +302,16 @@ pub async fn run(plan: Plan, tell: impl Fn(&Report)) -> Result<Outcome, String> 
                 tasks.spawn(device.run());
             }
             if report.received >= report.accepted && report.lost == 0 {
-                break;
+                return;
             }
         }
         let progress = report.accepted + report.received;
-        if progress != last.0 {
-            last = (progress, Instant::now());
-        } else if last.1.elapsed() > plan.settle {
-            break;
+        if progress != last_change.0 {
+            last_change = (progress, Instant::now());
+        } else if last_change.1.elapsed() > plan.settle {
+            return;
         }
     }
-    // A late duplicate would arrive now.
-    sleep(REPORT_INTERVAL).await;
-    let outcome = oracle.outcome();
-    stop.cancel();
-    while tasks.join_next().await.is_some() {}
-    Ok(outcome)
 }
 
 fn devices(

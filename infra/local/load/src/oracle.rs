@@ -12,7 +12,7 @@ use std::{
 use hdrhistogram::Histogram;
 use tokio_util::sync::CancellationToken;
 
-use super::{marks::NumberSet, timeline::Timeline};
+use super::{number_set::NumberSet, timeline::Timeline};
 
 pub use super::report::{Latency, Outcome, Report};
 

@@ -95,8 +95,8 @@ impl fmt::Display for Report {
         write!(f, "{repeated} duplicates dropped, {gaps} frames skipped, ")?;
         writeln!(f, "{retries} sends retried, {reconnects} reconnects")?;
         if self.limited > 0 {
-            let cure = "set SEND_RATE=off, NEW_RECIPIENTS=off and SENDER_SHARE=off for a benchmark";
-            writeln!(f, "{} sends were rate limited ({cure})", self.limited)?;
+            let hint = "set SEND_RATE=off, NEW_RECIPIENTS=off and SENDER_SHARE=off for a benchmark";
+            writeln!(f, "{} sends were rate limited ({hint})", self.limited)?;
         }
         for (name, latency) in [("delivery", &self.delivery), ("answer", &self.answer)] {
             let Latency { p50, p90, p99, p999, max } = latency;

@@ -62,16 +62,15 @@ impl FromStr for CallbackUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const WANTED: &str =
-            "must be an http or https URL such as https://abc.execute-api.eu-west-1.amazonaws.com/prod";
+        const HINT: &str = "must be an http or https URL such as https://abc.execute-api.eu-west-1.amazonaws.com/prod";
         let stage = text.trim().trim_end_matches('/');
         // The console shows the address so, and the SDK adds that part itself.
         let stage = stage.strip_suffix("/@connections").unwrap_or(stage).trim_end_matches('/');
         if stage.contains('@') || stage.contains(char::is_whitespace) {
-            return Err(format!("{WANTED}, and no more than that"));
+            return Err(format!("{HINT}, and no more than that"));
         }
-        if service_url(stage, &["http", "https"], WANTED)?.query().is_some() {
-            return Err(format!("{WANTED}, without a query"));
+        if service_url(stage, &["http", "https"], HINT)?.query().is_some() {
+            return Err(format!("{HINT}, without a query"));
         }
         Ok(Self(stage.to_owned()))
     }
@@ -147,8 +146,11 @@ impl ApiGateway {
         let asked = self.client.get_connection().connection_id(NOBODY).send().await;
         // The answer for an unknown connection is an error.
         let Err(error) = asked else { return Ok(()) };
-        let cure = match status(&error) {
-            Some(410 | 400) => return Ok(()),
+        let status = status(&error);
+        if is_gone(status) {
+            return Ok(());
+        }
+        let hint = match status {
             Some(403) => {
                 "it is forbidden: is the stage in CALLBACK_URL the API's, and may this process \
                  execute-api:ManageConnections?"
@@ -158,8 +160,8 @@ impl ApiGateway {
             }
             _ => "it does not answer as a connections API does",
         };
-        let error = tls::with_cure(DisplayErrorContext(error).to_string().into());
-        Err(Unavailable::new("api gateway", "be asked for a connection", Unusable(cure, error)))
+        let error = tls::with_hint(DisplayErrorContext(error).to_string().into());
+        Err(Unavailable::new("api gateway", "be asked for a connection", Unusable(hint, error)))
     }
 }
 
@@ -187,7 +189,8 @@ impl ConnectionsApi for ApiGateway {
     async fn close_connection(&self, connection: &ConnectionId) -> Result<(), Unavailable> {
         let close = self.client.delete_connection().connection_id(connection.as_str()).send().await;
         match close.map_err(|error| (status(&error), DisplayErrorContext(error).to_string())) {
-            Ok(_) | Err((Some(410 | 400), _)) => Ok(()),
+            Ok(_) => Ok(()),
+            Err((status, _)) if is_gone(status) => Ok(()),
             Err((_, error)) => Err(Unavailable::new("api gateway", "close a connection", error)),
         }
     }
@@ -197,7 +200,7 @@ impl ConnectionsApi for ApiGateway {
         let found = self.client.get_connection().connection_id(connection.as_str()).send().await;
         match found.map_err(|error| (status(&error), DisplayErrorContext(error).to_string())) {
             Ok(_) => Ok(true),
-            Err((Some(410 | 400), _)) => Ok(false),
+            Err((status, _)) if is_gone(status) => Ok(false),
             Err((_, error)) => Err(Unavailable::new("api gateway", "look for a connection", error)),
         }
     }
@@ -208,15 +211,21 @@ fn status<E>(error: &SdkError<E>) -> Option<u16> {
     error.raw_response().map(|response| response.status().as_u16())
 }
 
+/// Whether the edge says that there is no such connection: 410, or 400 for an id that no connection could ever have.
+fn is_gone(status: Option<u16>) -> bool {
+    matches!(status, Some(410 | 400))
+}
+
 /// Decides who acts next: nobody (gone), the caller later (retryable), or an operator (rejected).
 fn post_error(failure: PostFailure) -> PostError {
     let status = match &failure {
         PostFailure::Refused { status, .. } => Some(status.as_u16()),
         PostFailure::NotSent(_) => None,
     };
+    if is_gone(status) {
+        return PostError::Gone;
+    }
     match status {
-        // 400 says that no connection could ever have that id.
-        Some(410 | 400) => PostError::Gone,
         Some(413) => PostError::Rejected(post_unavailable(failure)),
         // 403 is a wrong stage or a missing permission: a fault of the deployment, which must not cost messages.
         _ => PostError::Retryable(post_unavailable(failure)),

@@ -134,7 +134,7 @@ impl Poster {
     pub(super) async fn post(&self, connection: &ConnectionId, frame: &str) -> Result<(), PostFailure> {
         let request = self.signed(connection, frame).await.map_err(PostFailure::NotSent)?;
         let sent = self.client.request(request).await;
-        let (head, body) = sent.map_err(|error| PostFailure::NotSent(tls::with_cure(error.into())))?.into_parts();
+        let (head, body) = sent.map_err(|error| PostFailure::NotSent(tls::with_hint(error.into())))?.into_parts();
         // Read to the end, as else the connection can't be used again.
         let body = Limited::new(body, MAX_ERROR_BYTES).collect().await;
         if head.status.is_success() {

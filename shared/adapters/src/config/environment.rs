@@ -15,6 +15,11 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// A setting can't be used; the reason is among the problems of the [`Environment`], with which
+/// [`Environment::finish`] fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reported;
+
 /// Variables, and the problems found so far.
 ///
 /// ```
@@ -56,12 +61,13 @@ impl Environment {
     }
 
     /// Adds a problem.
-    pub fn problem(&mut self, name: &str, problem: impl fmt::Display) {
+    pub fn problem(&mut self, name: &str, problem: impl fmt::Display) -> Reported {
         let problem = format!("{name}: {problem}");
         // Two parts of a process may read the same variable.
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }
+        Reported
     }
 
     /// The secret with which a developer's machine signs and checks tokens, if one is set.
@@ -85,8 +91,8 @@ impl Environment {
     ///
     /// # Errors
     /// [`ConfigError`] with every problem.
-    pub fn finish<T>(self, settings: Option<T>) -> Result<T, ConfigError> {
-        settings.filter(|_| self.problems.is_empty()).ok_or(ConfigError(self.problems))
+    pub fn finish<T>(self, settings: Result<T, Reported>) -> Result<T, ConfigError> {
+        settings.ok().filter(|_| self.problems.is_empty()).ok_or(ConfigError(self.problems))
     }
 
     /// The value of a variable that is only passed on.
@@ -104,47 +110,41 @@ impl Environment {
     }
 
     /// A value that has a default. Its problem is reported without the value, which may be a secret.
-    pub(super) fn optional<T: FromStr>(&mut self, name: &str, default: T) -> Option<T>
+    pub(super) fn optional<T: FromStr>(&mut self, name: &str, default: T) -> Result<T, Reported>
+    where
+        T::Err: fmt::Display,
+    {
+        let value = self.text(name).map_or(Ok(default), T::from_str);
+        value.map_err(|error| self.problem(name, error))
+    }
+
+    /// A value without a default; `hint` tells how to set it.
+    pub(super) fn required<T: FromStr>(&mut self, name: &str, hint: &str) -> Result<T, Reported>
     where
         T::Err: fmt::Display,
     {
         match self.text(name).map(T::from_str) {
-            None => Some(default),
-            Some(Ok(value)) => Some(value),
-            Some(Err(error)) => {
-                self.problem(name, error);
-                None
-            }
+            Some(value) => value.map_err(|error| self.problem(name, error)),
+            None => Err(self.problem(name, format_args!("is not set; {hint}"))),
         }
     }
 
-    pub(super) fn required<T: FromStr>(&mut self, name: &str, cure: &str) -> Option<T>
-    where
-        T::Err: fmt::Display,
-    {
-        match self.text(name).map(T::from_str) {
-            Some(Ok(value)) => Some(value),
-            Some(Err(error)) => {
-                self.problem(name, error);
-                None
-            }
-            None => {
-                self.problem(name, format_args!("is not set; {cure}"));
-                None
-            }
-        }
+    pub(super) fn number<T: FromStr + Copy>(&mut self, name: &str, default: T, range: &str) -> Result<T, Reported> {
+        let Some(text) = self.text(name) else { return Ok(default) };
+        let problem = format!("`{text}` is not a whole number {range}");
+        text.parse().map_err(|_| self.problem(name, problem))
     }
 
-    pub(super) fn number<T: FromStr + Copy>(&mut self, name: &str, default: T, range: &str) -> Option<T> {
-        match self.text(name).map(T::from_str) {
-            None => Some(default),
-            Some(Ok(value)) => Some(value),
-            Some(Err(_)) => {
-                let given = self.text(name).unwrap_or_default().to_owned();
-                self.problem(name, format_args!("`{given}` is not a whole number {range}"));
-                None
-            }
-        }
+    /// One of two words.
+    pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: [(&str, T); 2], default: T) -> Result<T, Reported> {
+        let Some(text) = self.text(name) else { return Ok(default) };
+        let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let [(first, _), (second, _)] = choices;
+        chosen.ok_or_else(|| self.problem(name, format_args!("must be `{first}` or `{second}`")))
+    }
+
+    pub(super) fn flag(&mut self, name: &str, default: bool) -> Result<bool, Reported> {
+        self.choice(name, [("true", true), ("false", false)], default)
     }
 }
 

@@ -47,14 +47,17 @@
 //! With a collector, OpenTelemetry's own variables set the rest: `OTEL_EXPORTER_OTLP_HEADERS`,
 //! `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_TRACES_SAMPLER` (and `_ARG`), `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`.
 
+#![expect(clippy::missing_errors_doc, reason = "each problem is added to the `Environment`, as `Reported` says")]
+
 mod environment;
+mod limits;
+mod telemetry;
 
 use std::{net::SocketAddr, num::NonZero, str::FromStr, sync::Arc, time::Duration};
 
 use kschat_core::{
     Partitions,
     inbound::send::UnknownRecipientPolicy,
-    limits::{Limits, Rate, Share},
     ports::RoomPolicy,
     rooms::{AllowAllRooms, RoomsListedInToken},
 };
@@ -64,116 +67,19 @@ use crate::api_gateway::CallbackUrl;
 use crate::{
     identity::{self, MessageIdKey},
     jwt::{JwtSettings, JwtVerifier, KeySource, SignatureAlgorithm, V1_USER_CLAIM},
-    log::LogFormat,
-    rabbitmq::{BrokerUrl, QueueKind, QueueSettings},
+    rabbitmq::BrokerUrl,
     redis::RedisUrl,
     tls,
 };
 
-pub use environment::{ConfigError, Environment};
+pub use environment::{ConfigError, Environment, Reported};
+pub use limits::{read_connect_rate, read_limits, read_queue_settings};
+pub use telemetry::{LogSettings, MetricsSettings, TelemetrySettings, TraceEndpoint, TraceSettings};
 
 /// The exit code of a process whose configuration is wrong.
 ///
 /// Source: BSD `sysexits.h`, `EX_USAGE`.
 pub const EXIT_CONFIG: u8 = 64;
-
-/// Log settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogSettings {
-    /// The format of a line.
-    pub format: LogFormat,
-    /// The filter, in the syntax of `RUST_LOG`.
-    pub filter: Option<String>,
-}
-
-/// Whether this is a function that the Lambda service runs. Only the service sets that variable: `cargo lambda watch`,
-/// with a person reading along, leaves out the initialization type.
-///
-/// Source: AWS Lambda, "Defined runtime environment variables".
-fn is_on_lambda(env: &Environment) -> bool {
-    env.is_set("AWS_LAMBDA_INITIALIZATION_TYPE")
-}
-
-impl LogSettings {
-    /// Reads `LOG_FORMAT` and `RUST_LOG`.
-    pub fn read(env: &mut Environment) -> Option<Self> {
-        let default = if is_on_lambda(env) { LogFormat::Json } else { LogFormat::Text };
-        let filter = env.text("RUST_LOG").map(str::to_owned);
-        Some(Self { format: env.optional("LOG_FORMAT", default)?, filter })
-    }
-}
-
-/// Metrics settings, besides the scrape endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MetricsSettings {
-    /// CloudWatch's namespace, if metrics are written for it.
-    pub emf: Option<String>,
-}
-
-impl MetricsSettings {
-    /// Reads `METRICS_EMF` and `METRICS_NAMESPACE`.
-    pub fn read(env: &mut Environment) -> Option<Self> {
-        let default = is_on_lambda(env);
-        let is_wanted = read_flag(env, "METRICS_EMF", default)?;
-        let namespace = env.text("METRICS_NAMESPACE").unwrap_or("kschat").to_owned();
-        // Source: Amazon CloudWatch, "Specification: Embedded metric format", MetricDirective.
-        if namespace.len() > 1_024 {
-            env.problem("METRICS_NAMESPACE", "must be at most 1024 bytes");
-            return None;
-        }
-        Some(Self { emf: is_wanted.then_some(namespace) })
-    }
-}
-
-/// Trace settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TraceSettings {
-    /// The OpenTelemetry collector, if there is one.
-    pub endpoint: Option<TraceEndpoint>,
-}
-
-/// An OpenTelemetry collector.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TraceEndpoint {
-    /// Its address, without the path of a signal.
-    pub url: String,
-    /// The service name, if it differs from the default.
-    pub service: Option<String>,
-}
-
-impl TraceSettings {
-    /// Reads `OTEL_EXPORTER_OTLP_ENDPOINT` and `OTEL_SERVICE_NAME`. OpenTelemetry's library reads the rest of its
-    /// variables.
-    pub fn read(env: &mut Environment) -> Option<Self> {
-        let Some(url) = env.text("OTEL_EXPORTER_OTLP_ENDPOINT") else { return Some(Self { endpoint: None }) };
-        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-        if rest.is_none_or(|rest| rest.is_empty() || rest.contains(char::is_whitespace)) {
-            env.problem("OTEL_EXPORTER_OTLP_ENDPOINT", "must be an http or https URL such as http://127.0.0.1:4318");
-            return None;
-        }
-        let url = url.trim_end_matches('/').to_owned();
-        Some(Self { endpoint: Some(TraceEndpoint { url, service: env.text("OTEL_SERVICE_NAME").map(str::to_owned) }) })
-    }
-}
-
-/// Telemetry settings: logs, metrics and traces.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TelemetrySettings {
-    /// Log lines.
-    pub logs: LogSettings,
-    /// Metrics.
-    pub metrics: MetricsSettings,
-    /// Traces.
-    pub traces: TraceSettings,
-}
-
-impl TelemetrySettings {
-    /// Reads all of them.
-    pub fn read(env: &mut Environment) -> Option<Self> {
-        let (logs, metrics, traces) = (LogSettings::read(env), MetricsSettings::read(env), TraceSettings::read(env));
-        Some(Self { logs: logs?, metrics: metrics?, traces: traces? })
-    }
-}
 
 /// The services that every process needs.
 #[derive(Clone, Debug)]
@@ -188,17 +94,17 @@ pub struct Backends {
 
 impl Backends {
     /// Reads `AMQP_URL`, `REDIS_URL` and `PARTITIONS`.
-    pub fn read(env: &mut Environment) -> Option<Self> {
+    pub fn read(env: &mut Environment) -> Result<Self, Reported> {
         let broker = env.required("AMQP_URL", "set it to the broker, such as amqp://guest:guest@127.0.0.1:5672");
         let redis = env.required("REDIS_URL", "set it to Redis, such as redis://127.0.0.1:6379");
         let partitions = read_partitions(env);
         trusted_certificates(env);
-        Some(Self { broker: broker?, redis: redis?, partitions: partitions? })
+        Ok(Self { broker: broker?, redis: redis?, partitions: partitions? })
     }
 
     /// The same, where a process can do without both; but not without only one of them.
-    pub fn read_if_set(env: &mut Environment) -> Option<Option<Self>> {
-        if env.is_set("AMQP_URL") || env.is_set("REDIS_URL") { Self::read(env).map(Some) } else { Some(None) }
+    pub fn read_if_set(env: &mut Environment) -> Result<Option<Self>, Reported> {
+        if env.is_set("AMQP_URL") || env.is_set("REDIS_URL") { Self::read(env).map(Some) } else { Ok(None) }
     }
 }
 
@@ -211,18 +117,18 @@ fn trusted_certificates(env: &mut Environment) {
 }
 
 /// Reads `PARTITIONS`.
-pub fn read_partitions(env: &mut Environment) -> Option<Partitions> {
+pub fn read_partitions(env: &mut Environment) -> Result<Partitions, Reported> {
     let range = format!("from 1 to {}", Partitions::MAX_COUNT);
     let count = env.number("PARTITIONS", Partitions::default().count(), &range)?;
-    Partitions::new(count).map_err(|error| env.problem("PARTITIONS", error)).ok()
+    Partitions::new(count).map_err(|error| env.problem("PARTITIONS", error))
 }
 
 /// Reads the token settings.
-pub fn read_jwt_verifier(env: &mut Environment) -> Option<JwtVerifier> {
+pub fn read_jwt_verifier(env: &mut Environment) -> Result<JwtVerifier, Reported> {
     let keys = key_source(env);
     let algorithm = env.optional("JWT_ALGORITHM", SignatureAlgorithm::default());
     let leeway = env.number("JWT_LEEWAY", 0, "of seconds");
-    let require_exp = read_flag(env, "JWT_REQUIRE_EXP", true);
+    let require_exp = env.flag("JWT_REQUIRE_EXP", true);
     let (name, keys) = keys?;
     let settings = JwtSettings {
         algorithm: algorithm?,
@@ -234,7 +140,7 @@ pub fn read_jwt_verifier(env: &mut Environment) -> Option<JwtVerifier> {
         leeway: leeway?,
         require_exp: require_exp?,
     };
-    JwtVerifier::new(&settings).map_err(|error| env.problem(name, error)).ok()
+    JwtVerifier::new(&settings).map_err(|error| env.problem(name, error))
 }
 
 /// The room policy: rooms listed in the token where `JWT_ROOMS_CLAIM` is set, else all rooms.
@@ -243,7 +149,7 @@ pub fn read_room_policy(env: &Environment) -> Arc<dyn RoomPolicy> {
     if env.is_set("JWT_ROOMS_CLAIM") { Arc::new(RoomsListedInToken) } else { Arc::new(AllowAllRooms) }
 }
 
-fn key_source(env: &mut Environment) -> Option<(&'static str, KeySource)> {
+fn key_source(env: &mut Environment) -> Result<(&'static str, KeySource), Reported> {
     let mut given: Vec<(&'static str, KeySource)> = Vec::new();
     let mut look = |name, source: fn(String) -> KeySource| {
         given.extend(env.text(name).map(|text| (name, source(text.to_owned()))));
@@ -252,23 +158,11 @@ fn key_source(env: &mut Environment) -> Option<(&'static str, KeySource)> {
     look("JWT_PUBLIC_KEY", KeySource::Pem);
     look("JWT_JWKS", KeySource::Jwks);
     look("JWT_JWKS_URL", KeySource::JwksUrl);
-    if given.len() == 1 {
-        return given.pop();
-    }
-    let problem = format!("set exactly one of these, not {}", given.len());
-    env.problem("JWT_SECRET, JWT_PUBLIC_KEY, JWT_JWKS, JWT_JWKS_URL", problem);
-    None
-}
-
-fn read_flag(env: &mut Environment, name: &str, default: bool) -> Option<bool> {
-    match env.text(name).map(bool::from_str) {
-        None => Some(default),
-        Some(Ok(value)) => Some(value),
-        Some(Err(_)) => {
-            env.problem(name, "must be `true` or `false`");
-            None
-        }
-    }
+    let count = given.len();
+    given.pop().filter(|_| count == 1).ok_or_else(|| {
+        let names = "JWT_SECRET, JWT_PUBLIC_KEY, JWT_JWKS, JWT_JWKS_URL";
+        env.problem(names, format_args!("set exactly one of these, not {count}"))
+    })
 }
 
 /// The settings of the send function alone.
@@ -287,127 +181,32 @@ pub const DEFAULT_RNO_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl SendSettings {
     /// Reads `UNKNOWN_RECIPIENT`, `RNO_WINDOW` and `MESSAGE_ID_KEY`.
-    pub fn read(env: &mut Environment) -> Option<Self> {
+    pub fn read(env: &mut Environment) -> Result<Self, Reported> {
         let unknown_recipients = read_unknown_recipients(env);
         let default = NonZero::new(DEFAULT_RNO_WINDOW.as_secs()).unwrap_or(NonZero::<u64>::MIN);
         let window = env.number("RNO_WINDOW", default, "of seconds, from 1");
         let message_id_key = env.required("MESSAGE_ID_KEY", identity::MESSAGE_ID_KEY_HINT);
         let rno_window = Duration::from_secs(window?.get());
-        Some(Self { unknown_recipients: unknown_recipients?, rno_window, message_id_key: message_id_key? })
+        Ok(Self { unknown_recipients: unknown_recipients?, rno_window, message_id_key: message_id_key? })
     }
 }
 
 /// Reads `MESSAGE_ID_KEY`, where a process can do without it.
-pub fn message_id_key_if_set(env: &mut Environment) -> Option<Option<MessageIdKey>> {
+pub fn message_id_key_if_set(env: &mut Environment) -> Result<Option<MessageIdKey>, Reported> {
     if !env.is_set("MESSAGE_ID_KEY") {
-        return Some(None);
+        return Ok(None);
     }
     env.required("MESSAGE_ID_KEY", identity::MESSAGE_ID_KEY_HINT).map(Some)
 }
 
-#[cfg(feature = "api-gateway")]
-fn read_receipts(env: &mut Environment) -> Option<bool> {
-    match env.text("RECEIPTS") {
-        None | Some("on") => Some(true),
-        Some("off") => Some(false),
-        Some(_) => {
-            env.problem("RECEIPTS", "must be `on` or `off`");
-            None
-        }
-    }
-}
-
-fn read_unknown_recipients(env: &mut Environment) -> Option<UnknownRecipientPolicy> {
-    match env.text("UNKNOWN_RECIPIENT") {
-        None | Some("queue") => Some(UnknownRecipientPolicy::Queue),
-        Some("refuse") => Some(UnknownRecipientPolicy::Reject),
-        Some(_) => {
-            env.problem("UNKNOWN_RECIPIENT", "must be `queue` or `refuse`");
-            None
-        }
-    }
-}
-
-/// Reads the settings of users' queues: `QUEUE_TYPE`, `MESSAGE_RETENTION`, `QUEUE_MAX_MESSAGES`, `QUEUE_MAX_BYTES` and
-/// `UNKNOWN_RECIPIENT`.
-pub fn read_queue_settings(env: &mut Environment) -> Option<QueueSettings> {
-    let default = QueueSettings::default();
-    let kind: Option<QueueKind> = env.optional("QUEUE_TYPE", default.kind);
-    let (shortest, longest) = (QueueSettings::MIN_RETENTION, QueueSettings::MAX_RETENTION);
-    let range = format!("of seconds from {} to {}", shortest.as_secs(), longest.as_secs());
-    let retention = env.number("MESSAGE_RETENTION", default.retention.as_secs(), &range).map(Duration::from_secs);
-    let retention = retention.filter(|span| {
-        let fits = (shortest..=longest).contains(span);
-        if !fits {
-            env.problem("MESSAGE_RETENTION", format_args!("must be a number {range}"));
-        }
-        fits
-    });
-    let max_messages = env.number("QUEUE_MAX_MESSAGES", default.max_messages, "from 1 to 4294967295");
-    let max_bytes = env.number("QUEUE_MAX_BYTES", default.max_bytes, "of bytes, from 1");
-    let keeps_empty = read_unknown_recipients(env)? == UnknownRecipientPolicy::Reject;
-    let (max_messages, max_bytes) = (max_messages?, max_bytes?);
-    Some(QueueSettings { kind: kind?, retention: retention?, max_messages, max_bytes, keeps_empty })
-}
-
-/// Reads the limits of one user: `SEND_RATE` and `SEND_BURST`, the same of `ACK`, `REQUEST` and `CONNECT`,
-/// `NEW_RECIPIENTS`, and `SENDER_SHARE` of queues with these settings.
-pub fn read_limits(env: &mut Environment, queues: &QueueSettings) -> Option<Limits> {
-    let default = Limits::default();
-    let sends = read_rate(env, ["SEND_RATE", "SEND_BURST"], default.sends);
-    let acks = read_rate(env, ["ACK_RATE", "ACK_BURST"], default.acks);
-    let requests = read_rate(env, ["REQUEST_RATE", "REQUEST_BURST"], default.requests);
-    let connects = read_connect_rate(env);
-    let hour = Duration::from_secs(60 * 60);
-    let new_recipients = read_count(env, "NEW_RECIPIENTS", 100, u32::MAX);
-    let share = read_count(env, "SENDER_SHARE", 25, 100);
-    let new_recipients = new_recipients?.map(|count| Rate::new(count, hour, count));
-    let share = share?.map(|percent| {
-        let percent = u8::try_from(percent).unwrap_or(100);
-        Share::of_queue(percent, queues.max_bytes.get(), queues.max_messages.get(), queues.retention)
-    });
-    Some(Limits { sends: sends?, acks: acks?, requests: requests?, connects: connects?, new_recipients, share })
-}
-
-/// Reads how often a user may connect: `CONNECT_RATE` and `CONNECT_BURST`; an inner `None` is no limit.
-pub fn read_connect_rate(env: &mut Environment) -> Option<Option<Rate>> {
-    read_rate(env, ["CONNECT_RATE", "CONNECT_BURST"], Limits::default().connects)
-}
-
-/// A rate per second and a burst; `Some(None)` for `off`.
-fn read_rate(env: &mut Environment, [rate, at_once]: [&str; 2], default: Option<Rate>) -> Option<Option<Rate>> {
-    let default = default.unwrap_or(Rate::new(1, Duration::from_secs(1), 1));
-    let usual = (1.0 / default.interval.as_secs_f64()).round() as u32;
-    let per_second = read_count(env, rate, usual, u32::MAX);
-    let burst = NonZero::new(default.burst).unwrap_or(NonZero::<u32>::MIN);
-    let burst = env.number(at_once, burst, "from 1 to 4294967295");
-    let (per_second, burst) = (per_second?, burst?.get());
-    Some(per_second.map(|count| Rate::new(count, Duration::from_secs(1), burst)))
-}
-
-/// A whole number, or `off`.
-fn read_count(env: &mut Environment, name: &str, default: u32, most: u32) -> Option<Option<u32>> {
-    match env.text(name).map(|text| if text == "off" { Ok(None) } else { text.parse().map(Some) }) {
-        None => Some(Some(default)),
-        Some(Ok(None)) => Some(None),
-        Some(Ok(Some(number))) if (1..=most).contains(&number) => Some(Some(number)),
-        Some(_) => {
-            env.problem(name, format_args!("must be a whole number from 1 to {most}, or `off`"));
-            None
-        }
-    }
+fn read_unknown_recipients(env: &mut Environment) -> Result<UnknownRecipientPolicy, Reported> {
+    let choices = [("queue", UnknownRecipientPolicy::Queue), ("refuse", UnknownRecipientPolicy::Reject)];
+    env.choice("UNKNOWN_RECIPIENT", choices, UnknownRecipientPolicy::Queue)
 }
 
 /// Reads `HANDSHAKE_TOKEN`: whether Socket.IO clients must send their token in the handshake, as all others must.
-pub fn read_requires_token(env: &mut Environment) -> Option<bool> {
-    match env.text("HANDSHAKE_TOKEN") {
-        None | Some("optional") => Some(false),
-        Some("required") => Some(true),
-        Some(_) => {
-            env.problem("HANDSHAKE_TOKEN", "must be `required` or `optional`");
-            None
-        }
-    }
+pub fn read_requires_token(env: &mut Environment) -> Result<bool, Reported> {
+    env.choice("HANDSHAKE_TOKEN", [("required", true), ("optional", false)], false)
 }
 
 /// An address to listen on.
@@ -442,28 +241,31 @@ pub struct ConsumerSettings {
 #[cfg(feature = "api-gateway")]
 impl ConsumerSettings {
     /// Reads `CALLBACK_URL`, `PREFETCH`, `HEALTH_ADDR` and `RECEIPTS`.
-    pub fn read(env: &mut Environment) -> Option<Self> {
+    pub fn read(env: &mut Environment) -> Result<Self, Reported> {
         let callback_url =
             env.required("CALLBACK_URL", "set it to the stage's https URL, or to http://127.0.0.1:3000/dev locally");
         let prefetch = env.number("PREFETCH", DEFAULT_PREFETCH, "from 1 to 65535");
         let default = Address(SocketAddr::from(([127, 0, 0, 1], 8080)));
         let health_addr = env.optional("HEALTH_ADDR", default);
-        let receipts = read_receipts(env);
+        let receipts = env.choice("RECEIPTS", [("on", true), ("off", false)], true);
         let (callback_url, prefetch) =
             (callback_url?, prefetch?.get().min(kschat_core::delivery::MAX_PREFETCH_PER_USER));
-        Some(Self { callback_url, prefetch, health_addr: health_addr?.0, receipts: receipts? })
+        Ok(Self { callback_url, prefetch, health_addr: health_addr?.0, receipts: receipts? })
     }
 }
 
 #[cfg(all(test, feature = "api-gateway"))]
 mod tests {
+    use kschat_core::limits::Limits;
+
     use super::*;
+    use crate::rabbitmq::{QueueKind, QueueSettings};
 
     fn env(variables: &[(&str, &str)]) -> Environment {
         Environment::from_variables(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
     }
 
-    fn problems<T>(mut env: Environment, read: impl Fn(&mut Environment) -> Option<T>) -> String {
+    fn problems<T>(mut env: Environment, read: impl Fn(&mut Environment) -> Result<T, Reported>) -> String {
         let settings = read(&mut env);
         match env.finish(settings) {
             Ok(_) => panic!("the invalid setting was accepted"),
@@ -478,7 +280,7 @@ mod tests {
         let report = problems(env, |env| {
             let backends = Backends::read(env);
             let consumer = ConsumerSettings::read(env);
-            Some((backends?, consumer?))
+            Ok((backends?, consumer?))
         });
         for part in [
             "5 problem(s)",
@@ -504,7 +306,7 @@ mod tests {
         ];
         let report = problems(env(&wrong), |env| {
             let (queues, send) = (read_queue_settings(env), SendSettings::read(env));
-            Some((queues?, send?))
+            Ok((queues?, send?))
         });
         for part in [
             "5 problem(s)",
@@ -519,7 +321,34 @@ mod tests {
         let refusing =
             read_queue_settings(&mut env(&[("UNKNOWN_RECIPIENT", "refuse"), ("QUEUE_TYPE", "quorum")])).unwrap();
         assert_eq!((refusing.keeps_empty, refusing.kind), (true, QueueKind::Quorum));
-        assert_eq!(read_queue_settings(&mut env(&[])), Some(QueueSettings::default()));
+        assert_eq!(read_queue_settings(&mut env(&[])), Ok(QueueSettings::default()));
+    }
+
+    #[test]
+    fn wrong_limits_are_reported_beside_wrong_queue_settings() {
+        let wrong = [("MESSAGE_RETENTION", "5"), ("SEND_RATE", "0"), ("SENDER_SHARE", "101"), ("CONNECT_BURST", "x")];
+        let report = problems(env(&wrong), |env| {
+            let queues = read_queue_settings(env);
+            let limits = read_limits(env, queues);
+            Ok((queues?, limits?))
+        });
+        for part in [
+            "4 problem(s)",
+            "MESSAGE_RETENTION: must be a number of seconds from 60",
+            "SEND_RATE: must be a whole number from 1 to 4294967295, or `off`",
+            "SENDER_SHARE: must be a whole number from 1 to 100, or `off`",
+            "CONNECT_BURST: `x` is not a whole number from 1 to 4294967295",
+        ] {
+            assert!(report.contains(part), "{part} is missing in: {report}");
+        }
+    }
+
+    #[test]
+    fn limits_have_defaults_and_can_be_off() {
+        let limits = |variables: &[(&str, &str)]| read_limits(&mut env(variables), Ok(QueueSettings::default()));
+        assert_eq!(limits(&[]), Ok(Limits::default()));
+        let names = ["SEND_RATE", "ACK_RATE", "REQUEST_RATE", "CONNECT_RATE", "NEW_RECIPIENTS", "SENDER_SHARE"];
+        assert_eq!(limits(&names.map(|name| (name, "off"))), Ok(Limits::OFF));
     }
 
     #[test]
@@ -533,7 +362,7 @@ mod tests {
         assert!(report(("SSL_CERT_DIR", "/no/such/folder")).contains("SSL_CERT_FILE, SSL_CERT_DIR: can't be read"));
         assert!(report(("SSL_CERT_FILE", no_certificate.leak())).contains("there is no certificate in it"));
         let fine = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/rsa.cert.pem");
-        assert!(Backends::read(&mut env(&[services[0], services[1], ("SSL_CERT_FILE", fine)])).is_some());
+        assert!(Backends::read(&mut env(&[services[0], services[1], ("SSL_CERT_FILE", fine)])).is_ok());
     }
 
     #[test]
@@ -550,7 +379,7 @@ mod tests {
         );
         let elsewhere = [("JWT_JWKS_URL", "http://example.com/keys"), ("JWT_ALGORITHM", "RS256")];
         assert!(problems(env(&elsewhere), read_jwt_verifier).contains("JWT_JWKS_URL: must be an https URL"));
-        assert!(read_jwt_verifier(&mut env(&[("JWT_SECRET", "s")])).is_some());
+        assert!(read_jwt_verifier(&mut env(&[("JWT_SECRET", "s")])).is_ok());
     }
 
     #[test]
@@ -569,7 +398,7 @@ mod tests {
         assert_eq!((send.unknown_recipients, send.rno_window), (UnknownRecipientPolicy::Queue, DEFAULT_RNO_WINDOW));
         let consumer = ConsumerSettings::read(&mut env).unwrap();
         assert_eq!((consumer.prefetch, consumer.health_addr.port(), consumer.receipts), (64, 8080, true));
-        assert_eq!(read_partitions(&mut env), Some(Partitions::default()));
+        assert_eq!(read_partitions(&mut env), Ok(Partitions::default()));
         let TelemetrySettings { metrics, traces, .. } = TelemetrySettings::read(&mut env).unwrap();
         assert_eq!((metrics.emf, traces.endpoint), (None, None));
     }

@@ -36,17 +36,17 @@ pub(super) fn secret_bytes(text: &str) -> Result<Vec<u8>, String> {
     if let Some(encoded) = text.trim().strip_prefix(BASE64) {
         return decode(encoded).ok_or_else(|| format!("what follows `{BASE64}` is not base64"));
     }
-    let cure = format!("remove it, or give the secret's bytes as `{BASE64}…` if it belongs to them");
+    let hint = format!("remove it, or give the secret's bytes as `{BASE64}…` if it belongs to them");
     if text.contains(BEGIN) {
         return Err("is a key in PEM and no secret: set JWT_PUBLIC_KEY, and JWT_ALGORITHM to what tokens are signed \
                     with"
             .to_owned());
     }
     if text.ends_with(['\n', '\r']) {
-        return Err(format!("ends in a line break, with which no token would be good: {cure}"));
+        return Err(format!("ends in a line break, with which no token would be good: {hint}"));
     }
     if text.trim() != text {
-        return Err(format!("begins or ends in white space, with which no token would be good: {cure}"));
+        return Err(format!("begins or ends in white space, with which no token would be good: {hint}"));
     }
     if unquoted(text) != text {
         return Err("is in quotes, with which no token would be good: remove them, or give the secret's bytes as \
@@ -79,22 +79,22 @@ impl PublicKey {
     /// Parses PEM, however its line breaks are written; base64 of PEM; or the bare base64 body of PEM, as some issuers
     /// show it.
     pub(super) fn read(text: &str) -> Result<Self, String> {
-        const WANTED: &str = "is not a public key in PEM: paste all of it, from `-----BEGIN PUBLIC KEY-----` on, with line \
-                              breaks or with `\\n` in their place; it may be encoded in base64. A path is not read";
+        const HINT: &str = "is not a public key in PEM: paste all of it, from `-----BEGIN PUBLIC KEY-----` on, with \
+                            line breaks or with `\\n` in their place; it may be encoded in base64. A path is not read";
         let text = unquoted(text.trim()).replace("\\r", "").replace("\\n", "\n");
         if text.trim_start().starts_with("ssh-") {
             return Err("is a key of OpenSSH: `ssh-keygen -e -m PKCS8 -f key.pub` writes it as PEM".to_owned());
         }
         if text.contains(BEGIN) {
-            return Self::read_pem(&text).ok_or(WANTED.to_owned())?;
+            return Self::read_pem(&text).ok_or(HINT.to_owned())?;
         }
-        let decoded = decode(&text).ok_or(WANTED)?;
+        let decoded = decode(&text).ok_or(HINT)?;
         // An ASN.1 sequence, with which every key begins.
         if decoded.first() == Some(&0x30) {
             return Ok(Self { label: "PUBLIC KEY".to_owned(), body: text.split_whitespace().collect() });
         }
-        let pem = String::from_utf8(decoded).map_err(|_| WANTED)?;
-        Self::read_pem(&pem).ok_or(WANTED.to_owned())?
+        let pem = String::from_utf8(decoded).map_err(|_| HINT)?;
+        Self::read_pem(&pem).ok_or(HINT.to_owned())?
     }
 
     /// `None` for text that is no PEM; an error for the wrong kind of PEM.

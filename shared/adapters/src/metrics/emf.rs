@@ -123,14 +123,14 @@ impl Samples {
     }
 
     fn take(&self) -> Option<Value> {
-        let SampleBuckets { raw_values: few, buckets: mut steps } = std::mem::take(&mut *self.lock());
-        if steps.is_empty() {
-            return (!few.is_empty()).then(|| few.into());
+        let SampleBuckets { raw_values, mut buckets } = std::mem::take(&mut *self.lock());
+        if buckets.is_empty() {
+            return (!raw_values.is_empty()).then(|| raw_values.into());
         }
-        few.iter().for_each(|value| add_to_bucket(&mut steps, *value));
-        let values: Vec<f64> = steps.values().map(|(count, sum)| sum / *count as f64).collect();
-        let counts: Vec<u64> = steps.values().map(|(count, _)| *count).collect();
-        let (count, sum) = steps.values().fold((0, 0.0), |(all, total), (count, sum)| (all + count, total + sum));
+        raw_values.iter().for_each(|value| add_to_bucket(&mut buckets, *value));
+        let values: Vec<f64> = buckets.values().map(|(count, sum)| sum / *count as f64).collect();
+        let counts: Vec<u64> = buckets.values().map(|(count, _)| *count).collect();
+        let (count, sum) = buckets.values().fold((0, 0.0), |(all, total), (count, sum)| (all + count, total + sum));
         // The form in which OpenTelemetry's exporter for CloudWatch writes histograms.
         Some(json!({
             "Max": values.last(), "Min": values.first(), "Count": count, "Sum": sum, "Values": values, "Counts": counts,
@@ -140,20 +140,20 @@ impl Samples {
 
 impl HistogramFn for Samples {
     fn record(&self, value: f64) {
-        let mut spread_out = self.lock();
-        if spread_out.raw_values.len() < MAX_VALUES_PER_METRIC {
-            spread_out.raw_values.push(value);
+        let mut samples = self.lock();
+        if samples.raw_values.len() < MAX_VALUES_PER_METRIC {
+            samples.raw_values.push(value);
         } else {
-            add_to_bucket(&mut spread_out.buckets, value);
+            add_to_bucket(&mut samples.buckets, value);
         }
     }
 }
 
-fn add_to_bucket(steps: &mut BTreeMap<i32, (u64, f64)>, value: f64) {
+fn add_to_bucket(buckets: &mut BTreeMap<i32, (u64, f64)>, value: f64) {
     // From a microsecond to a day there are 139 buckets; other values count in the outermost ones.
     #[expect(clippy::cast_possible_truncation, reason = "it is within the bounds")]
-    let step = (value.max(1e-6).ln() / HISTOGRAM_BUCKET_RATIO.ln()).clamp(-80.0, 65.0).floor() as i32;
-    let (count, sum) = steps.entry(step).or_default();
+    let bucket = (value.max(1e-6).ln() / HISTOGRAM_BUCKET_RATIO.ln()).clamp(-80.0, 65.0).floor() as i32;
+    let (count, sum) = buckets.entry(bucket).or_default();
     *count += 1;
     *sum += value;
 }

@@ -38,7 +38,7 @@ use super::{
     connection::BROKER_REPLY_TIMEOUT,
     dead_letters::DeadLetters,
     headers::{sender_connection_from_properties, trace_from_properties},
-    lease::Lease,
+    pause_guard::PauseGuard,
     queues::UserQueues,
     topology::{declare_partitions, declare_shared, user_queue},
     unavailable,
@@ -73,7 +73,7 @@ pub struct RabbitMqConsumer {
 #[derive(Debug)]
 pub(super) struct ConsumerConnection {
     pub(super) amqp: Connection,
-    pub(super) lease: Arc<Lease>,
+    pub(super) pause_guard: Arc<PauseGuard>,
     prefetch: u16,
     queues: UserQueues,
     dead: DeadLetters,
@@ -101,13 +101,13 @@ impl ConsumerConnection {
         declare_shared(&declare_channel).await?;
         declare_partitions(&declare_channel, partitions).await?;
         declare_channel.close(200, "done".into()).await?;
-        let (lease, dead) = (Lease::start(url.heartbeat()), DeadLetters::new(url.clone()));
-        let queues = UserQueues::with_lease(Arc::clone(&lease));
-        Ok(Self { amqp: connection, lease, prefetch, queues, dead, shared_channels: Mutex::default() })
+        let (pause_guard, dead) = (PauseGuard::start(url.heartbeat()), DeadLetters::new(url.clone()));
+        let queues = UserQueues::with_pause_guard(Arc::clone(&pause_guard));
+        Ok(Self { amqp: connection, pause_guard, prefetch, queues, dead, shared_channels: Mutex::default() })
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.lease.is_valid() && self.amqp.status().connected()
+        self.pause_guard.is_intact() && self.amqp.status().connected()
     }
 
     /// Closes the connection: first the channels with unacked messages, then those of the locks. A cancelled consumer
@@ -214,34 +214,40 @@ impl RabbitMqConsumer {
         let connection = self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         connection.filter(|connection| connection.is_up())
     }
+
+    /// The connection for this action.
+    fn connection(&self, action: &'static str) -> Result<Arc<ConsumerConnection>, Unavailable> {
+        self.current().ok_or_else(|| unavailable(action, "not connected"))
+    }
 }
 
 #[async_trait]
 impl QueueManager for RabbitMqConsumer {
     async fn open(&self, user: &UserId) -> Result<Box<dyn QueueConsumer>, Unavailable> {
-        let connection = self.current().ok_or_else(|| unavailable("open a queue", "not connected"))?;
+        const ACTION: &str = "open a queue";
+        let connection = self.connection(ACTION)?;
         let opened = timeout(BROKER_REPLY_TIMEOUT, Arc::clone(&connection).open_queue(user, &self.queues)).await;
         match opened {
             Ok(Ok(queue)) => Ok(Box::new(queue)),
-            Ok(Err(error)) => Err(unavailable("open a queue", error)),
+            Ok(Err(error)) => Err(unavailable(ACTION, error)),
             Err(late) => {
                 // A consumer may start on a channel that nobody reads: reconnect.
-                connection.lease.end();
-                Err(unavailable("open a queue", late))
+                connection.pause_guard.abandon();
+                Err(unavailable(ACTION, late))
             }
         }
     }
 
     async fn ensure(&self, user: &UserId) -> Result<(), Unavailable> {
         const ACTION: &str = "create a queue";
-        let connection = self.current().ok_or_else(|| unavailable(ACTION, "not connected"))?;
+        let connection = self.connection(ACTION)?;
         let made = connection.queues.ensure_for_sender(&connection.amqp, user, &self.queues).await;
         made.map(drop).map_err(|error| unavailable(ACTION, error))
     }
 
     async fn bind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
         const ACTION: &str = "bind a queue to rooms";
-        let connection = self.current().ok_or_else(|| unavailable(ACTION, "not connected"))?;
+        let connection = self.connection(ACTION)?;
         let bound = connection.queues.bind_rooms(&connection.amqp, user, rooms).await;
         match bound.map_err(|error| unavailable(ACTION, error))? {
             BindOutcome::Done => Ok(()),
@@ -251,21 +257,21 @@ impl QueueManager for RabbitMqConsumer {
 
     async fn unbind_rooms(&self, user: &UserId, rooms: &[RoomId]) -> Result<(), Unavailable> {
         const ACTION: &str = "unbind a queue from rooms";
-        let connection = self.current().ok_or_else(|| unavailable(ACTION, "not connected"))?;
+        let connection = self.connection(ACTION)?;
         let unbound = connection.queues.unbind_rooms(&connection.amqp, user, rooms).await;
         unbound.map_err(|error| unavailable(ACTION, error))
     }
 
     async fn queue_status(&self, user: &UserId) -> Result<QueueStatus, Unavailable> {
         const ACTION: &str = "inspect a queue";
-        let connection = self.current().ok_or_else(|| unavailable(ACTION, "not connected"))?;
+        let connection = self.connection(ACTION)?;
         let status = connection.queues.status(&connection.amqp, user, &self.queues).await;
         status.map_err(|error| unavailable(ACTION, error))
     }
 
     async fn retire(&self, user: &UserId, cancelled: BoxFuture<'_, ()>) -> Result<QueueStatus, Unavailable> {
         const ACTION: &str = "delete a queue";
-        let connection = self.current().ok_or_else(|| unavailable(ACTION, "not connected"))?;
+        let connection = self.connection(ACTION)?;
         let retired = connection.queues.retire(&connection.amqp, user, &self.queues, cancelled).await;
         retired.map_err(|error| unavailable(ACTION, error))
     }
@@ -350,7 +356,7 @@ impl Drop for RabbitMqQueueConsumer {
         // Nobody will requeue the unacked messages any more, and the channel would get its next user before this
         // consumer is cancelled: closing the connection settles both.
         if std::thread::panicking() && !self.ended {
-            self.connection.lease.end();
+            self.connection.pause_guard.abandon();
         }
     }
 }
@@ -374,7 +380,7 @@ impl QueueConsumer for RabbitMqQueueConsumer {
     }
 
     fn has_lease(&self) -> bool {
-        self.connection.lease.is_valid()
+        self.connection.pause_guard.is_intact()
     }
 
     async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), Unavailable> {
@@ -406,7 +412,7 @@ impl QueueConsumer for RabbitMqQueueConsumer {
             // Messages that can't be requeued one by one are requeued with their connection.
             tracing::warn!("closing a user's queue consumer failed; reconnecting");
             // The partition's lock is kept from now on until that connection has ended.
-            self.connection.lease.end();
+            self.connection.pause_guard.abandon();
         }
     }
 }

@@ -9,12 +9,10 @@ use lapin::{
 use tokio::sync::Mutex;
 
 use super::{
-    BrokerUrl,
+    BrokerUrl, DELIVERY_MODE_PERSISTENT,
     publisher::BLOCKED,
     topology::{DEAD_LETTER_EXCHANGE, DEAD_LETTER_REASON_HEADER},
 };
-
-const DELIVERY_MODE_PERSISTENT: u8 = 2;
 
 /// Publishes to the dead-letter queue. The broker's own dead-lettering would not carry our reason.
 #[derive(Debug)]

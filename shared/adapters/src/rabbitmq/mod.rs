@@ -1,6 +1,7 @@
 //! RabbitMQ behind [`Publisher`](kschat_core::ports::Publisher),
-//! [`QueueProvisioner`](kschat_core::ports::QueueProvisioner), [`OwnerChannel`](kschat_core::ports::OwnerChannel),
-//! [`QueueManager`](kschat_core::ports::QueueManager) and [`Ownership`](kschat_core::ports::Ownership).
+//! [`QueueProvisioner`](kschat_core::ports::QueueProvisioner), [`RoomBindings`](kschat_core::ports::RoomBindings),
+//! [`OwnerChannel`](kschat_core::ports::OwnerChannel), [`QueueManager`](kschat_core::ports::QueueManager) and
+//! [`Ownership`](kschat_core::ports::Ownership).
 //!
 //! | what | name |
 //! |---|---|
@@ -22,9 +23,9 @@ mod connection;
 mod consumer;
 mod dead_letters;
 mod headers;
-mod lease;
 mod owner_message;
 mod ownership;
+mod pause_guard;
 mod publish_channel;
 mod publisher;
 mod queues;
@@ -34,13 +35,14 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use kschat_core::ports::{BoxError, Unavailable};
 use lapin::{
-    Connection, ConnectionProperties, ErrorKind,
+    Connection, ConnectionProperties,
     runtime::default_runtime,
     tcp::OwnedTLSConfig,
     uri::{AMQPScheme, AMQPUri},
 };
 use url::{Host, Url};
 
+use self::connection::reply_code;
 use crate::{
     address::{only_parameters, service_url},
     tls,
@@ -61,6 +63,11 @@ const ACCESS_REFUSED: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const PRECONDITION_FAILED: u16 = 406;
 const NOT_ALLOWED: u16 = 530;
+
+/// The delivery mode of a message that outlives a restart of the broker.
+///
+/// Source: AMQP 0-9-1, "Basic class", property `delivery-mode`.
+const DELIVERY_MODE_PERSISTENT: u8 = 2;
 
 /// The broker's type of queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +113,7 @@ impl BrokerUrl {
     /// Adds a hint for the operator, where the broker refuses the connection itself.
     fn explain(&self, error: lapin::Error) -> BoxError {
         let (user, vhost) = (&self.0.authority.userinfo.username, &self.0.vhost);
-        match refused(&error) {
+        match reply_code(&error) {
             Some(ACCESS_REFUSED) => {
                 format!("the broker refuses user `{user}`: are the name and the password right?").into()
             }
@@ -114,16 +121,8 @@ impl BrokerUrl {
                 "the broker refuses virtual host `{vhost}`: is there one of that name, and may user `{user}` use it?"
             )
             .into(),
-            _ => tls::with_cure(error.into()),
+            _ => tls::with_hint(error.into()),
         }
-    }
-}
-
-/// The reply code of the broker's refusal.
-fn refused(error: &lapin::Error) -> Option<u16> {
-    match error.kind() {
-        ErrorKind::ProtocolError(refused) => Some(refused.get_id()),
-        _ => None,
     }
 }
 
@@ -131,12 +130,12 @@ impl FromStr for BrokerUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const WANTED: &str = "must be an AMQP URL such as amqps://user:password@host:5671/vhost";
-        let url = service_url(text, &["amqp", "amqps"], WANTED)?;
+        const HINT: &str = "must be an AMQP URL such as amqps://user:password@host:5671/vhost";
+        let url = service_url(text, &["amqp", "amqps"], HINT)?;
         only_parameters(&url, &["heartbeat", "frame_max", "channel_max", "connection_timeout", "auth_mechanism"])?;
-        let mut uri = AMQPUri::from_str(text).map_err(|_| WANTED.to_owned())?;
+        let mut uri = AMQPUri::from_str(text).map_err(|_| HINT.to_owned())?;
         // The library does not recognize an IPv6 address.
-        uri.authority.host = host(&url).ok_or(WANTED)?;
+        uri.authority.host = host(&url).ok_or(HINT)?;
         if uri.vhost.is_empty() {
             return Err(
                 "ends in `/`, which names a virtual host without a name: leave it out, or write %2F after it for \
@@ -177,7 +176,7 @@ fn unavailable(action: &'static str, source: impl Into<BoxError>) -> Unavailable
 
 /// The broker's error text names the queue, and so the user: only its code may reach a log.
 fn redact_names(error: BoxError) -> BoxError {
-    match error.downcast_ref::<lapin::Error>().and_then(refused) {
+    match error.downcast_ref::<lapin::Error>().and_then(reply_code) {
         Some(ACCESS_REFUSED) => {
             "the broker answered 403, access refused: has this user the permissions that it needs?".into()
         }
@@ -246,9 +245,9 @@ mod tests {
             ("me:hunter@broker:5672", "AMQP URL"),
             ("hunter", "AMQP URL"),
         ];
-        for (url, cure) in refused {
+        for (url, hint) in refused {
             let error = url.parse::<BrokerUrl>().err().unwrap_or_else(|| "nothing".to_owned());
-            assert!(error.contains(cure) && !error.contains("hunter") && !error.contains("12"), "{url}: {error}");
+            assert!(error.contains(hint) && !error.contains("hunter") && !error.contains("12"), "{url}: {error}");
         }
     }
 

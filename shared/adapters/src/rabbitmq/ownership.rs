@@ -65,9 +65,9 @@ enum OwnershipCommand {
 
 impl PartitionOwnership {
     pub(super) fn start(broker: RabbitMqConsumer) -> Self {
-        let (events_in, events) = mpsc::channel(OWNERSHIP_EVENT_CAPACITY);
-        let (commands, orders_out) = mpsc::unbounded_channel();
-        let task = tokio::spawn(run_supervised(broker, events_in, orders_out));
+        let (event_sender, events) = mpsc::channel(OWNERSHIP_EVENT_CAPACITY);
+        let (commands, command_receiver) = mpsc::unbounded_channel();
+        let task = tokio::spawn(run_supervised(broker, event_sender, command_receiver));
         Self { events, commands, task }
     }
 }
@@ -114,7 +114,7 @@ async fn run_supervised(
         metrics::PARTITIONS_OWNED.set(0);
         let connection = broker.disconnect();
         if let Some(connection) = &connection {
-            connection.lease.end();
+            connection.pause_guard.abandon();
         }
         for partition in broker.partitions.all() {
             let _ = events.send(OwnershipEvent::Lost(partition)).await;
@@ -143,7 +143,7 @@ async fn run(
                     metrics::BROKER_RECONNECTS.add(1);
                 }
                 let (lost_sender, lost) = mpsc::unbounded_channel();
-                let mut term = OwnershipSession {
+                let mut session = OwnershipSession {
                     broker,
                     connection: &connection,
                     events,
@@ -152,8 +152,8 @@ async fn run(
                     lost_sender,
                     verified: false,
                 };
-                let end = term.run(commands, lost).await;
-                term.close().await;
+                let end = session.run(commands, lost).await;
+                session.close().await;
                 end
             }
             Err(error) => OwnershipSessionEnd::Failed(error),
@@ -209,81 +209,91 @@ impl OwnershipSession<'_> {
         commands: &mut mpsc::UnboundedReceiver<OwnershipCommand>,
         mut lost: mpsc::UnboundedReceiver<Partition>,
     ) -> OwnershipSessionEnd {
-        let passive_channel = match timeout(BROKER_REPLY_TIMEOUT, self.connection.amqp.create_channel()).await {
-            Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => return OwnershipSessionEnd::Failed(error.into()),
-            Err(late) => return OwnershipSessionEnd::Failed(late.into()),
-        };
-        let options = BasicConsumeOptions::default();
-        let membership =
-            passive_channel.basic_consume(MEMBERS_QUEUE.into(), "".into(), options, FieldTable::default()).await;
-        // Kept, as it holds the membership of this process.
-        let _membership = match membership {
-            Ok(membership) => membership,
-            Err(error) => return OwnershipSessionEnd::Failed(error.into()),
+        // The consumer is kept, as it holds the membership of this process.
+        let (passive_channel, _membership) = match self.join_members().await {
+            Ok(joined) => joined,
+            Err(error) => return OwnershipSessionEnd::Failed(error),
         };
         let mut tick = interval(BALANCE_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                order = commands.recv() => match order {
+                command = commands.recv() => match command {
                     Some(OwnershipCommand::Release(partition)) => self.release(partition).await,
                     Some(OwnershipCommand::Resign) | None => return OwnershipSessionEnd::Resigned,
                 },
                 Some(partition) = lost.recv() => self.on_partition_lost(partition).await,
                 _ = tick.tick() => {
-                    if !self.connection.lease.is_valid() {
-                        return OwnershipSessionEnd::Failed("the lease ended: the connection was abandoned or this process was paused".into());
-                    }
-                    match timeout(BROKER_REPLY_TIMEOUT, self.balance(&passive_channel)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => return OwnershipSessionEnd::Failed(error),
-                        Err(late) => return OwnershipSessionEnd::Failed(late.into()),
+                    if let Err(error) = self.on_tick(&passive_channel).await {
+                        return OwnershipSessionEnd::Failed(error);
                     }
                 }
             }
         }
     }
 
+    /// Makes this process count as a member. Returns the channel for checks of queues, and the consumer.
+    async fn join_members(&self) -> Result<(Channel, Consumer), BoxError> {
+        let channel = timeout(BROKER_REPLY_TIMEOUT, self.connection.amqp.create_channel()).await??;
+        let options = BasicConsumeOptions::default();
+        let membership = channel.basic_consume(MEMBERS_QUEUE.into(), "".into(), options, FieldTable::default()).await?;
+        Ok((channel, membership))
+    }
+
+    async fn on_tick(&mut self, passive_channel: &Channel) -> Result<(), BoxError> {
+        if !self.connection.pause_guard.is_intact() {
+            return Err("the connection was abandoned, or this process was paused".into());
+        }
+        timeout(BROKER_REPLY_TIMEOUT, self.balance(passive_channel)).await?
+    }
+
     /// Acquires free partitions up to the fair share; requests the release of those beyond it.
     async fn balance(&mut self, passive_channel: &Channel) -> Result<(), BoxError> {
-        let members = queue_counts(passive_channel, MEMBERS_QUEUE.into()).await?.1.max(1);
+        let members = queue_counts(passive_channel, MEMBERS_QUEUE.into()).await?.consumers.max(1);
         let share = fair_share(self.broker.partitions.count(), members);
-        let mut held = self.locks.len() - self.release_requested.len();
+        self.acquire_up_to(share, passive_channel).await?;
+        self.request_release_beyond(share).await;
+        metrics::MEMBERS.set(members as usize);
+        metrics::PARTITIONS_OWNED.set(self.locks.len());
+        Ok(())
+    }
+
+    /// The number of partitions that this process owns and keeps.
+    fn kept_count(&self) -> usize {
+        self.locks.len() - self.release_requested.len()
+    }
+
+    async fn acquire_up_to(&mut self, share: usize, passive_channel: &Channel) -> Result<(), BoxError> {
         let mut free: Vec<Partition> =
             self.broker.partitions.all().filter(|partition| !self.locks.contains_key(partition)).collect();
         // Two processes that look at the same moment should not compete for the same partition.
         fastrand::shuffle(&mut free);
-        let enough = Instant::now() + ACQUIRE_TIME_BUDGET;
+        let deadline = Instant::now() + ACQUIRE_TIME_BUDGET;
         let mut acquired = Vec::new();
         for partition in free {
-            if held >= share || Instant::now() >= enough {
+            if self.kept_count() >= share || Instant::now() >= deadline {
                 break;
             }
-            if queue_counts(passive_channel, control_queue(partition)).await?.1 == 0 && self.acquire(partition).await? {
-                held += 1;
+            let has_owner = queue_counts(passive_channel, control_queue(partition)).await?.consumers > 0;
+            if !has_owner && self.acquire(partition).await? {
                 acquired.push(partition.to_string());
             }
         }
         if !acquired.is_empty() {
             tracing::info!(partitions = acquired.join(" "), owned = self.locks.len(), "partitions acquired");
         }
-        let surplus = held.saturating_sub(share);
-        let spare: Vec<Partition> = self
-            .locks
-            .keys()
-            .filter(|partition| !self.release_requested.contains(partition))
-            .take(surplus)
-            .copied()
-            .collect();
+        Ok(())
+    }
+
+    async fn request_release_beyond(&mut self, share: usize) {
+        let surplus = self.kept_count().saturating_sub(share);
+        let kept = self.locks.keys().filter(|partition| !self.release_requested.contains(partition));
+        let spare: Vec<Partition> = kept.take(surplus).copied().collect();
         for partition in spare {
             self.release_requested.insert(partition);
             self.emit(OwnershipEvent::ReleaseRequested(partition)).await;
         }
-        metrics::MEMBERS.set(members as usize);
-        metrics::PARTITIONS_OWNED.set(self.locks.len());
-        Ok(())
     }
 
     /// Tries to become the owner; returns whether it did. A refusal means that another process was faster.
@@ -319,7 +329,7 @@ impl OwnershipSession<'_> {
 
     async fn release(&mut self, partition: Partition) {
         // Messages that could not be requeued are requeued before the locks end, when the connection is closed.
-        if !self.connection.lease.is_valid() {
+        if !self.connection.pause_guard.is_intact() {
             return;
         }
         // A command from before a reconnect does not concern the present lock.
@@ -349,7 +359,7 @@ impl OwnershipSession<'_> {
 
     /// Whatever ended the session, nothing is owned after it.
     async fn close(&mut self) {
-        self.connection.lease.end();
+        self.connection.pause_guard.abandon();
         metrics::PARTITIONS_OWNED.set(0);
         for (partition, lock) in &self.locks {
             lock.forwarder.abort();

@@ -188,8 +188,12 @@ impl Wake for News {
 
 enum State {
     Unconfirmed(BoxFuture<'static, Result<Confirmation, AttemptError>>),
-    /// The second field: the number up to which all must be confirmed until its own return would be known.
-    Confirmed(Result<PublishOutcome, AttemptError>, Option<u64>),
+    Confirmed {
+        /// The outcome, unless the broker has returned the message.
+        unless_returned: Result<PublishOutcome, AttemptError>,
+        /// lapin may hold this publish's return until every publish up to this number is confirmed. `None` if it can't.
+        return_known_after: Option<u64>,
+    },
     /// Nothing can change the outcome any more.
     Resolved(Result<PublishOutcome, AttemptError>),
 }
@@ -241,7 +245,7 @@ impl InFlight {
         }
         match self.entries.remove(at)?.state {
             State::Resolved(outcome) => Some(outcome),
-            State::Unconfirmed(_) | State::Confirmed(..) => None,
+            State::Unconfirmed(_) | State::Confirmed { .. } => None,
         }
     }
 
@@ -253,7 +257,7 @@ impl InFlight {
         }
         let Some(at) = self.position(number) else { return };
         self.entries[at].is_abandoned = true;
-        for entry in self.entries.iter().filter(|entry| matches!(entry.state, State::Confirmed(..))) {
+        for entry in self.entries.iter().filter(|entry| matches!(entry.state, State::Confirmed { .. })) {
             entry.wake();
         }
     }
@@ -290,13 +294,13 @@ impl InFlight {
     }
 
     fn record_confirm(&mut self, at: usize, confirmed: Result<Confirmation, AttemptError>) {
-        let (confirmed, returned) = match confirmed {
+        let (unless_returned, returned) = match confirmed {
             Ok(Confirmation::Ack(returned)) => (Ok(PublishOutcome::Accepted), returned),
             Ok(Confirmation::Nack(returned)) => (Ok(PublishOutcome::Rejected), returned),
             Ok(Confirmation::NotRequested) => (Err(AttemptError::uncertain("the channel does not confirm")), None),
             Err(failure) => (Err(failure), None),
         };
-        let known_after = returned.and_then(|returned| {
+        let return_known_after = returned.and_then(|returned| {
             let owner =
                 self.entries.iter().position(|entry| !entry.is_returned && entry.publish.is_returned_by(&returned));
             if let Some(owner) = owner {
@@ -304,7 +308,7 @@ impl InFlight {
             }
             (owner != Some(at)).then_some(self.last)
         });
-        self.entries[at].state = State::Confirmed(confirmed, known_after);
+        self.entries[at].state = State::Confirmed { unless_returned, return_known_after };
     }
 
     /// Resolves every publish whose outcome is certain, and wakes its caller, except for the one that asks.
@@ -330,12 +334,12 @@ impl Entry {
 
     /// Returns whether this made the outcome certain. All before the publish number `oldest` are confirmed.
     fn resolve(&mut self, oldest: u64) -> bool {
-        let State::Confirmed(confirmed, known_after) = &mut self.state else { return false };
-        if !self.is_returned && known_after.is_some_and(|number| number >= oldest) {
+        let State::Confirmed { unless_returned, return_known_after } = &mut self.state else { return false };
+        if !self.is_returned && return_known_after.is_some_and(|number| number >= oldest) {
             return false;
         }
-        let confirmed = std::mem::replace(confirmed, Ok(PublishOutcome::Accepted));
-        let outcome = if self.is_returned { confirmed.map(|_| PublishOutcome::Unroutable) } else { confirmed };
+        let outcome = std::mem::replace(unless_returned, Ok(PublishOutcome::Accepted));
+        let outcome = if self.is_returned { outcome.map(|_| PublishOutcome::Unroutable) } else { outcome };
         self.state = State::Resolved(outcome);
         true
     }

@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    ACCESS_REFUSED, BrokerUrl, NOT_FOUND, QueueSettings,
+    ACCESS_REFUSED, BrokerUrl, DELIVERY_MODE_PERSISTENT, NOT_FOUND, QueueSettings,
     connection::{open_channel, reply_code},
     headers::with_message_headers,
     owner_message,
@@ -63,7 +63,7 @@ const ENROLLED_QUEUE_INITIAL_DELAY: Duration = Duration::from_millis(5);
 /// The action in errors of owner messages.
 const OWNER_ACTION: &str = "notify the owner";
 
-/// How long a partition that has an owner is taken to keep it.
+/// How long a partition that was seen to have an owner is assumed to have one.
 const OWNER_SEEN_TTL: Duration = Duration::from_secs(1);
 
 /// How long a blocked connection is kept, before a new one is tried.
@@ -73,8 +73,6 @@ const MAX_BLOCKED_TIME: Duration = Duration::from_secs(60);
 ///
 /// Source: RabbitMQ documentation, "Memory and Disk Alarms".
 pub(super) const BLOCKED: &str = "the broker takes no messages at present: its memory or disk alarm is set";
-
-const DELIVERY_MODE_PERSISTENT: u8 = 2;
 
 /// Publishes over a connection that recovers from failures of the broker and freezes of a function.
 ///
@@ -231,8 +229,17 @@ impl RabbitMqPublisher {
         self.current().take_if(|connection| Arc::ptr_eq(connection, failed));
     }
 
-    /// Runs `act` on the connection, and once more on a new one, within the deadline.
-    async fn attempt<T, F, Fut>(&self, deadline: Instant, act: F) -> Result<T, AttemptError>
+    /// Runs `act` on the connection, and once more on a new one, within the time for one call.
+    async fn attempt<T, F, Fut>(&self, act: F) -> Result<T, AttemptError>
+    where
+        F: Fn(Arc<PublisherConnection>) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<T, AttemptError>> + Send,
+    {
+        self.attempt_until(Instant::now() + BROKER_OPERATION_TIMEOUT, act).await
+    }
+
+    /// The same, until the deadline.
+    async fn attempt_until<T, F, Fut>(&self, deadline: Instant, act: F) -> Result<T, AttemptError>
     where
         F: Fn(Arc<PublisherConnection>) -> Fut + Send + Sync,
         Fut: Future<Output = Result<T, AttemptError>> + Send,
@@ -284,7 +291,7 @@ impl RabbitMqPublisher {
                 Err(closed) => return Err(AttemptError::definite(closed)),
             },
         };
-        self.attempt(deadline, |connection| {
+        self.attempt_until(deadline, |connection| {
             let publish = Arc::clone(&publish);
             async move { connection.publish(publish).await }
         })
@@ -313,7 +320,7 @@ impl Publisher for RabbitMqPublisher {
 #[async_trait]
 impl RoomBindings for RabbitMqPublisher {
     async fn bind(&self, user: &UserId, room: &RoomId) -> Result<BindOutcome, Unavailable> {
-        let bound = self.attempt(Instant::now() + BROKER_OPERATION_TIMEOUT, |connection| {
+        let bound = self.attempt(|connection| {
             let (user, rooms) = (user.clone(), [room.clone()]);
             async move { Ok(connection.queues.bind_rooms(&connection.amqp, &user, &rooms).await?) }
         });
@@ -321,7 +328,7 @@ impl RoomBindings for RabbitMqPublisher {
     }
 
     async fn unbind(&self, user: &UserId, room: &RoomId) -> Result<(), Unavailable> {
-        let unbound = self.attempt(Instant::now() + BROKER_OPERATION_TIMEOUT, |connection| {
+        let unbound = self.attempt(|connection| {
             let (user, rooms) = (user.clone(), [room.clone()]);
             async move { Ok(connection.queues.unbind_rooms(&connection.amqp, &user, &rooms).await?) }
         });
@@ -366,12 +373,12 @@ impl QueueProvisioner for RabbitMqPublisher {
     }
 
     async fn request_queue(&self, user: &UserId, requester: &UserId) -> Result<QueueRequestOutcome, Unavailable> {
-        // Whatever is set here: the owner may be set to remove it.
+        // Regardless of our own setting, the owner's may remove the queue.
         let has_owner = self.has_owner(user).await?;
         if !has_owner && self.make_queue(user).await? {
             return Ok(QueueRequestOutcome::Created);
         }
-        // If there is no owner, the next one reads it.
+        // The request waits in the control queue for the next owner.
         self.send_queue_request(user, requester).await?;
         Ok(QueueRequestOutcome::Pending { has_owner })
     }
@@ -412,7 +419,7 @@ impl RabbitMqPublisher {
         if self.declare_is_refused.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let made = self.attempt(Instant::now() + BROKER_OPERATION_TIMEOUT, |connection| {
+        let made = self.attempt(|connection| {
             let user = user.clone();
             async move {
                 match connection.queues.ensure(&connection.amqp, &user, &self.queues).await {
@@ -435,7 +442,7 @@ impl RabbitMqPublisher {
     async fn wait_for_queue(&self, user: &UserId) -> Result<(), Unavailable> {
         let (deadline, mut wait) = (Instant::now() + ENROLLED_QUEUE_TIMEOUT, ENROLLED_QUEUE_INITIAL_DELAY);
         loop {
-            let answer = self.attempt(Instant::now() + BROKER_OPERATION_TIMEOUT, |connection| {
+            let answer = self.attempt(|connection| {
                 let user = user.clone();
                 async move { Ok(connection.queues.exists(&connection.amqp, &user).await?) }
             });
@@ -458,9 +465,8 @@ impl RabbitMqPublisher {
         if seen_at.is_some_and(|seen| seen.elapsed() < OWNER_SEEN_TTL) {
             return Ok(true);
         }
-        let answer = self.attempt(Instant::now() + BROKER_OPERATION_TIMEOUT, |connection| async move {
-            Ok(connection.queues.has_owner(&connection.amqp, partition).await?)
-        });
+        let answer = self
+            .attempt(|connection| async move { Ok(connection.queues.has_owner(&connection.amqp, partition).await?) });
         let has_owner = answer.await.map_err(|failure| unavailable(ACTION, failure.source))?;
         *seen_at = has_owner.then(Instant::now);
         Ok(has_owner)
@@ -472,7 +478,7 @@ impl RabbitMqPublisher {
     /// awaited all the same.
     async fn publish_best_effort(&self, publish: Publish) -> Result<PublishOutcome, AttemptError> {
         let publish = Arc::new(publish);
-        self.attempt(Instant::now() + BROKER_OPERATION_TIMEOUT, |connection| {
+        self.attempt(|connection| {
             let publish = Arc::clone(&publish);
             async move {
                 if connection.was_confirmed_recently() {

@@ -35,10 +35,10 @@ use tokio::{
 use super::{
     ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, QueueKind,
     connection::{BROKER_REPLY_TIMEOUT, open_channel, reply_code},
-    lease::Lease,
+    pause_guard::PauseGuard,
     topology::{
-        adopt_user_queue, bind_room, control_queue, declare_user_queue, queue_counts, unbind_room, unbind_user_queue,
-        user_queue,
+        QueueCounts, adopt_user_queue, bind_room, control_queue, declare_user_queue, queue_counts, unbind_room,
+        unbind_user_queue, user_queue,
     },
 };
 
@@ -121,8 +121,8 @@ impl FromStr for QueueKind {
 /// Declares and removes queues over a connection. A refusal closes its channel, so these have channels of their own.
 #[derive(Debug, Default)]
 pub(super) struct UserQueues {
-    /// Ends when a reply of the broker is late. A caller without a lease has its own deadline.
-    lease: Option<Arc<Lease>>,
+    /// Abandoned when a reply of the broker is late. Without it, the caller has a deadline of its own.
+    pause_guard: Option<Arc<PauseGuard>>,
     declare_channel: Mutex<Option<Channel>>,
     /// Declarations that senders request: however many there are, a connecting user does not wait for them.
     requests: Mutex<Option<Channel>>,
@@ -133,8 +133,8 @@ pub(super) struct UserQueues {
 
 impl UserQueues {
     /// For a connection that is dropped when a reply of the broker is late.
-    pub(super) fn with_lease(lease: Arc<Lease>) -> Self {
-        Self { lease: Some(lease), ..Self::default() }
+    pub(super) fn with_pause_guard(pause_guard: Arc<PauseGuard>) -> Self {
+        Self { pause_guard: Some(pause_guard), ..Self::default() }
     }
 
     /// Waits for a reply of the broker, and drops the connection when it is late. The time spent waiting for a turn
@@ -143,10 +143,10 @@ impl UserQueues {
         &self,
         done: impl Future<Output = Result<T, lapin::Error>>,
     ) -> Result<T, lapin::Error> {
-        let Some(lease) = &self.lease else { return done.await };
+        let Some(pause_guard) = &self.pause_guard else { return done.await };
         timeout(BROKER_REPLY_TIMEOUT, done).await.unwrap_or_else(|_| {
             tracing::warn!("the broker did not reply in time; reconnecting");
-            lease.end();
+            pause_guard.abandon();
             Err(io::Error::from(io::ErrorKind::TimedOut).into())
         })
     }
@@ -211,7 +211,8 @@ impl UserQueues {
     /// Whether a partition has an owner, which creates its users' queues.
     pub(super) async fn has_owner(&self, connection: &Connection, partition: Partition) -> Result<bool, lapin::Error> {
         // Without a control queue no consumer process has ever run.
-        Ok(self.queue_counts(connection, control_queue(partition)).await?.is_some_and(|(_, consumers)| consumers > 0))
+        let counts = self.queue_counts(connection, control_queue(partition)).await?;
+        Ok(counts.is_some_and(|counts| counts.consumers > 0))
     }
 
     /// Removes a user's queue if it is empty, as far as that is possible without losing a message.
@@ -253,7 +254,7 @@ impl UserQueues {
         connection: &Connection,
         user: &UserId,
     ) -> Result<(), lapin::Error> {
-        while self.queue_counts(connection, user_queue(user)).await?.is_some_and(|(_, consumers)| consumers > 0) {
+        while self.queue_counts(connection, user_queue(user)).await?.is_some_and(|counts| counts.consumers > 0) {
             sleep(REQUEUE_POLL_INTERVAL).await;
         }
         Ok(())
@@ -296,7 +297,7 @@ impl UserQueues {
         user: &UserId,
         rooms: &[RoomId],
     ) -> Result<BindOutcome, lapin::Error> {
-        // One user at a time, likewise.
+        // One user at a time: others on the channel would share a refusal.
         let mut bindings = self.bindings.lock().await;
         let channel = self.within_reply_timeout(open_channel(connection, &mut bindings)).await?;
         let bound = try_join_all(rooms.iter().map(|room| bind_room(&channel, user, room)));
@@ -325,15 +326,15 @@ impl UserQueues {
 
     /// The number of messages in a user's queue, if it exists.
     async fn message_count(&self, connection: &Connection, user: &UserId) -> Result<Option<u32>, lapin::Error> {
-        Ok(self.queue_counts(connection, user_queue(user)).await?.map(|(messages, _)| messages))
+        Ok(self.queue_counts(connection, user_queue(user)).await?.map(|counts| counts.messages))
     }
 
-    /// The numbers of messages and consumers of a queue, if it exists.
+    /// The counts of a queue, if it exists.
     async fn queue_counts(
         &self,
         connection: &Connection,
         queue: ShortString,
-    ) -> Result<Option<(u32, u32)>, lapin::Error> {
+    ) -> Result<Option<QueueCounts>, lapin::Error> {
         // One check at a time: two on one channel would share a refusal.
         let mut passive_channel = self.passive_channel.lock().await;
         let channel = self.within_reply_timeout(open_channel(connection, &mut passive_channel)).await?;
@@ -352,7 +353,7 @@ impl UserQueues {
 
     /// Deletes a queue if it is empty; returns whether it did.
     async fn delete(&self, connection: &Connection, user: &UserId) -> Result<bool, lapin::Error> {
-        // One removal at a time, likewise.
+        // One removal at a time: two on one channel would share a refusal.
         let mut delete_channel = self.delete_channel.lock().await;
         let channel = self.within_reply_timeout(open_channel(connection, &mut delete_channel)).await?;
         let options = QueueDeleteOptions { if_unused: true, if_empty: true, ..QueueDeleteOptions::default() };

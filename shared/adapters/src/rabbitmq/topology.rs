@@ -182,7 +182,7 @@ pub(super) async fn declare_user_queue(
 
 /// Uses a user's queue as it is, and returns its number of consumers; an error if it does not exist.
 pub(super) async fn adopt_user_queue(channel: &Channel, user: &UserId) -> Result<u32, lapin::Error> {
-    let (_, consumers) = queue_counts(channel, user_queue(user)).await?;
+    let QueueCounts { consumers, .. } = queue_counts(channel, user_queue(user)).await?;
     bind_user_queue(channel, user).await?;
     Ok(consumers)
 }
@@ -213,11 +213,19 @@ pub(super) async fn unbind_user_queue(channel: &Channel, user: &UserId) -> Resul
     channel.queue_unbind(user_queue(user), DIRECT_EXCHANGE.into(), routing_key(user), FieldTable::default()).await
 }
 
-/// The numbers of messages and consumers of a queue; an error if it does not exist.
-pub(super) async fn queue_counts(channel: &Channel, queue: ShortString) -> Result<(u32, u32), lapin::Error> {
+/// What the broker counts of a queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueCounts {
+    /// Messages that wait; unacked ones do not count.
+    pub(super) messages: u32,
+    pub(super) consumers: u32,
+}
+
+/// The counts of a queue; an error if it does not exist.
+pub(super) async fn queue_counts(channel: &Channel, queue: ShortString) -> Result<QueueCounts, lapin::Error> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let queue = channel.queue_declare(queue, options, FieldTable::default()).await?;
-    Ok((queue.message_count(), queue.consumer_count()))
+    Ok(QueueCounts { messages: queue.message_count(), consumers: queue.consumer_count() })
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Redis (or Valkey) behind [`ConnectionRegistry`](kschat_core::ports::ConnectionRegistry),
 //! [`IdempotencyStore`](kschat_core::ports::IdempotencyStore), [`BacklogStore`](kschat_core::ports::BacklogStore),
 //! [`SenderShares`](kschat_core::ports::SenderShares),
-//! [`ReceiptStore`](kschat_core::ports::ReceiptStore) and [`PresenceStore`](kschat_core::ports::PresenceStore).
+//! [`ReceiptStore`](kschat_core::ports::ReceiptStore), [`PresenceStore`](kschat_core::ports::PresenceStore) and
+//! [`RoomMemberships`](kschat_core::ports::RoomMemberships).
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -70,7 +71,7 @@ const REDIS_OPERATION_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long receipts are stored after the last one of a pair, unless messages have another retention.
 const DEFAULT_RECEIPT_RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// Stores connections and `rno`s in Redis.
+/// Stores in Redis what the functions and the consumer share: the [module](self) lists the keys.
 ///
 /// One connection carries all commands at once. Nothing checks whether it is alive, as a frozen function could not
 /// know: a command that fails or is late is sent again on a new one.

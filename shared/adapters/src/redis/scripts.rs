@@ -22,10 +22,10 @@ macro_rules! script {
 pub(super) static CREATE: LazyLock<LoadedScript> = script!("keys.lua", "account.lua", "sessions.lua", "create.lua");
 pub(super) static UPDATE: LazyLock<LoadedScript> = script!("keys.lua", "sessions.lua", "update.lua");
 pub(super) static RESTORE: LazyLock<LoadedScript> = script!("keys.lua", "sessions.lua", "restore.lua");
-pub(super) static CHARGE_SESSION: LazyLock<LoadedScript> = script!("keys.lua", "account.lua", "enter.lua");
-pub(super) static END_CONNECTION: LazyLock<LoadedScript> = script!("keys.lua", "sessions.lua", "end.lua");
+pub(super) static CHARGE_SESSION: LazyLock<LoadedScript> = script!("keys.lua", "account.lua", "charge_session.lua");
+pub(super) static END_CONNECTION: LazyLock<LoadedScript> = script!("keys.lua", "sessions.lua", "end_connection.lua");
 pub(super) static REMOVE: LazyLock<LoadedScript> = script!("keys.lua", "sessions.lua", "remove.lua");
-pub(super) static ROTATE_SHARES: LazyLock<LoadedScript> = script!("rotate.lua");
+pub(super) static ROTATE_SHARES: LazyLock<LoadedScript> = script!("rotate_shares.lua");
 pub(super) static RELEASE_SHARE: LazyLock<LoadedScript> = script!("release_share.lua");
 
 /// A script, and its hash in Redis.
@@ -81,9 +81,9 @@ const OLDEST: u16 = 7;
 /// Source: Redis, "INFO". Valkey also reports the version of Redis that it is compatible with.
 fn misfit(server: &str, cluster: &str) -> Option<String> {
     if cluster.contains("cluster_enabled:1") {
-        let cure = "this Redis runs as a cluster, where a session can't change in one step: use one with cluster mode \
+        let hint = "this Redis runs as a cluster, where a session can't change in one step: use one with cluster mode \
                     disabled";
-        return Some(cure.to_owned());
+        return Some(hint.to_owned());
     }
     let version = server.lines().find_map(|line| line.strip_prefix("redis_version:"))?.trim();
     let major: u16 = version.split('.').next()?.parse().ok()?;

@@ -231,14 +231,14 @@ impl ConnectionRegistry for RedisRegistry {
             message_arguments(&mut call, message);
         }
         let found: Option<(String, String, u64, u8, u8)> = self.run_one("read a session", call).await?;
-        let Some((stored, verdict, wait, others, kick)) = found else { return Ok(None) };
+        let Some((stored, verdict, wait, others, should_disconnect)) = found else { return Ok(None) };
         let session = read_session(&stored).map_err(undecodable)?;
         let wait = Duration::from_millis(wait);
         let verdict = match verdict.as_str() {
             "granted" => ChargeVerdict::Granted,
             "limited" => ChargeVerdict::Limited(wait),
             "full" => ChargeVerdict::ShareFull,
-            "blocked" => ChargeVerdict::Blocked { left: wait, should_disconnect: kick == 1 },
+            "blocked" => ChargeVerdict::Blocked { left: wait, should_disconnect: should_disconnect == 1 },
             _ => return Err(undecodable("an unknown verdict")),
         };
         Ok(Some(ChargedSession { session, has_other_devices: others == 1, verdict }))

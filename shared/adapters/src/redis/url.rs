@@ -27,10 +27,10 @@ impl FromStr for RedisUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const WANTED: &str = "must be a Redis URL such as rediss://:password@host:6379/0";
-        let wrong = |_| WANTED.to_owned();
+        const HINT: &str = "must be a Redis URL such as rediss://:password@host:6379/0";
+        let wrong = |_| HINT.to_owned();
         if !text.contains("unix:") {
-            only_parameters(&service_url(text, &["redis", "rediss", "valkey", "valkeys"], WANTED)?, &["protocol"])?;
+            only_parameters(&service_url(text, &["redis", "rediss", "valkey", "valkeys"], HINT)?, &["protocol"])?;
         }
         let info = text.into_connection_info().map_err(wrong)?;
         // Commands are small, and a caller waits for each.
@@ -68,7 +68,7 @@ impl RedisUrl {
         } else if is("NOPERM") {
             format!("Redis does not let user `{user}` do that: are its permissions right?")
         } else {
-            return tls::with_cure(error.into());
+            return tls::with_hint(error.into());
         };
         Box::new(Refused(refused))
     }
@@ -119,9 +119,9 @@ mod tests {
             ("http://:hunter@redis", "Redis URL"),
             ("redis:6379", "Redis URL"),
         ];
-        for (url, cure) in refused {
+        for (url, hint) in refused {
             let error = url.parse::<RedisUrl>().err().unwrap_or_else(|| "nothing".to_owned());
-            assert!(error.contains(cure) && !error.contains("hunter"), "{url}: {error}");
+            assert!(error.contains(hint) && !error.contains("hunter"), "{url}: {error}");
         }
     }
 }

@@ -3,15 +3,23 @@
 use std::{net::SocketAddr, process::ExitCode, str::FromStr, sync::Arc, time::Duration};
 
 use clap::Args;
-use kschat_adapters::{config::Environment, signal::stop_requested};
+use kschat_adapters::{
+    config::{Environment, Reported},
+    signal::stop_requested,
+};
 use kschat_edge::{
-    Edge, MAX_RULES, Rule, Settings, functions::Remote, loopback::Origin, routes::Selection, server::Server, template,
+    Edge, MAX_RULES, Rule, Settings,
+    functions::Remote,
+    loopback::Origin,
+    routes::{Routes, Selection},
+    server::Server,
+    template,
 };
 
 use super::{address, fail, functions, positive_time, print_text};
 use crate::stack::Options;
 
-/// Maximum payload of a control frame, in bytes.
+/// The minimum of `--max-frame`, in bytes: a control frame may have a payload of that size.
 ///
 /// Source: RFC 6455, section 5.5.
 const MIN_FRAME_BYTES: usize = 125;
@@ -102,28 +110,12 @@ pub(super) struct EdgeCommand {
 }
 
 impl EdgeArgs {
-    pub(super) fn settings(self, env: &mut Environment) -> Option<Settings> {
-        let mut routes = match self.routes.as_deref().map(template::read) {
-            None => Settings::default().routes,
-            Some(Ok(read)) => {
-                for warning in read.warnings {
-                    tracing::warn!("--routes: {warning}");
-                }
-                read.routes
-            }
-            Some(Err(problem)) => {
-                env.problem("--routes", problem);
-                return None;
-            }
-        };
+    pub(super) fn settings(self, env: &mut Environment) -> Result<Settings, Reported> {
         if self.faults.len() > MAX_RULES {
-            env.problem("--fault", format!("at most {MAX_RULES} rules"));
-            return None;
+            env.problem("--fault", format_args!("at most {MAX_RULES} rules"));
         }
-        if let Some(selection) = self.route_selection {
-            routes.selection = selection;
-        }
-        Some(Settings {
+        let routes = read_routes(env, self.routes.as_deref(), self.route_selection)?;
+        Ok(Settings {
             stage: self.stage,
             routes,
             idle: self.idle,
@@ -147,6 +139,24 @@ impl EdgeArgs {
     }
 }
 
+/// The routes of a file, or kschat's own.
+fn read_routes(env: &mut Environment, file: Option<&str>, selection: Option<Selection>) -> Result<Routes, Reported> {
+    let mut routes = match file.map(template::read) {
+        None => Settings::default().routes,
+        Some(Ok(read)) => {
+            for warning in read.warnings {
+                tracing::warn!("--routes: {warning}");
+            }
+            read.routes
+        }
+        Some(Err(problem)) => return Err(env.problem("--routes", problem)),
+    };
+    if let Some(selection) = selection {
+        routes.selection = selection;
+    }
+    Ok(routes)
+}
+
 /// Settings of an edge that runs alone in its process.
 pub(super) struct StandaloneEdge {
     listen: SocketAddr,
@@ -155,9 +165,10 @@ pub(super) struct StandaloneEdge {
 }
 
 impl EdgeCommand {
-    pub(super) fn options(self, env: &mut Environment) -> Option<StandaloneEdge> {
-        let functions = functions(env, Some(self.functions))?;
-        Some(StandaloneEdge { listen: self.listen, functions: functions?, settings: self.edge.settings(env)? })
+    pub(super) fn options(self, env: &mut Environment) -> Result<StandaloneEdge, Reported> {
+        let functions = functions(env, self.functions);
+        let settings = self.edge.settings(env);
+        Ok(StandaloneEdge { listen: self.listen, functions: functions?, settings: settings? })
     }
 }
 

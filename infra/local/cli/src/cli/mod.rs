@@ -9,15 +9,16 @@ use std::{io::Write, net::SocketAddr, process::ExitCode, sync::Arc, time::Durati
 
 use clap::{Args, Parser, Subcommand};
 use kschat_adapters::{
-    config::{self, Address, Backends, EXIT_CONFIG, Environment, LogSettings, MetricsSettings},
+    config::{self, Address, Backends, EXIT_CONFIG, Environment, LogSettings, MetricsSettings, Reported},
     install_crypto_provider,
     jwt::{check_secret, sign_v1_token},
     log,
     metrics::collect_for_service,
+    rabbitmq::QueueSettings,
     signal::stop_requested,
 };
 use kschat_core::{Clock, SystemClock, delivery, inbound::send::UnknownRecipientPolicy};
-use kschat_edge::chain::error_chain;
+use kschat_edge::error_chain::error_chain;
 use kschat_protocol::UserId;
 
 use self::{
@@ -133,7 +134,7 @@ pub async fn run() -> ExitCode {
     env.set("LOG_FORMAT", cli.log);
     // The next steps may already log.
     let logging = LogSettings::read(&mut env);
-    if let Some(logging) = &logging {
+    if let Ok(logging) = &logging {
         log::init(logging.format, logging.filter.as_deref());
     }
     match cli.command {
@@ -173,62 +174,66 @@ fn print_token(args: Token, mut env: Environment) -> ExitCode {
 
 impl Serve {
     /// Command-line options override environment variables; both are validated the same way.
-    fn options(self, env: &mut Environment) -> Option<Options> {
+    fn options(self, env: &mut Environment) -> Result<Options, Reported> {
         env.set("AMQP_URL", self.amqp_url);
         env.set("REDIS_URL", self.redis_url);
         env.set("PARTITIONS", self.partitions);
         env.set("JWT_SECRET", self.secret.jwt_secret);
         env.set("UNKNOWN_RECIPIENT", self.refuse_strangers.then(|| "refuse".to_owned()));
         let queues = config::read_queue_settings(env);
-        let (partitions, backends) = match Backends::read_if_set(env) {
-            Some(Some(backends)) => (Some(backends.partitions), Some(Some(backends))),
-            Some(None) => (config::read_partitions(env), Some(None)),
-            None => (None, None),
-        };
-        let limits = queues.as_ref().and_then(|queues| config::read_limits(env, queues));
+        let limits = config::read_limits(env, queues);
+        let backends = Backends::read_if_set(env);
+        let partitions = config::read_partitions(env);
         let secret = secret(env, self.listen);
         let message_id_key = config::message_id_key_if_set(env);
-        let functions = functions(env, self.functions);
+        let functions = self.functions.map(|url| functions(env, url)).transpose();
+        let consumer = !self.no_consumer;
+        if let (Ok(functions), Ok(None)) = (&functions, &backends) {
+            report_messages_that_leave(env, functions.is_some(), consumer);
+        }
         let edge = self.edge.settings(env);
-        let options = Options {
+        let queues = queues?;
+        Ok(Options {
             listen: self.listen,
             edge: edge?,
             secret: secret?,
             message_id_key: message_id_key?,
             partitions: partitions?,
-            unknown_recipients: if queues?.keeps_empty {
-                UnknownRecipientPolicy::Reject
-            } else {
-                UnknownRecipientPolicy::Queue
-            },
+            unknown_recipients: unknown_recipients(&queues),
             heartbeat: delivery::DEFAULT_HEARTBEAT,
-            queues: queues?,
+            queues,
             limits: limits?,
             backends: backends?.map(|Backends { broker, redis, .. }| stack::Backends { broker, redis }),
             functions: functions?,
-            consumer: !self.no_consumer,
+            consumer,
             metrics: None,
-        };
-        let is_apart = options.functions.is_some() == options.consumer;
-        if is_apart && options.backends.is_none() {
-            let cure = "messages leave this process: give --amqp-url and --redis-url, or both of --functions and \
-                        --no-consumer";
-            env.problem(if options.consumer { "--functions" } else { "--no-consumer" }, cure);
-        }
-        Some(options)
+        })
     }
 }
 
-fn secret(env: &mut Environment, listen: SocketAddr) -> Option<String> {
+const fn unknown_recipients(queues: &QueueSettings) -> UnknownRecipientPolicy {
+    if queues.keeps_empty { UnknownRecipientPolicy::Reject } else { UnknownRecipientPolicy::Queue }
+}
+
+/// Reports a stack without a broker and a registry of its own, of which only functions or only the consumer are in this
+/// process.
+fn report_messages_that_leave(env: &mut Environment, has_remote_functions: bool, has_consumer: bool) {
+    if has_remote_functions == has_consumer {
+        let hint =
+            "messages leave this process: give --amqp-url and --redis-url, or both of --functions and --no-consumer";
+        env.problem(if has_consumer { "--functions" } else { "--no-consumer" }, hint);
+    }
+}
+
+fn secret(env: &mut Environment, listen: SocketAddr) -> Result<String, Reported> {
     let secret = env.local_secret();
     if !listen.ip().is_loopback() && secret.as_ref().is_none_or(|secret| secret.len() < MIN_SECRET_BYTES) {
         let problem =
             format!("{listen} is not loopback: set a secret of your own, of at least {MIN_SECRET_BYTES} bytes");
-        env.problem("JWT_SECRET", problem);
-        return None;
+        return Err(env.problem("JWT_SECRET", problem));
     }
     let usable = local_secret(env).and_then(|secret| check_secret(&secret).map(|()| secret));
-    usable.map_err(|error| env.problem("JWT_SECRET", error)).ok()
+    usable.map_err(|error| env.problem("JWT_SECRET", error))
 }
 
 /// The secret for local tokens: the configured one, or one generated for the developer of this machine.
@@ -240,17 +245,14 @@ fn development_key(env: &Environment) -> Result<DevelopmentKey, String> {
     DevelopmentKey::of(env.config_folder().as_deref()).map_err(|error| error_chain(&error))
 }
 
-/// An inner `None` is a stack with its functions in this process.
-fn functions(env: &mut Environment, url: Option<String>) -> Option<Option<String>> {
-    let is_plain = |url: &String| {
-        let host = url.strip_prefix("http://").and_then(|rest| rest.split(['/', ':']).next());
-        host.is_some_and(|host| !host.is_empty()) && !url.contains('@')
-    };
-    if url.as_ref().is_some_and(|url| !is_plain(url)) {
-        env.problem("--functions", "must be an http URL without a password, such as http://127.0.0.1:9000");
-        return None;
+/// Checks the address of functions in other processes.
+fn functions(env: &mut Environment, url: String) -> Result<String, Reported> {
+    let host = url.strip_prefix("http://").and_then(|rest| rest.split(['/', ':']).next());
+    if host.is_none_or(str::is_empty) || url.contains('@') {
+        let problem = "must be an http URL without a password, such as http://127.0.0.1:9000";
+        return Err(env.problem("--functions", problem));
     }
-    Some(url)
+    Ok(url)
 }
 
 async fn serve(mut options: Options) -> ExitCode {
@@ -316,4 +318,23 @@ fn fail(error: &(impl std::fmt::Display + ?Sized), code: u8) -> ExitCode {
     // Standard error is the last resort: if it is closed, the exit code still tells.
     let _ = writeln!(std::io::stderr(), "kschat: {error}");
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_of_options_and_variables_is_reported() {
+        let variables = [("JWT_SECRET", "a secret of the tests"), ("MESSAGE_RETENTION", "5"), ("SEND_RATE", "0")];
+        let mut env = Environment::from_variables(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let cli = Cli::parse_from(["kschat", "--partitions", "0", "--routes", "/no/such/file", "--no-consumer"]);
+        let options = cli.serve.options(&mut env);
+        let report = env.finish(options).err().unwrap().to_string();
+        for part in
+            ["5 problem(s)", "MESSAGE_RETENTION: ", "SEND_RATE: ", "PARTITIONS: ", "--routes: ", "--no-consumer: "]
+        {
+            assert!(report.contains(part), "{part} is missing in: {report}");
+        }
+    }
 }

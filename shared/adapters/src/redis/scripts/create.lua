@@ -1,7 +1,7 @@
 -- Creates a connection conditionally. Returns {'done'}, {'many', 1 if the others should be checked}, {'limited',
 -- milliseconds}, {'taken'} or {'gone'}.
 local connection, user, stored, partition = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local reachable, forgotten, now = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local reachable, retained_until, now = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
 local limit, burst, interval = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 -- Empty unless the connection moves from a provisional user.
 local instead_of, instead_partition = ARGV[11], ARGV[12]
@@ -37,6 +37,6 @@ if redis.call('HLEN', connections) >= limit then
     end
 end
 
-if known then take_away(known_user, connection, instead_partition) end
-write(connection, user, stored, partition, reachable, forgotten, now)
+if known then remove_connection(known_user, connection, instead_partition) end
+write(connection, user, stored, partition, reachable, retained_until, now)
 return { 'done', false }

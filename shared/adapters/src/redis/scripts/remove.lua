@@ -3,5 +3,5 @@ local connection, user, partition = ARGV[1], ARGV[2], ARGV[3]
 
 local known = redis.call('GET', session_key(connection))
 if known and user_of(known) == user then redis.call('DEL', session_key(connection)) end
-take_away(user, connection, partition)
+remove_connection(user, connection, partition)
 return 1

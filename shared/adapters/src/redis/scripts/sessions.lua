@@ -13,17 +13,17 @@ local function keep_until(key, moment)
 end
 
 -- Writes a session in both places, and its user among those who are online.
-local function write(connection, user, stored, partition, reachable, forgotten, now)
+local function write(connection, user, stored, partition, reachable, retained_until, now)
     local connections, online = connections_key(user), online_key(partition)
-    redis.call('SET', session_key(connection), stored, 'PXAT', forgotten)
+    redis.call('SET', session_key(connection), stored, 'PXAT', retained_until)
     redis.call('HSET', connections, connection, stored)
-    keep_until(connections, forgotten)
+    keep_until(connections, retained_until)
     redis.call('ZADD', online, 'GT', reachable, user)
     redis.call('ZREMRANGEBYSCORE', online, '-inf', now)
 end
 
 -- Removes a connection from a user, who is offline if it was the last one.
-local function take_away(user, connection, partition)
+local function remove_connection(user, connection, partition)
     local connections = connections_key(user)
     redis.call('HDEL', connections, connection)
     if redis.call('EXISTS', connections) == 0 then redis.call('ZREM', online_key(partition), user) end

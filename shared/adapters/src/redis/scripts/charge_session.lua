@@ -2,6 +2,11 @@
 -- other devices, is to be disconnected}, or nothing for an unknown connection.
 local connection, now = ARGV[1], tonumber(ARGV[2])
 local bucket, cost, burst, interval = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+-- Only a message has the rest: its recipient, empty for a room; the bucket of new recipients; what it counts of the
+-- sender's share, the share, and how long it counts; the bucket of messages to rooms, and what it costs there.
+local to, new_burst, new_interval = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local weight, share, retention = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
+local room_burst, room_interval, room_cost = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
 
 local stored = redis.call('GET', session_key(connection))
 if not stored then return false end
@@ -10,8 +15,6 @@ local own = '{' .. part(user) .. '}'
 local account_key = 'ks:b:' .. own
 local account = read_account(account_key)
 
--- The arguments of a message follow: its recipient, empty for a room.
-local to = ARGV[7]
 local expires = number_in(stored, 'expires')
 -- Nothing is counted for a message that may not be sent.
 if string.byte(user) == 1 or (expires and expires <= now) then to = nil end
@@ -34,7 +37,6 @@ end
 
 -- Counts a recipient to whom the user has not written lately. Returns the time to wait.
 local function count_recipient()
-    local new_burst, new_interval = tonumber(ARGV[8]), tonumber(ARGV[9])
     if new_burst == 0 then return 0 end
     local known = 'ks:k:' .. own
     local last = redis.call('ZSCORE', known, to)
@@ -52,7 +54,6 @@ end
 
 -- Counts a message towards the sender's share of the recipient's queue, unless that is full.
 local function fits_share()
-    local weight, share, retention = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
     if share == 0 then return true end
     local recent = user_key('f', to)
     local counted = redis.call('HINCRBY', recent, user, weight)
@@ -79,15 +80,15 @@ local function refusal()
     local wait = 0
     if to ~= '' then
         wait = count_recipient()
-    elseif tonumber(ARGV[13]) > 0 then
-        wait = take(account, ROOMS, tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15]), now)
+    elseif room_burst > 0 then
+        wait = take(account, ROOMS, room_burst, room_interval, room_cost, now)
     end
     if wait > 0 then return 'limited', wait end
     if to ~= '' and bucket == SENDS and not fits_share() then return 'full', 0 end
     return nil
 end
 
-local verdict, wait, kick, others = 'granted', 0, 0, 0
+local verdict, wait, should_disconnect, others = 'granted', 0, 0, 0
 if account[BLOCKED] > now then
     verdict = 'blocked'
 else
@@ -102,9 +103,9 @@ end
 if verdict == 'blocked' then
     wait = math.ceil(account[BLOCKED] - now)
     if account[TOLD] <= now then
-        account[TOLD], account.changed, kick = now + KICK_AGAIN, true, 1
+        account[TOLD], account.changed, should_disconnect = now + KICK_AGAIN, true, 1
     end
 end
 if account.changed then write_account(account_key, account, now) end
 if verdict == 'granted' and bucket == SENDS and to and to ~= '' then others = has_other_devices() end
-return { stored, verdict, wait, others, kick }
+return { stored, verdict, wait, others, should_disconnect }

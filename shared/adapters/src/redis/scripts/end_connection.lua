@@ -7,7 +7,7 @@ local session = known and cjson.decode(known)
 local user = session and session.user or redis.call('GET', ended_key(connection)) or ''
 if known then
     redis.call('DEL', session_key(connection))
-    if session.partition then take_away(user, connection, session.partition) end
+    if session.partition then remove_connection(user, connection, session.partition) end
 end
 -- Last, and whether or not there is memory for it: an ended connection must be gone.
 redis.pcall('SET', ended_key(connection), user, 'PX', ENDED_KEPT)

@@ -50,27 +50,27 @@ mod tests {
 
     #[test]
     fn it_is_a_set_whatever_the_order() {
-        let (mut marks, mut set) = (NumberSet::default(), HashSet::new());
+        let (mut numbers, mut set) = (NumberSet::default(), HashSet::new());
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..5_000 {
             let number = random.u64(..2_000);
-            assert_eq!(marks.insert(number), set.insert(number));
+            assert_eq!(numbers.insert(number), set.insert(number));
         }
-        assert!((0..2_100).all(|number| marks.contains(number) == set.contains(&number)));
+        assert!((0..2_100).all(|number| numbers.contains(number) == set.contains(&number)));
     }
 
     #[test]
     fn number_set_without_gaps_uses_one_word() {
-        let mut marks = NumberSet::default();
-        assert!((0..1_000_000).all(|number| marks.insert(number)));
-        assert!(marks.words.len() <= 1 && !marks.insert(77));
+        let mut numbers = NumberSet::default();
+        assert!((0..1_000_000).all(|number| numbers.insert(number)));
+        assert!(numbers.words.len() <= 1 && !numbers.insert(77));
     }
 
     #[test]
     fn number_set_gap_costs_one_bit_each() {
-        let mut marks = NumberSet::default();
-        assert!((1..100_000).all(|number| marks.insert(number)));
-        assert!(marks.words.len() * size_of::<u64>() <= 100_000 / 8 + 8);
-        assert!(marks.insert(0) && marks.words.len() <= 1);
+        let mut numbers = NumberSet::default();
+        assert!((1..100_000).all(|number| numbers.insert(number)));
+        assert!(numbers.words.len() * size_of::<u64>() <= 100_000 / 8 + 8);
+        assert!(numbers.insert(0) && numbers.words.len() <= 1);
     }
 }
