@@ -130,8 +130,8 @@ impl QueueConsumer for FaultyDeliveries {
         self.inner.try_next()
     }
 
-    fn has_lease(&self) -> bool {
-        self.inner.has_lease()
+    fn owns_unacked(&self) -> bool {
+        self.inner.owns_unacked()
     }
 
     async fn ack(&mut self, tags: &[DeliveryTag]) -> Result<(), Unavailable> {

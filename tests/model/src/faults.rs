@@ -68,5 +68,5 @@ pub enum Mistake {
     /// Dropping a second copy of a message settles the first one.
     DropSettlesTheFirst,
     /// A consumer that was frozen for long continues to push, as if it owned the partition.
-    IgnoresLease,
+    IgnoresPause,
 }

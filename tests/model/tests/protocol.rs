@@ -101,7 +101,7 @@ fn protocol_survives_queue_creation_and_removal() {
 fn stale_owner_reorders_only_without_lease_check() {
     let unaware = Faults { cut_off: 1, swallowed: 1, ..NONE };
     holds(Protocol { faults: unaware, ..SMALL });
-    let careless = Protocol { mistake: Some(Mistake::IgnoresLease), faults: Faults { frozen: 1, ..NONE }, ..LARGER };
+    let careless = Protocol { mistake: Some(Mistake::IgnoresPause), faults: Faults { frozen: 1, ..NONE }, ..LARGER };
     holds(careless);
     let found = fails(Protocol { window: 1, devices: 2, messages: 2, ..careless });
     assert_eq!(found.wrong, "a device shows a message in the wrong place");

@@ -379,7 +379,7 @@ impl QueueConsumer for RabbitMqQueueConsumer {
         self.track_delivery(item)
     }
 
-    fn has_lease(&self) -> bool {
+    fn owns_unacked(&self) -> bool {
         self.connection.pause_guard.is_intact()
     }
 

@@ -15,7 +15,9 @@ use std::{
 
 use async_trait::async_trait;
 use kschat_core::{
-    Partitions, metrics,
+    Partitions,
+    backoff::Backoff,
+    metrics,
     ports::{
         BindOutcome, BoxError, OwnerChannel, OwnerMessage, PublishError, Publisher, QueueProvisioner,
         QueueRequestOutcome, RoomBindings, Unavailable,
@@ -57,8 +59,8 @@ const MAX_IN_FLIGHT_PUBLISHES: usize = 512;
 /// The wait for the queue of a user who has connected, where this broker user may not create it.
 const ENROLLED_QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The first delay within that wait; it doubles each time.
-const ENROLLED_QUEUE_INITIAL_DELAY: Duration = Duration::from_millis(5);
+/// Waits between two looks for it.
+const ENROLLED_QUEUE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(5), cap: Duration::from_millis(320) };
 
 /// The action in errors of owner messages.
 const OWNER_ACTION: &str = "notify the owner";
@@ -440,7 +442,7 @@ impl RabbitMqPublisher {
 
     /// Waits until the owner has created a user's queue. A slow owner creates it all the same.
     async fn wait_for_queue(&self, user: &UserId) -> Result<(), Unavailable> {
-        let (deadline, mut wait) = (Instant::now() + ENROLLED_QUEUE_TIMEOUT, ENROLLED_QUEUE_INITIAL_DELAY);
+        let (deadline, mut looks) = (Instant::now() + ENROLLED_QUEUE_TIMEOUT, 0);
         loop {
             let answer = self.attempt(|connection| {
                 let user = user.clone();
@@ -450,8 +452,8 @@ impl RabbitMqPublisher {
             if is_there || Instant::now() >= deadline {
                 return Ok(());
             }
-            sleep(wait).await;
-            wait *= 2;
+            sleep(ENROLLED_QUEUE_BACKOFF.longest_wait(looks)).await;
+            looks += 1;
         }
     }
 

@@ -25,7 +25,7 @@ pub enum DeliveryEnd {
     Offline,
     /// Delivery was stopped.
     Stopped,
-    /// The unacknowledged messages are no longer leased to this process.
+    /// The unacknowledged messages no longer belong to this process.
     Lost,
     /// A dependency has failed for too long: try again later.
     Failed,

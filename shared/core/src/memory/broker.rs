@@ -263,7 +263,7 @@ impl QueueConsumer for MemoryQueueConsumer {
         self.on_queue(Queue::take_next).flatten()
     }
 
-    fn has_lease(&self) -> bool {
+    fn owns_unacked(&self) -> bool {
         true
     }
 

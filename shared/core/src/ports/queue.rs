@@ -112,7 +112,7 @@ impl DeadLetterReason {
 /// Consumes one user's queue, in its order.
 #[async_trait]
 pub trait QueueConsumer: Send + Sync {
-    /// Waits for the next message; `None` when the lease has ended and the broker has requeued the messages.
+    /// Waits for the next message; `None` when the broker has requeued the messages.
     ///
     /// Cancellation-safe: no message is lost.
     async fn next(&mut self) -> Option<Delivery>;
@@ -120,9 +120,9 @@ pub trait QueueConsumer: Send + Sync {
     /// The next message, if it is buffered already.
     fn try_next(&mut self) -> Option<Delivery>;
 
-    /// Whether the unacked messages are still leased to this process. They are not after a pause long enough for the
+    /// Whether the unacked messages still belong to this process. They do not after a pause long enough for the
     /// broker to drop it.
-    fn has_lease(&self) -> bool;
+    fn owns_unacked(&self) -> bool;
 
     /// Acks messages, which removes them from the queue: the promise to the sender is kept.
     ///

@@ -12,8 +12,8 @@ pub struct Consumer {
     is_frozen: bool,
     /// Whether the broker has its connection, and so its unacked deliveries.
     is_linked: bool,
-    /// Whether it believes to be the owner: the lease has not ended.
-    is_leased: bool,
+    /// Whether it believes that the unacked messages are its own.
+    owns_unacked: bool,
     /// Whether no more copies are in flight to the queue that it has unbound.
     has_waited: bool,
     /// The user's delivery task, if any.
@@ -188,7 +188,7 @@ impl Protocol {
     fn acquire(&self, state: &State, c: usize, steps: &mut Steps) {
         let is_first = state.consumers[..c].iter().all(|other| other.delivery.is_some());
         if state.owner.is_none() && is_first {
-            let consumer = Consumer { is_linked: true, is_leased: true, ..Consumer::default() };
+            let consumer = Consumer { is_linked: true, owns_unacked: true, ..Consumer::default() };
             let owner = u8::try_from(c).ok();
             steps.push((Step::Acquire(c), State { owner, ..state.with_consumer(c, consumer) }));
         }
@@ -219,9 +219,9 @@ impl Protocol {
         let thawed = Consumer { is_frozen: false, ..consumer };
         steps.push((Step::Thaw(c), state.with_consumer(c, thawed)));
         if consumer.is_linked {
-            // No heartbeat. When it thaws, its lease shows that it was away.
+            // No heartbeat. When it thaws, its pause guard shows that it was away.
             let mut next = state.cut_off(c);
-            next.consumers[c].is_leased = self.is(Mistake::IgnoresLease);
+            next.consumers[c].owns_unacked = self.is(Mistake::IgnoresPause);
             steps.push((Step::CutOff(c), next));
         }
     }
@@ -236,7 +236,7 @@ impl Protocol {
         if !state.consumers[c].is_linked {
             steps.push((Step::NoticeLoss(c), state.with_consumer(c, Consumer::default())));
         }
-        if state.consumers[c].is_leased {
+        if state.consumers[c].owns_unacked {
             self.push(state, c, delivery, steps);
         }
         let joined = delivery.joined_by(state, true);

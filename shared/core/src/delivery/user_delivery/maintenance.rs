@@ -41,7 +41,7 @@ impl UserDelivery<'_> {
     /// Pushes ephemeral events to the connections that know of them.
     pub(super) async fn push_events(&mut self, events: VecDeque<EphemeralEvent>) -> Result<(), DeliveryEnd> {
         self.drop_expired();
-        if !self.queue_consumer.has_lease() {
+        if !self.queue_consumer.owns_unacked() {
             return Err(DeliveryEnd::Lost);
         }
         let gone = self.connections.post_events(&*self.deps.edge, events, self.deps.clock.now()).await;

@@ -31,7 +31,7 @@ impl UserDelivery<'_> {
                 // All are gone; a new one would have been missed.
                 Box::pin(self.refresh_connections()).await?;
                 progress.note_nobody();
-            } else if self.queue_consumer.has_lease() {
+            } else if self.queue_consumer.owns_unacked() {
                 let verdicts = self.connections.post(&*self.deps.edge, frames).await;
                 Box::pin(self.drop_gone(&verdicts)).await;
                 if let Some(wait) = progress.note_round(verdicts, |id| self.connections.acks(id))

@@ -35,7 +35,7 @@ impl UserDelivery<'_> {
         if self.signals.stop.is_cancelled() {
             return Err(DeliveryEnd::Stopped);
         }
-        if !self.queue_consumer.has_lease() {
+        if !self.queue_consumer.owns_unacked() {
             return Err(DeliveryEnd::Lost);
         }
         self.check_requeue_deadline()
