@@ -30,7 +30,7 @@ pub enum ErrorCode {
     RecipientUnknown = 10,
     /// The recipient's queue is full.
     BacklogFull = 11,
-    /// The message is too old to be delivered.
+    /// Reserved: the message is too old to be delivered.
     Expired = 12,
     /// This `rno` was already used for another message.
     RnoReused = 13,
@@ -42,9 +42,9 @@ pub enum ErrorCode {
     RegistryUnavailable = 17,
     /// The broker did not confirm in time: the message may or may not have been accepted.
     Unconfirmed = 18,
-    /// An operator closed this session.
+    /// Reserved: an operator closed this session.
     Kicked = 19,
-    /// This server is shutting down.
+    /// Reserved: this server is shutting down.
     Draining = 20,
     /// The user has too many connections.
     TooManyConnections = 21,

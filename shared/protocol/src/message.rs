@@ -13,15 +13,15 @@ pub enum Status {
     /// The broker has confirmed the message.
     #[default]
     Accepted = 1,
-    /// The edge has accepted it for at least one connection.
+    /// Reserved: the edge has accepted it for at least one connection.
     Pushed = 2,
     /// The receiver's client has acknowledged it.
     Delivered = 3,
     /// The receiver has read it.
     Read = 4,
-    /// It expired in the queue.
+    /// Reserved: it expired in the queue.
     Expired = 8,
-    /// It can't be delivered.
+    /// Reserved: it can't be delivered.
     Failed = 9,
 }
 

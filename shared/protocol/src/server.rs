@@ -102,7 +102,7 @@ impl SendReply {
         Self { sid: Some(frame.uid), rid, gid, randomno: frame.rno, ermsg: Some(er.text()), ..Self::empty(er) }
     }
 
-    /// A valid send beyond the rate limit; the sender may retry in this many milliseconds, if known.
+    /// A valid send that the session or a limit refuses; the sender may retry in this many milliseconds, if known.
     #[must_use]
     pub fn refused(er: ErrorCode, retry: Option<u64>, frame: SendFrame) -> Self {
         Self { retry, ..Self::failed(er, frame) }

@@ -1,4 +1,4 @@
-//! Clauses of [`Publisher`] and [`QueueManager`].
+//! Clauses of [`Publisher`], [`QueueManager`] and `RoomBindings`.
 
 use std::time::Duration;
 

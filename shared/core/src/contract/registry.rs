@@ -1,4 +1,4 @@
-//! Clauses of [`ConnectionRegistry`], [`IdempotencyStore`] and [`BacklogStore`].
+//! Clauses of the ports that a registry implements, from [`ConnectionRegistry`] to [`BacklogStore`].
 
 use std::time::Duration;
 

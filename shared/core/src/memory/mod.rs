@@ -1,4 +1,4 @@
-//! In-memory implementations of all ports.
+//! In-memory implementations of the ports of broker and registry.
 //!
 //! For the embedded local stack and for fast tests: all is lost with the process, so no deployed function or consumer
 //! may use them. Here a message goes from its queue to a connection:

@@ -1,7 +1,7 @@
 //! The dependencies of use-cases, grouped by the service that implements them together.
 //!
-//! Every port has an adapter in [`crate::memory`] and one for the real service; the clauses that both must pass are in
-//! `contract`.
+//! The ports of the broker and the registry have an adapter in [`crate::memory`] and one for the real service; the clauses
+//! that both must pass are in `contract`. Those of the edge, of tokens and of room policies need none in memory.
 
 mod auth;
 mod edge;

@@ -11,7 +11,7 @@ use crate::Partition;
 pub enum OwnershipEvent {
     /// This process owns the partition now: serve its online users.
     Acquired(Partition),
-    /// The partition is lost, and all its unacked messages are requeued.
+    /// The partition is lost. Its unacked messages are requeued once the broker has ended the connection.
     Lost(Partition),
     /// Another process waits for the partition: stop serving it, then [`Ownership::release`] it.
     ReleaseRequested(Partition),
@@ -25,8 +25,8 @@ pub trait Ownership: Send {
     /// Waits for the next change. Cancellation-safe.
     async fn next(&mut self) -> OwnershipEvent;
 
-    /// Stops receiving messages where a successor can receive them instead. For a process that is about to leave, and
-    /// reads no more of them.
+    /// Unsubscribes from messages that a successor can receive instead. For a process that is about to leave: it reads no
+    /// more of them.
     fn stop_messages(&mut self) {}
 
     /// Releases a partition to another owner. It must have no unacked messages any more.

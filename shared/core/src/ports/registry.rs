@@ -236,7 +236,7 @@ pub trait SenderShares: Send + Sync {
     /// [`Unavailable`]: it may still count.
     async fn release_share(&self, user: &UserId, sender: &UserId, weight: u64) -> Result<(), Unavailable>;
 
-    /// Drops what was counted before the last call of this, as it has left the queue; later counts remain.
+    /// Forgets what was counted before the previous call: those messages have left the queue. Later counts remain.
     ///
     /// # Errors
     /// [`Unavailable`]: some may count for longer.

@@ -180,7 +180,7 @@ impl InFlight {
         }
     }
 
-    /// Half a hash: enough to tell a few messages of one user apart.
+    /// 64 bits are enough to tell a few messages of one user apart.
     fn identity_hash(&self, message: &Message) -> u64 {
         self.hasher.hash_one(message.identity())
     }
@@ -193,7 +193,8 @@ impl InFlight {
         self.unacked.len() < MAX_UNACKED_MESSAGES
     }
 
-    /// When all messages must be requeued, whatever holds the user up. While messages are read, none waits unread.
+    /// When all messages must be requeued, whatever holds the user up. `reads` tells whether the task reads from the queue:
+    /// then no message waits unread.
     pub(crate) fn requeue_deadline(&self, reads: bool) -> Option<Instant> {
         let unread = (!reads).then(|| self.arrivals.since());
         let oldest = self.unacked.front().map(|one| one.since).into_iter().chain(unread).min();
