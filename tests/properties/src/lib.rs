@@ -9,6 +9,7 @@ pub mod client_frame;
 pub mod edge;
 pub mod event;
 pub mod handshake;
+pub mod owner_message;
 pub mod packet;
 pub mod receiver_frame;
 pub mod rules_and_routes;

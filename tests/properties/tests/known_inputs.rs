@@ -4,7 +4,10 @@
 
 use std::{fs, path::Path};
 
-use kschat_properties::{client_frame, edge, event, handshake, packet, receiver_frame, rules_and_routes};
+use kschat_properties::{
+    client_frame, edge, event, handshake, owner_message, packet, receiver_frame, rules_and_routes,
+};
+use kschat_protocol::{EphemeralEvent, JsonId};
 
 /// The texts of a folder's files with that ending.
 fn texts(folder: &str, ending: &str) -> Vec<String> {
@@ -38,6 +41,25 @@ fn socket_io_packets_hold() {
         r#"44/kschat,{"message":"no"}"#,
     ] {
         packet::check(text);
+    }
+}
+
+#[test]
+fn owner_messages_hold() {
+    let typing = EphemeralEvent::Typing { from: JsonId::Text("bob".to_owned()), on: true }.to_json();
+    for text in [
+        "\n\n\n\nalice",
+        "ack\n7.12\nm-1\n\nalice",
+        "again\n\n\n\nalice",
+        "wanted\n\nbob\n\nalice",
+        "close\nL0SM9cOFvHcCIhw=\n\n\nalice",
+        &format!("notice\n\n\n{typing}\nalice"),
+        "reply\nL0SM9cOFvHcCIhw=\nalice\n\n{\"event\":\"RESPROOM\",\"RC\":1,\"ER\":0}",
+        r#"{"user":"alice","ack":{"message":"m-1","position":"7.12","again":true}}"#,
+        &format!(r#"{{"user":"alice","event":{typing}}}"#),
+        "unknown\n\n\n\nalice",
+    ] {
+        owner_message::check(text);
     }
 }
 

@@ -23,7 +23,7 @@ mod connection;
 mod consumer;
 mod dead_letters;
 mod headers;
-mod owner_message;
+pub mod owner_message;
 mod ownership;
 mod pause_guard;
 mod publish_channel;

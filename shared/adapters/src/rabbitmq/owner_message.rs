@@ -39,7 +39,8 @@ const EVENT_TTL_MS: &str = "5000";
 const DELIVERY_MODE_TRANSIENT: u8 = 1;
 
 /// Encodes a message: its properties and its body.
-pub(super) fn encode(user: &UserId, message: &OwnerMessage) -> (BasicProperties, Vec<u8>) {
+#[must_use]
+pub fn encode(user: &UserId, message: &OwnerMessage) -> (BasicProperties, Vec<u8>) {
     let ttl = if matches!(message, OwnerMessage::Event(_)) { EVENT_TTL_MS } else { CONTROL_MESSAGE_TTL_MS };
     let basic = BasicProperties::default().with_delivery_mode(DELIVERY_MODE_TRANSIENT).with_expiration(ttl.into());
     let about_user = |properties| (properties, user.as_str().as_bytes().to_vec());
@@ -90,7 +91,8 @@ fn encode_ack(properties: BasicProperties, ack: &AckFrame) -> BasicProperties {
 }
 
 /// Decodes a message and the user it concerns; `None` if it is malformed.
-pub(super) fn decode(properties: &BasicProperties, body: &[u8]) -> Option<(UserId, OwnerMessage)> {
+#[must_use]
+pub fn decode(properties: &BasicProperties, body: &[u8]) -> Option<(UserId, OwnerMessage)> {
     let text = std::str::from_utf8(body).ok()?;
     let kind = properties.kind().as_ref().map(|kind| kind.as_str());
     if kind == Some(REPLY_TYPE) {

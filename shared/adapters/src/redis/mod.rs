@@ -33,7 +33,7 @@
 
 mod backlogs;
 mod idempotency;
-mod owner_signals;
+pub mod owner_signals;
 mod presence;
 mod receipts;
 mod rooms;

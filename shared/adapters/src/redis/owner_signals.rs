@@ -72,7 +72,8 @@ enum SignalBody {
 }
 
 /// Encodes a short message that may get lost; `None` for any other.
-fn encode(user: &UserId, message: &OwnerMessage) -> Option<String> {
+#[must_use]
+pub fn encode(user: &UserId, message: &OwnerMessage) -> Option<String> {
     let body = match message {
         OwnerMessage::Ack(ack) => SignalBody::Ack {
             message: ack.message.clone(),
@@ -93,7 +94,8 @@ fn encode(user: &UserId, message: &OwnerMessage) -> Option<String> {
 }
 
 /// Decodes a message; `None` for one that is malformed or of a newer release.
-fn decode(signal: &[u8]) -> Option<(UserId, OwnerMessage)> {
+#[must_use]
+pub fn decode(signal: &[u8]) -> Option<(UserId, OwnerMessage)> {
     let Signal { user, body } = serde_json::from_slice(signal).ok()?;
     let message = match body {
         SignalBody::Ack { message, position, again } => {
