@@ -21,7 +21,7 @@ use tokio::{
 };
 
 /// Timeout of a client's whole run.
-const CLIENT_SCRIPT_TIMEOUT: Duration = Duration::from_secs(150);
+const CLIENT_SCRIPT_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Runs a script with third-party clients against an edge with our functions.
 async fn unchanged(program: &str, name: &str, edge: &EdgeUnderTest, urls: &[String], checks: usize) {

@@ -20,14 +20,14 @@ export function check(what, expected, got) {
   progress();
 }
 
-const STALL = 120; // seconds without any progress, after which something hangs
+const STALL = 240; // seconds without any progress, after which something hangs
 const TELL = 15; // seconds between reports of progress, which the harness waits for
 
 let stalled;
 let toldAt = Date.now();
 
 /** Something has changed: what is slow, as on a busy machine, has not failed. */
-function progress() {
+export function progress() {
   clearTimeout(stalled);
   stalled = setTimeout(() => fail("everything", "progress", `none for ${STALL} s`), STALL * 1000);
   stalled.unref();

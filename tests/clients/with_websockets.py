@@ -4,6 +4,7 @@ Usage: with_websockets.py WS_URL
 """
 
 import faulthandler
+import functools
 import sys
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -12,7 +13,10 @@ from websockets.sync.client import connect
 [WS_URL] = sys.argv[1:]
 KB = 1024
 
-faulthandler.dump_traceback_later(60, exit=True)
+faulthandler.dump_traceback_later(600, exit=True)
+
+# A busy machine needs more than ten seconds at times.
+opened = functools.partial(connect, open_timeout=120, close_timeout=60)
 
 
 def check(what, expected, got):
@@ -25,15 +29,15 @@ def answer(ws, message):
     """What comes back for a text, bytes, or the fragments of a text."""
     try:
         ws.send(message)
-        return ws.recv(timeout=10)
+        return ws.recv(timeout=60)
     except TimeoutError:
-        return "nothing within 10 s"
+        return "nothing within 60 s"
     except ConnectionClosed as closed:
         return f"closed with {closed.rcvd.code}" if closed.rcvd else str(closed)
 
 
 def answer_to_one(message):
-    with connect(WS_URL, compression=None) as ws:
+    with opened(WS_URL, compression=None) as ws:
         return answer(ws, message)
 
 
@@ -42,12 +46,12 @@ def fragments(count):
 
 
 def check_handshake():
-    with connect(WS_URL, subprotocols=["chat.v1", "other"]) as ws:
+    with opened(WS_URL, subprotocols=["chat.v1", "other"]) as ws:
         check("a subprotocol is chosen", "chat.v1", ws.subprotocol)
-    with connect(WS_URL) as ws:
+    with opened(WS_URL) as ws:
         check("none is chosen when none is offered", None, ws.subprotocol)
     try:
-        with connect(WS_URL + "?refuse=403"):
+        with opened(WS_URL + "?refuse=403"):
             status = "accepted"
     except InvalidStatus as refused:
         status = refused.response.status_code
@@ -56,7 +60,7 @@ def check_handshake():
 
 def check_texts(compression, extensions):
     how = "compressed" if compression else "uncompressed"
-    with connect(WS_URL, compression=compression) as ws:
+    with opened(WS_URL, compression=compression) as ws:
         check(f"{how}: extensions are {extensions}", extensions, [extension.name for extension in ws.protocol.extensions])
         text = "x€👋" * (32 * KB // 8)
         check(f"{how}: 32 KB in one frame come back", text, answer(ws, text))
@@ -73,8 +77,8 @@ def check_limits():
 
 
 def check_control_frames():
-    with connect(WS_URL) as ws:
-        check("a ping gets its pong", True, ws.ping("are you there?").wait(timeout=10))
+    with opened(WS_URL) as ws:
+        check("a ping gets its pong", True, ws.ping("are you there?").wait(timeout=60))
         ws.close(4001, "bye")
         check("a close by the client is answered with its code", 4001, ws.close_code)
 

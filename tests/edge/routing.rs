@@ -108,7 +108,9 @@ async fn failing_function_returns_internal_server_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn function_timeout_returns_internal_server_error() {
-    let edge = EdgeUnderTest::start(Settings { integration_timeout: ROUTING_SILENCE_WINDOW, ..settings() }).await;
+    // Within this time the other functions have to answer.
+    let integration_timeout = Duration::from_secs(3);
+    let edge = EdgeUnderTest::start(Settings { integration_timeout, ..settings() }).await;
     let mut client = edge.connect().await;
     let id = client.id().await;
     client.say(r#"{"action":"hang"}"#).await;
@@ -144,25 +146,26 @@ async fn a_mock_route_answers_without_a_function() {
     assert_eq!(names, ["connect"]);
 }
 
-/// Sends a slow frame and a fast one; returns the order of the replies.
-async fn order_of_answers(settings: Settings) -> [u64; 2] {
-    let edge = EdgeUnderTest::start(settings).await;
-    let mut client = edge.connect().await;
-    for (n, wait) in [(1, 500), (2, 0)] {
-        client.say(json!({ "action": "echo", "n": n, "wait": wait }).to_string()).await;
-    }
-    let answers = [client.json().await, client.json().await];
-    answers.map(|answer| answer["n"].as_u64().expect("a number"))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_of_one_connection_run_concurrently() {
-    assert_eq!(order_of_answers(settings()).await, [2, 1]);
+    let edge = EdgeUnderTest::start(settings()).await;
+    let mut client = edge.connect().await;
+    for (n, hold) in [(1, true), (2, false)] {
+        client.say(json!({ "action": "echo", "n": n, "hold": hold }).to_string()).await;
+    }
+    assert_eq!(client.json().await["n"], 2);
+    edge.release();
+    assert_eq!(client.json().await["n"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_order_they_do() {
-    assert_eq!(order_of_answers(Settings { in_order: true, ..settings() }).await, [1, 2]);
+    let edge = EdgeUnderTest::start(Settings { in_order: true, ..settings() }).await;
+    let mut client = edge.connect().await;
+    for (n, wait) in [(1, 500), (2, 0)] {
+        client.say(json!({ "action": "echo", "n": n, "wait": wait }).to_string()).await;
+    }
+    assert_eq!((client.json().await["n"].clone(), client.json().await["n"].clone()), (json!(1), json!(2)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

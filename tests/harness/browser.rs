@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fantoccini::{Client, ClientBuilder};
+use fantoccini::{Client, ClientBuilder, error::NewSessionError};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -29,6 +29,19 @@ impl Browser {
 
     /// Opens a window with a separate profile.
     pub async fn window(&self, name: &str, width: u32, height: u32) -> Client {
+        let mut started = self.try_window(name, width, height).await;
+        // On a busy machine the driver may give up.
+        for attempt in 2..=3 {
+            if started.is_err() {
+                started = self.try_window(&format!("{name}-{attempt}"), width, height).await;
+            }
+        }
+        let window = started.expect("Chromium starts");
+        window.set_window_size(width, height).await.expect("a window has a size");
+        window
+    }
+
+    async fn try_window(&self, name: &str, width: u32, height: u32) -> Result<Client, NewSessionError> {
         let profile = self.folder.path().join(name);
         let arguments = json!([
             "--headless=new",
@@ -46,13 +59,12 @@ impl Browser {
         ]);
         let options = json!({ "args": arguments });
         let logging = json!({ "browser": "ALL" });
-        let capabilities = [("goog:chromeOptions".to_owned(), options), ("goog:loggingPrefs".to_owned(), logging)];
-        let window = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
-            .capabilities(capabilities.into_iter().collect())
+        // Of scripts, in milliseconds.
+        let timeouts = json!({ "script": 120_000 });
+        let capabilities = [("goog:chromeOptions", options), ("goog:loggingPrefs", logging), ("timeouts", timeouts)];
+        ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
+            .capabilities(capabilities.map(|(name, value)| (name.to_owned(), value)).into_iter().collect())
             .connect(&self.url)
             .await
-            .expect("Chromium starts");
-        window.set_window_size(width, height).await.expect("a window has a size");
-        window
     }
 }

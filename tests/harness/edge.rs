@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Notify,
     time::timeout,
 };
 use tokio_tungstenite::{
@@ -45,6 +46,8 @@ pub type Invocation = (String, Value);
 #[derive(Default)]
 pub struct ScriptedFunctions {
     handed: Mutex<Vec<Invocation>>,
+    /// Notified by the test once an invocation that is told to `hold` may go on.
+    gate: Notify,
 }
 
 /// The first value of a handshake's query parameter.
@@ -56,11 +59,14 @@ fn answer(status: u64, body: Option<&str>) -> Value {
     json!({ "statusCode": status, "body": body })
 }
 
-async fn connect(event: &Value) -> Result<Value, InvokeError> {
+async fn connect(event: &Value, gate: &Notify) -> Result<Value, InvokeError> {
     if query(event, "crash").is_some() {
         return Err(InvokeError::Failed("on request".to_owned()));
     }
     assert!(query(event, "panic").is_none(), "on request");
+    if query(event, "hold").is_some() {
+        gate.notified().await;
+    }
     if let Some(millis) = query(event, "wait") {
         tokio::time::sleep(Duration::from_millis(millis.parse().expect("a number"))).await;
     }
@@ -87,13 +93,16 @@ impl Functions for ScriptedFunctions {
         let text = event["body"].as_str().unwrap_or_default();
         let body: Value = serde_json::from_str(text).unwrap_or_default();
         match function {
-            "connect" => connect(&event).await,
+            "connect" => connect(&event, &self.gate).await,
             "authorizer" => match query(&event, "token") {
                 Some("good") => Ok(policy("Allow", &event)),
                 Some("bad") => Ok(policy("Deny", &event)),
                 _ => Err(InvokeError::Failed(r#"{"errorMessage":"Unauthorized"}"#.to_owned())),
             },
             "echo" => {
+                if body["hold"] == true {
+                    self.gate.notified().await;
+                }
                 tokio::time::sleep(Duration::from_millis(body["wait"].as_u64().unwrap_or_default())).await;
                 Ok(answer(200, Some(text)))
             }
@@ -245,6 +254,24 @@ impl EdgeUnderTest {
         .await;
         assert_eq!(found.len(), count, "{found:?}");
         found
+    }
+
+    /// Lets the invocation that holds go on.
+    pub fn release(&self) {
+        self.functions.gate.notify_one();
+    }
+
+    /// URL of the fault rules.
+    #[must_use]
+    pub fn faults(&self) -> String {
+        format!("http://{}/_edge/faults", self.address)
+    }
+
+    /// How often fault rules have applied.
+    pub async fn fault_hits(&self) -> u64 {
+        let listed = reqwest::get(self.faults()).await.expect("an answer").text().await.expect("a body");
+        let rules: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
+        rules.iter().map(|rule| rule["hits"].as_u64().expect("a number")).sum()
     }
 
     /// Shuts the edge down.
