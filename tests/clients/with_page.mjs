@@ -925,6 +925,7 @@ async function restarting() {
   const [a, b] = [await open(alice, bob), await open(bob, alice)];
   await say(a, "before");
   await eventually("it arrives", ["before"], () => texts(b));
+  await eventually("it is accepted", ["accepted"], () => states(a));
   await command("stop");
   await say(a, "meanwhile", "and more");
   await eventually("what is written waits", ["accepted", "sending", "sending"], () => states(a));

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from deploy.cli import GREEN, PLAIN, Failed, say
 
 # How long anything may take; a first call waits for a function to start.
-PATIENCE = 20
+PATIENCE = 60
 
 
 def token(secret, user, algorithm="HS256", claim="data.id"):
