@@ -1,7 +1,5 @@
 //! The functions as Lambda runs them: binaries that poll a Runtime API, one event at a time, and are frozen in between.
 
-#![expect(clippy::expect_used, reason = "an unmet expectation fails the test")]
-
 use std::time::Duration;
 
 use kschat::stack::{Options, Stack};

@@ -398,7 +398,7 @@ async function scrolling() {
   };
   let shifts = await load();
   // A busy machine may paint the page in pieces.
-  for (let tries = 1; shifts.length && tries < 5; tries++) shifts = await load();
+  for (let tries = 1; shifts.length && tries < 3; tries++) shifts = await load();
   check("nothing in the page moves while it loads", [], shifts);
   // While the reader scrolls far up, what is in view must move by what was scrolled, and by nothing else.
   const worst = await a.evaluate(async () => {

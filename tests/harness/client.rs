@@ -13,7 +13,7 @@ use kschat_protocol::{MessageId, UserId};
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    MaybeTlsStream, WebSocketStream, connect_async_with_config,
     tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
@@ -88,7 +88,10 @@ impl Client {
         if let Some(subprotocols) = request.subprotocols() {
             http.headers_mut().insert("Sec-WebSocket-Protocol", subprotocols.parse().expect("a header"));
         }
-        match timeout(EVENTUALLY_TIMEOUT, connect_async(http)).await.expect("no answer to the handshake") {
+        match timeout(EVENTUALLY_TIMEOUT, connect_async_with_config(http, None, true))
+            .await
+            .expect("no answer to the handshake")
+        {
             Ok((socket, _)) => Ok(Self {
                 socket,
                 user: user.to_owned(),
@@ -166,17 +169,18 @@ impl Client {
     /// # Panics
     /// On any other reply, or a late one.
     pub async fn expect_broker_unavailable(&mut self) {
-        loop {
+        eventually("sends are refused", async || {
             let began = Instant::now();
             let refused = self.send("nobody", "is there a broker?").await;
             assert!(began.elapsed() < ANSWER_TIMEOUT, "it took {:?}", began.elapsed());
             assert!(refused["RC"] == 1 && !refused["RANDOMNO"].is_null(), "{refused}");
             match refused["ER"].as_u64() {
-                Some(2) => return,
-                Some(17 | 18) => {}
+                Some(2) => true,
+                Some(17 | 18) => false,
                 _ => panic!("{refused}"),
             }
-        }
+        })
+        .await;
     }
 
     /// Waits for the next frame with that event; keeps others for later.
@@ -249,14 +253,20 @@ impl Client {
     }
 
     /// The next items that it has not shown yet: a late ack makes the server repeat what it covers.
+    ///
+    /// # Panics
+    /// On timeout, also when only items come that it has shown.
     pub async fn items(&mut self) -> Vec<Value> {
-        loop {
-            let mut items = self.received_items().await;
-            items.retain(|item| self.shown.insert(identity(item)));
-            if !items.is_empty() {
-                return items;
+        let unseen = async {
+            loop {
+                let mut items = self.received_items().await;
+                items.retain(|item| self.shown.insert(identity(item)));
+                if !items.is_empty() {
+                    return items;
+                }
             }
-        }
+        };
+        timeout(EVENTUALLY_TIMEOUT, unseen).await.expect("no new message came")
     }
 
     /// The items of the next `RESPRECEIVER`, also those that came before.

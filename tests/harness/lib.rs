@@ -29,7 +29,7 @@ pub const EVENTUALLY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// More than the functions' own deadlines of some seconds on a busy machine, and far less than TCP takes to give up a
 /// dead connection.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A port that was free a moment ago.
 #[must_use]

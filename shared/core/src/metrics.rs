@@ -203,9 +203,10 @@ impl Histogram {
 /// Sends, by the `ER` of their reply.
 pub const SENDS: Counter = Counter::new("kschat_sends_total", Some("er"), "sends answered, by code");
 
-/// The time of an accepted send, from its identified caller to the broker's confirm and the record of its `rno`.
+/// The time of an accepted send, from its identified caller to its reply: the broker's confirm, the record of its `rno`
+/// and the copy for other devices.
 pub const ACCEPT: Histogram =
-    Histogram::new("kschat_accept_seconds", Unit::Seconds, "from a send's identified caller to the confirmed message");
+    Histogram::new("kschat_accept_seconds", Unit::Seconds, "from a send's identified caller to its reply");
 
 /// Handshakes, by the code of their outcome.
 pub const CONNECTS: Counter = Counter::new("kschat_connects_total", Some("er"), "handshakes answered, by code");

@@ -7,7 +7,7 @@ use std::io;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    MaybeTlsStream, WebSocketStream, connect_async_with_config,
     tungstenite::{Message, client::IntoClientRequest, http::HeaderValue},
 };
 
@@ -41,7 +41,7 @@ impl MqttConnection {
     pub(super) async fn open(url: &str, user: &str) -> io::Result<Self> {
         let mut request = url.into_client_request().map_err(io::Error::other)?;
         request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("mqtt"));
-        let (socket, _) = connect_async(request).await.map_err(io::Error::other)?;
+        let (socket, _) = connect_async_with_config(request, None, true).await.map_err(io::Error::other)?;
         let mut connection = Self { socket, last_packet: 0 };
         // Level 4; user name, password, and a session that is kept.
         let mut body = [text("MQTT"), vec![4, 0b1100_0000]].concat();

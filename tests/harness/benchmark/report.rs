@@ -202,7 +202,8 @@ fn closed(outcome: &Outcome, at: usize) -> &Figures {
 fn median(outcomes: &[Outcome], figure: Figure<'_>) -> f64 {
     let mut values: Vec<f64> = outcomes.iter().map(figure).collect();
     values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+    let (lower, upper) = (values.get((values.len().max(1) - 1) / 2), values.get(values.len() / 2));
+    lower.zip(upper).map(|(lower, upper)| f64::midpoint(*lower, *upper)).unwrap_or_default()
 }
 
 /// Replaces the part of a document between the two markers of that name.

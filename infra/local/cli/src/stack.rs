@@ -129,7 +129,7 @@ pub struct Stack {
 struct Adapters {
     registry: Arc<dyn Registry>,
     broker: Arc<dyn Broker>,
-    /// Brings acks and events to the owners of users.
+    /// Sends messages of functions to the owners of users.
     owners: Arc<dyn OwnerChannel>,
     /// The Redis registry that the readiness probe checks.
     watched: Option<Arc<RedisRegistry>>,

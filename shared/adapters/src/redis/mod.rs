@@ -22,7 +22,7 @@
 //! | `ks:x:{<user>}:checked` | string | the user's connections are being checked, as their limit is reached |
 //! | `ks:k:{<user>}` | sorted set | the user's recipients, by the time of the first message |
 //! | `ks:f:{<user>}` | hash | each sender's share of the user's queue, counted since the last rotation; `:before`, before that |
-//! | `ks:o:<database>:{<partition>}` | channel | acks and events for the partition's owner |
+//! | `ks:o:<database>:{<partition>}` | channel | acks, events and replies for the partition's owner |
 //! | `ks:m:{<partition>}` | string | the epoch marker, which is gone when Redis has lost its data |
 //!
 //! Free parts of a key are escaped, so that none can end the key early. Related changes happen in one step, by a script

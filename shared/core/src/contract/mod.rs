@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     Clock, Session, Timestamp,
-    ports::{Admission, ConnectionRegistry, CreateOutcome, Unavailable},
+    ports::{Admission, BoxError, ConnectionRegistry, CreateOutcome, PublishError, Unavailable},
 };
 
 /// A clock that stands still until it is set.
@@ -43,18 +43,22 @@ impl Clock for ManualClock {
     }
 }
 
-/// Checks a clause. A busy service may miss a deadline: then the clause is repeated, with users of its own.
+/// Checks a clause. If a busy service has missed a deadline, the clause is repeated, with users of its own.
 ///
 /// # Panics
-/// When the clause does not hold, or the service fails every time.
-pub async fn hold<E: std::fmt::Debug>(clause: impl AsyncFn() -> Result<(), E>) {
+/// When the clause does not hold, or the service misses its deadlines every time.
+pub async fn hold<E: Into<BoxError>>(clause: impl AsyncFn() -> Result<(), E>) {
     const ATTEMPTS: u32 = 5;
     for attempt in 1..=ATTEMPTS {
-        match clause().await {
-            Ok(()) => return,
-            Err(error) => assert!(attempt < ATTEMPTS, "the service failed: {error:?}"),
-        }
+        let Err(error) = clause().await.map_err(Into::into) else { return };
+        assert!(attempt < ATTEMPTS && is_missed_deadline(&error), "the service failed: {error:?}");
     }
+}
+
+fn is_missed_deadline(error: &BoxError) -> bool {
+    let publish = error.downcast_ref::<PublishError>();
+    error.is::<Unavailable>()
+        || publish.is_some_and(|error| matches!(error, PublishError::Unavailable(_) | PublishError::Unconfirmed(_)))
 }
 
 /// A user that no other test uses.

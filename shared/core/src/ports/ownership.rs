@@ -11,7 +11,8 @@ use crate::Partition;
 pub enum OwnershipEvent {
     /// This process owns the partition now: serve its online users.
     Acquired(Partition),
-    /// The partition is lost. Its unacked messages are requeued once the broker has ended the connection.
+    /// The partition is lost: stop serving it. Its unacked messages are requeued once that is done, or once the broker has
+    /// ended the connection.
     Lost(Partition),
     /// Another process waits for the partition: stop serving it, then [`Ownership::release`] it.
     ReleaseRequested(Partition),

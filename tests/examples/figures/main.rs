@@ -1,7 +1,9 @@
-//! Measures fail-over time, memory per user and the cost of a post: `cargo run --release -p kschat-tests --example figures -- --help`.
+//! Measures fail-over time, memory per user, and the cost of a post and of an invocation: `cargo run --release -p kschat-tests --example figures -- --help`.
 
 #![expect(clippy::expect_used, reason = "an unmet expectation ends the measurement")]
 #![expect(clippy::print_stdout, reason = "the figures are for a person at a terminal")]
+
+mod send;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +22,7 @@ use kschat_core::{
     Clock, Partition, Partitions, SystemClock,
     ports::{ConnectionsApi, Publisher},
 };
-use kschat_protocol::{ConnectionId, JsonId, Message, MessageId, Status, UserId};
+use kschat_protocol::{ConnectionId, JsonId, Message, MessageId, ProtocolVersion, Status, UserId};
 use kschat_tests::{
     client::token,
     edge::raw_handshake,
@@ -89,6 +91,24 @@ enum What {
         #[arg(long, value_name = "N", default_value_t = 5)]
         rounds: usize,
     },
+    /// Measure the function `send` alone: its start, its first and its warm invocations.
+    Send {
+        /// Number of warm invocations in a round.
+        #[arg(long, value_name = "N", default_value_t = 2_000)]
+        invocations: usize,
+        /// Number of rounds, each with a new process.
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        rounds: usize,
+    },
+    /// Measure what a consumer needs to bring a backlog to its user.
+    Drain {
+        /// Number of messages.
+        #[arg(long, value_name = "N", default_value_t = 20_000)]
+        messages: usize,
+        /// Number of rounds.
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        rounds: usize,
+    },
 }
 
 /// A received probe: its number, user and time.
@@ -142,10 +162,10 @@ impl Deployment {
         Consumer::start(&self.services, &format!("http://{}/dev", self.address)).await
     }
 
-    /// Connects all users, and reports the rate.
-    async fn connect(&self) {
+    /// Connects all users with clients of that version, and reports the rate. They acknowledge nothing.
+    async fn connect(&self, version: ProtocolVersion) {
         let began = Instant::now();
-        let all = self.users.iter().enumerate().map(|(n, user)| self.connect_one(n, user));
+        let all = self.users.iter().enumerate().map(|(n, user)| self.connect_one(n, user, version));
         let mut connecting = stream::iter(all).buffer_unordered(MAX_CONCURRENT_USERS);
         let (mut count, step) = (0, (self.users.len() / 10).max(1));
         while connecting.next().await.is_some() {
@@ -156,9 +176,15 @@ impl Deployment {
         }
     }
 
-    async fn connect_one(&self, n: usize, user: &UserId) {
-        let offer = format!("Sec-WebSocket-Protocol: kschat.v2, bearer.{}\r\n", token(SECRET, user.as_str()));
-        let (socket, answer) = raw_handshake(&self.address, "/dev", &offer).await;
+    async fn connect_one(&self, n: usize, user: &UserId, version: ProtocolVersion) {
+        let token = token(SECRET, user.as_str());
+        let (target, offer) = match version {
+            ProtocolVersion::V1 => (format!("/dev?token={token}"), String::new()),
+            ProtocolVersion::V2 => {
+                ("/dev".to_owned(), format!("Sec-WebSocket-Protocol: kschat.v2, bearer.{token}\r\n"))
+            }
+        };
+        let (socket, answer) = raw_handshake(&self.address, &target, &offer).await;
         assert!(answer.starts_with("HTTP/1.1 101"), "refused: {answer}");
         tokio::spawn(listen(socket, n, self.arrived.clone()));
     }
@@ -266,7 +292,7 @@ async fn owned_by(consumer: &Consumer, deployment: &mut Deployment, number: u32)
 async fn failover(users: usize, rounds: u32) {
     let mut deployment = Deployment::start(users).await;
     let (mut doomed, mut other) = (deployment.consumer().await, deployment.consumer().await);
-    deployment.connect().await;
+    deployment.connect(ProtocolVersion::V2).await;
     deployment.everybody_is_served().await;
     let mut number = 0;
     for round in 1..=rounds {
@@ -312,7 +338,7 @@ async fn memory(users: usize) {
     let consumer = deployment.consumer().await;
     sleep(PROBE_TIMEOUT).await;
     let before = consumer.process.resident_bytes();
-    deployment.connect().await;
+    deployment.connect(ProtocolVersion::V2).await;
     deployment.everybody_is_served().await;
     // Until all work in flight is done.
     sleep(PROBE_TIMEOUT * 2).await;
@@ -323,6 +349,41 @@ async fn memory(users: usize) {
         before as f64 / f64::from(1 << 20),
         after.saturating_sub(before) as f64 / users as f64,
     );
+}
+
+/// Users who share a backlog.
+const DRAINED_USERS: usize = 50;
+
+async fn drain(messages: usize, rounds: usize) {
+    let mut deployment = Deployment::start(DRAINED_USERS).await;
+    deployment.connect(ProtocolVersion::V1).await;
+    let consumer = deployment.consumer().await;
+    deployment.everybody_is_served().await;
+    let each = messages / DRAINED_USERS;
+    let all: Vec<usize> = (0..DRAINED_USERS).collect();
+    for round in 0..rounds {
+        // While it is stopped, the messages wait.
+        consumer.process.signal("STOP");
+        let first = round * each;
+        for number in first..first + each {
+            deployment.probe(u32::try_from(number).expect("few messages"), &all).await;
+        }
+        let (before, began) = (consumer.process.cpu_time(), Instant::now());
+        consumer.process.signal("CONT");
+        let mut heard = 0;
+        while heard < each * DRAINED_USERS {
+            let arrived = timeout(FAILOVER_TIMEOUT, deployment.arrivals.recv()).await.expect("a message arrives");
+            let (number, ..) = arrived.expect("we hold a sender");
+            heard += usize::from(number as usize >= first);
+        }
+        let span = began.elapsed().as_secs_f64();
+        let cpu = (consumer.process.cpu_time() - before).as_secs_f64() * 1e6 / heard as f64;
+        println!(
+            "round {}: {:.0} messages per second, {cpu:.0} µs of CPU time per message",
+            round + 1,
+            heard as f64 / span
+        );
+    }
 }
 
 /// Posts in flight.
@@ -396,5 +457,7 @@ async fn main() {
         What::Failover { users, rounds } => failover(users, rounds).await,
         What::Memory { users } => memory(users).await,
         What::Posts { posts: count, rounds } => posts(count, rounds).await,
+        What::Send { invocations, rounds } => send::send(invocations, rounds).await,
+        What::Drain { messages, rounds } => drain(messages, rounds).await,
     }
 }
