@@ -153,7 +153,7 @@ mod broker {
         use super::{QueueSettings, rabbitmq};
 
         kschat_core::broker_contract!(rabbitmq(QueueSettings::default()));
-        kschat_core::broker_contract!(@ rabbitmq(QueueSettings::default()), empty_queue_is_removed,);
+        kschat_core::broker_contract!(@ rabbitmq(QueueSettings::default()), empty_queue_is_removed, removing_a_queue_keeps_order,);
     }
 
     /// All but the removal of queues, which quorum queues do not support.

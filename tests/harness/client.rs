@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -37,6 +38,8 @@ pub fn token_for(secret: &str, user: &str, span: Duration) -> String {
 pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     user: String,
+    /// Which of all clients it is: the devices of a user must not use the same `rno`.
+    number: u64,
     sent: u64,
     /// Messages that it has shown.
     shown: HashSet<Identity>,
@@ -47,6 +50,8 @@ pub struct Client {
     /// Which messages it has received, whether or not the test has read them.
     cursor: AckCursor,
 }
+
+static NEXT_CLIENT: AtomicU64 = AtomicU64::new(0);
 
 /// So many requests, one after the other, take longer than an ack that was sent before them.
 const ROUND_TRIPS_OF_AN_ACK: usize = 3;
@@ -95,6 +100,7 @@ impl Client {
             Ok((socket, _)) => Ok(Self {
                 socket,
                 user: user.to_owned(),
+                number: NEXT_CLIENT.fetch_add(1, Ordering::Relaxed),
                 sent: 0,
                 shown: HashSet::new(),
                 skipped: VecDeque::new(),
@@ -126,7 +132,7 @@ impl Client {
     /// Sends a message with a fresh `rno`, and waits for its `RESPSEND`.
     pub async fn send(&mut self, to: &str, msg: &str) -> Value {
         self.sent += 1;
-        let rno = format!("{}-{}", self.user, self.sent);
+        let rno = format!("{}-{}-{}", self.user, self.number, self.sent);
         self.send_as(to, msg, &rno).await
     }
 
@@ -143,7 +149,7 @@ impl Client {
     /// the deadlines of the functions.
     pub async fn settle(&mut self, to: &str, msg: &str) -> Value {
         self.sent += 1;
-        let rno = format!("{}-{}", self.user, self.sent);
+        let rno = format!("{}-{}-{}", self.user, self.number, self.sent);
         let mut reply = Value::Null;
         eventually("a send has an outcome", async || {
             reply = self.send_as(to, msg, &rno).await;

@@ -10,7 +10,7 @@ mod broker {
     use kschat_core::{Partitions, memory::MemoryBroker};
 
     kschat_core::broker_contract!(async { MemoryBroker::new(Partitions::default()).0 });
-    kschat_core::broker_contract!(@ async { MemoryBroker::new(Partitions::default()).0 }, empty_queue_is_removed,);
+    kschat_core::broker_contract!(@ async { MemoryBroker::new(Partitions::default()).0 }, empty_queue_is_removed, removing_a_queue_keeps_order,);
 }
 
 #[tokio::test]

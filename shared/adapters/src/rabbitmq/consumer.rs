@@ -142,10 +142,14 @@ impl ConsumerConnection {
         settings: &QueueSettings,
     ) -> Result<RabbitMqQueueConsumer, BoxError> {
         // Consuming from a missing queue would close the channel with every other user's consumer.
-        if self.queues.ensure(&self.amqp, user, settings).await? > 0 {
+        let consumers = self.queues.ensure(&self.amqp, user, settings).await?;
+        // The count of a quorum queue may be missing.
+        if consumers > 0 || settings.kind == QueueKind::Quorum {
             // A partition is free as soon as its lock's channel has ended, which may be sooner than the dead owner's
             // channels with unacked messages.
-            let free = timeout(PREVIOUS_OWNER_TIMEOUT, self.queues.wait_until_unconsumed(&self.amqp, user)).await;
+            let free =
+                timeout(PREVIOUS_OWNER_TIMEOUT, self.queues.wait_until_unconsumed(&self.amqp, user, settings.kind))
+                    .await;
             free.map_err(|_| "another consumer still consumes from it")??;
         }
         let max_users = match settings.kind {
@@ -331,7 +335,7 @@ impl RabbitMqQueueConsumer {
     /// Source: tried on RabbitMQ 3.10; `long_backlog_keeps_order_across_requeues` fails otherwise.
     async fn requeue_by_closing_channel(&mut self) -> Result<(), BoxError> {
         self.channel.close(200, "done".into()).await?;
-        Ok(self.connection.queues.wait_until_unconsumed(&self.connection.amqp, &self.user).await?)
+        Ok(self.connection.queues.wait_until_unconsumed(&self.connection.amqp, &self.user, self.kind).await?)
     }
 
     async fn requeue_one_by_one(&mut self) -> Result<(), BoxError> {

@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    RabbitMqConsumer,
+    QueueKind, RabbitMqConsumer,
     connection::BROKER_REPLY_TIMEOUT,
     consumer::{CONNECTION_CLOSE_TIMEOUT, ConsumerConnection},
     owner_message, redact_names,
@@ -250,7 +250,7 @@ impl OwnershipSession<'_> {
 
     /// Acquires free partitions up to the fair share; requests the release of those beyond it.
     async fn balance(&mut self, passive_channel: &Channel) -> Result<(), BoxError> {
-        let members = queue_counts(passive_channel, MEMBERS_QUEUE.into()).await?.consumers.max(1);
+        let members = queue_counts(passive_channel, MEMBERS_QUEUE.into(), QueueKind::Classic).await?.consumers.max(1);
         let share = fair_share(self.broker.partitions.count(), members);
         self.acquire_up_to(share, passive_channel).await?;
         self.request_release_beyond(share).await;
@@ -275,7 +275,8 @@ impl OwnershipSession<'_> {
             if self.kept_count() >= share || Instant::now() >= deadline {
                 break;
             }
-            let has_owner = queue_counts(passive_channel, control_queue(partition)).await?.consumers > 0;
+            let has_owner =
+                queue_counts(passive_channel, control_queue(partition), QueueKind::Classic).await?.consumers > 0;
             if !has_owner && self.acquire(partition).await? {
                 acquired.push(partition.to_string());
             }

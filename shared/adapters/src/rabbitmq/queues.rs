@@ -205,13 +205,13 @@ impl UserQueues {
 
     /// Whether a user has a queue.
     pub(super) async fn exists(&self, connection: &Connection, user: &UserId) -> Result<bool, lapin::Error> {
-        Ok(self.message_count(connection, user).await?.is_some())
+        Ok(self.message_count(connection, user, QueueKind::Classic).await?.is_some())
     }
 
     /// Whether a partition has an owner, which creates its users' queues.
     pub(super) async fn has_owner(&self, connection: &Connection, partition: Partition) -> Result<bool, lapin::Error> {
         // Without a control queue no consumer process has ever run.
-        let counts = self.queue_counts(connection, control_queue(partition)).await?;
+        let counts = self.queue_counts(connection, control_queue(partition), QueueKind::Classic).await?;
         Ok(counts.is_some_and(|counts| counts.consumers > 0))
     }
 
@@ -235,7 +235,9 @@ impl UserQueues {
         let is_cancelled = timeout(ROUTING_SETTLE_TIME, cancelled).await.is_ok();
         let kept = if is_cancelled {
             QueueStatus::Kept
-        } else if self.message_count(connection, user).await? == Some(0) && self.delete(connection, user).await? {
+        } else if self.message_count(connection, user, settings.kind).await? == Some(0)
+            && self.delete(connection, user).await?
+        {
             return Ok(QueueStatus::Gone);
         } else {
             QueueStatus::Backlogged(settings.expiry())
@@ -253,8 +255,13 @@ impl UserQueues {
         &self,
         connection: &Connection,
         user: &UserId,
+        kind: QueueKind,
     ) -> Result<(), lapin::Error> {
-        while self.queue_counts(connection, user_queue(user)).await?.is_some_and(|counts| counts.consumers > 0) {
+        let is_consumed = async || {
+            let counts = self.queue_counts(connection, user_queue(user), kind).await?;
+            Ok::<_, lapin::Error>(counts.is_some_and(|counts| counts.consumers > 0))
+        };
+        while is_consumed().await? {
             sleep(REQUEUE_POLL_INTERVAL).await;
         }
         Ok(())
@@ -267,7 +274,9 @@ impl UserQueues {
         user: &UserId,
         settings: &QueueSettings,
     ) -> Result<QueueStatus, lapin::Error> {
-        let Some(waiting) = self.message_count(connection, user).await? else { return Ok(QueueStatus::Gone) };
+        let Some(waiting) = self.message_count(connection, user, settings.kind).await? else {
+            return Ok(QueueStatus::Gone);
+        };
         if settings.kind == QueueKind::Quorum {
             self.renew_expiry(connection, user).await?;
         }
@@ -287,7 +296,7 @@ impl UserQueues {
             Ok(taken)
         });
         let taken = taken.await?;
-        if taken.is_some() { self.wait_until_unconsumed(connection, user).await } else { Ok(()) }
+        if taken.is_some() { self.wait_until_unconsumed(connection, user, QueueKind::Quorum).await } else { Ok(()) }
     }
 
     /// Binds a user's queue to rooms.
@@ -325,8 +334,13 @@ impl UserQueues {
     }
 
     /// The number of messages in a user's queue, if it exists.
-    async fn message_count(&self, connection: &Connection, user: &UserId) -> Result<Option<u32>, lapin::Error> {
-        Ok(self.queue_counts(connection, user_queue(user)).await?.map(|counts| counts.messages))
+    async fn message_count(
+        &self,
+        connection: &Connection,
+        user: &UserId,
+        kind: QueueKind,
+    ) -> Result<Option<u32>, lapin::Error> {
+        Ok(self.queue_counts(connection, user_queue(user), kind).await?.map(|counts| counts.messages))
     }
 
     /// The counts of a queue, if it exists.
@@ -334,11 +348,12 @@ impl UserQueues {
         &self,
         connection: &Connection,
         queue: ShortString,
+        kind: QueueKind,
     ) -> Result<Option<QueueCounts>, lapin::Error> {
         // One check at a time: two on one channel would share a refusal.
         let mut passive_channel = self.passive_channel.lock().await;
         let channel = self.within_reply_timeout(open_channel(connection, &mut passive_channel)).await?;
-        match self.within_reply_timeout(queue_counts(&channel, queue)).await {
+        match self.within_reply_timeout(queue_counts(&channel, queue, kind)).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if reply_code(&error) == Some(NOT_FOUND) => Ok(None),
             Err(error) => Err(error),

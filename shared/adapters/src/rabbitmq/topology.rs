@@ -11,7 +11,9 @@ use lapin::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
-use super::{QueueSettings, connection::reply_code};
+use tokio::time::Instant;
+
+use super::{QueueKind, QueueSettings, connection::reply_code};
 
 pub(super) const DIRECT_EXCHANGE: &str = "kschat.direct";
 /// The exchange of broadcasts to all users.
@@ -180,9 +182,9 @@ pub(super) async fn declare_user_queue(
     Ok(queue.consumer_count())
 }
 
-/// Uses a user's queue as it is, and returns its number of consumers; an error if it does not exist.
+/// Uses a user's queue as it is, and of whatever kind, and returns its number of consumers; an error if it does not exist.
 pub(super) async fn adopt_user_queue(channel: &Channel, user: &UserId) -> Result<u32, lapin::Error> {
-    let QueueCounts { consumers, .. } = queue_counts(channel, user_queue(user)).await?;
+    let QueueCounts { consumers, .. } = queue_counts(channel, user_queue(user), QueueKind::Quorum).await?;
     bind_user_queue(channel, user).await?;
     Ok(consumers)
 }
@@ -221,11 +223,34 @@ pub(super) struct QueueCounts {
     pub(super) consumers: u32,
 }
 
+/// A zero that a quorum queue reports no sooner than this may mean that its leader has not answered.
+///
+/// Source: RabbitMQ 3.10 and 4.0, `rabbit_quorum_queue:stat`, which waits 250 ms for the counts, and then reports zeros.
+const QUORUM_COUNT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Late zeros after which a quorum queue is believed: its broker may be slow.
+const QUORUM_COUNT_MAX_ATTEMPTS: u32 = 5;
+
 /// The counts of a queue; an error if it does not exist.
-pub(super) async fn queue_counts(channel: &Channel, queue: ShortString) -> Result<QueueCounts, lapin::Error> {
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let queue = channel.queue_declare(queue, options, FieldTable::default()).await?;
-    Ok(QueueCounts { messages: queue.message_count(), consumers: queue.consumer_count() })
+pub(super) async fn queue_counts(
+    channel: &Channel,
+    queue: ShortString,
+    kind: QueueKind,
+) -> Result<QueueCounts, lapin::Error> {
+    let mut attempts = 1;
+    loop {
+        let began = Instant::now();
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let found = channel.queue_declare(queue.clone(), options, FieldTable::default()).await?;
+        let counts = QueueCounts { messages: found.message_count(), consumers: found.consumer_count() };
+        let may_be_unknown = kind == QueueKind::Quorum
+            && (counts.messages, counts.consumers) == (0, 0)
+            && began.elapsed() >= QUORUM_COUNT_TIMEOUT;
+        if !may_be_unknown || attempts == QUORUM_COUNT_MAX_ATTEMPTS {
+            return Ok(counts);
+        }
+        attempts += 1;
+    }
 }
 
 #[cfg(test)]
