@@ -7,6 +7,7 @@
 pub mod health;
 mod supervisor;
 pub mod watch;
+pub mod wiring;
 
 use std::time::Duration;
 

@@ -18,11 +18,9 @@ use kschat_adapters::{
 use kschat_consumer::{
     health, run,
     watch::{RegistryHealth, watch_edge},
+    wiring::Services,
 };
-use kschat_core::{
-    SystemClock,
-    delivery::{self, presence_notifier::PresenceNotifier, receipt_batcher::ReceiptBatcher},
-};
+use kschat_core::SystemClock;
 use tokio_util::sync::CancellationToken;
 
 /// How often spans go to the collector.
@@ -110,24 +108,16 @@ async fn serve(settings: Settings, metrics: &ServiceMetrics) -> io::Result<()> {
     watch_services(registry_health, &registry, &edge);
     let ownership = SubscribedOwnership::new(backends.redis, broker.ownership());
     let publisher = RabbitMqPublisher::new(backends.broker, backends.partitions, queues);
-    let owners = Arc::new(OwnerRoutes::new(registry.clone(), Arc::new(publisher)));
-    let clock = Arc::new(SystemClock);
-    let notifier = Arc::new(PresenceNotifier::new(registry.clone(), registry.clone(), owners.clone(), clock.clone()));
-    let mut deps = delivery::Deps::new(
-        registry.clone(),
-        Arc::new(broker),
-        registry.clone(),
-        Arc::new(edge),
-        clock,
-        backends.partitions,
-    )
-    .with_presence(notifier)
-    .with_rooms(registry.clone())
-    .with_shares(registry.clone());
-    if settings.receipts {
-        deps = deps.with_receipts(Arc::new(ReceiptBatcher::new(registry, owners)));
-    }
-    run(deps, ownership, shutdown).await;
+    let services = Services {
+        owners: Arc::new(OwnerRoutes::new(registry.clone(), Arc::new(publisher))),
+        registry,
+        queues: Arc::new(broker),
+        edge: Arc::new(edge),
+        clock: Arc::new(SystemClock),
+        partitions: backends.partitions,
+        sends_receipts: settings.receipts,
+    };
+    run(services.delivery(), ownership, shutdown).await;
     tracing::info!("the consumer has stopped");
     Ok(())
 }

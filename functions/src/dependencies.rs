@@ -9,36 +9,11 @@ use kschat_core::{
     inbound::request,
     inbound::send::{self as sends, UnknownRecipientPolicy},
     limits::Limits,
-    ports::{
-        BacklogStore, ConnectionRegistry, IdempotencyStore, MessageHash, OwnerChannel, PresenceStore, Publisher,
-        QueueProvisioner, ReceiptStore, RoomBindings, RoomMemberships, RoomPolicy, SenderShares, TokenVerifier,
-    },
+    ports::{Broker, MessageHash, OwnerChannel, Registry, RoomPolicy, TokenVerifier},
     rooms,
 };
 
 use crate::{connect, disconnect, send};
-
-/// All registry ports together, as Redis implements them.
-pub trait Registry:
-    ConnectionRegistry + IdempotencyStore + BacklogStore + SenderShares + ReceiptStore + PresenceStore + RoomMemberships
-{
-}
-
-impl<T> Registry for T where
-    T: ConnectionRegistry
-        + IdempotencyStore
-        + BacklogStore
-        + SenderShares
-        + ReceiptStore
-        + PresenceStore
-        + RoomMemberships
-{
-}
-
-/// The broker ports of functions together, as RabbitMQ implements them.
-pub trait Broker: Publisher + QueueProvisioner + RoomBindings {}
-
-impl<T: Publisher + QueueProvisioner + RoomBindings> Broker for T {}
 
 /// The services behind the functions, and their settings.
 ///

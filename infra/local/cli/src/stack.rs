@@ -13,12 +13,10 @@ use kschat_adapters::{
 use kschat_consumer::{self as consumer, health::ReadinessProbe, watch::RegistryHealth};
 use kschat_core::{
     Partitions, SystemClock, delivery,
-    delivery::presence_notifier::PresenceNotifier,
-    delivery::receipt_batcher::ReceiptBatcher,
     inbound::send::UnknownRecipientPolicy,
     limits::Limits,
     memory::{MemoryBroker, MemoryRegistry},
-    ports::{OwnerChannel, Ownership, QueueManager, Unavailable},
+    ports::{Broker, OwnerChannel, Ownership, QueueManager, Registry, Unavailable},
     rooms::AllowAllRooms,
 };
 use kschat_edge::{
@@ -26,7 +24,6 @@ use kschat_edge::{
     functions::{Functions, Remote},
     server::Server,
 };
-use kschat_functions::dependencies::{Broker, Registry};
 use kschat_protocol::dialect::Heartbeat;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -215,13 +212,16 @@ impl Adapters {
                 (Arc::new(broker), Box::new(ownership))
             }
         };
-        let clock = Arc::new(SystemClock);
-        let (registry, owners) = (self.registry, self.owners);
-        let batcher = Arc::new(ReceiptBatcher::new(registry.clone(), owners.clone()));
-        let notifier = Arc::new(PresenceNotifier::new(registry.clone(), registry.clone(), owners, clock.clone()));
-        let deps = delivery::Deps::new(registry.clone(), queues, registry.clone(), Arc::new(edge), clock, partitions);
-        let deps = deps.with_receipts(batcher).with_presence(notifier).with_rooms(registry.clone());
-        (deps.with_shares(registry), ownership)
+        let services = consumer::wiring::Services {
+            registry: self.registry,
+            queues,
+            owners: self.owners,
+            edge: Arc::new(edge),
+            clock: Arc::new(SystemClock),
+            partitions,
+            sends_receipts: true,
+        };
+        (services.delivery(), ownership)
     }
 }
 

@@ -4,6 +4,7 @@
 //! that both must pass are in `contract`. Those of the edge, of tokens and of room policies need none in memory.
 
 mod auth;
+mod bundles;
 mod edge;
 mod error;
 mod hash;
@@ -17,6 +18,7 @@ mod stores;
 
 pub use self::{
     auth::{Identity, TokenError, TokenVerifier},
+    bundles::{Broker, Registry},
     edge::{ConnectionsApi, PostError},
     error::{BoxError, Unavailable},
     hash::MessageHash,
