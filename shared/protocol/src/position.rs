@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 /// A position in one run of pushes to a user, used by `POS`, `PREV` and acks.
 ///
 /// A message id is not enough: a retried send may be queued twice, and an ack of one copy would cover what precedes the
-/// other. Positions are counted per run, and each drain of a queue is a run of its own. So an ack that arrives late, at
+/// other. Positions are counted per run, and a run begins whenever a queue is opened. So an ack that arrives late, at
 /// another owner, is ignored.
 ///
 /// ```

@@ -197,7 +197,7 @@ mod tests {
         };
         let listed = Some(&["news", "team.*"][..]);
         assert!(may(listed, "news").await && may(listed, "team.7").await);
-        assert!(!may(listed, "lobby.2").await && !may(listed, "teams").await);
+        assert!(!may(listed, "sales.2").await && !may(listed, "teams").await);
         assert!(!may(None, "news").await && !may(Some(&[]), "news").await && may(Some(&["*"]), "news").await);
     }
 }
